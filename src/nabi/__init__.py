@@ -1,0 +1,1 @@
+"""nabi: image classifiers that you can see through."""
