@@ -32,14 +32,10 @@ any_array = st.sampled_from(DTYPES).flatmap(
     lambda dtype: npst.arrays(dtype, npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
 )
 any_json = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=10,
-).filter(lambda value: "\\ud" not in json.dumps(value))  # half a surrogate pair cannot be written as UTF-8
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +48,8 @@ def identical(array, other):
 
 
 @given(
-    arrays=st.dictionaries(
-        st.text(max_size=8).filter(lambda name: "\\ud" not in json.dumps(name)), any_array, max_size=5
-    ),
-    header=st.dictionaries(
-        st.text(max_size=8).filter(lambda name: "\\ud" not in json.dumps(name)), any_json, max_size=5
-    ),
+    arrays=st.dictionaries(st.text(max_size=8), any_array, max_size=5),
+    header=st.dictionaries(st.text(max_size=8), any_json, max_size=5),
 )
 @settings(max_examples=150, deadline=None)
 def test_what_was_written_comes_back(path, arrays, header):
@@ -116,7 +108,7 @@ def test_arrays_lie_aligned(path):
     assert all(array.flags.aligned for array in container.read(path)[0].values())
 
 
-def test_a_scalar_key_of_the_header_is_ours(path):
+def test_two_keys_of_the_header_are_ours(path):
     container.write(path, {}, {"format_version": 99, "sha256": "no"})
     header = container.read(path)[1]
     assert header["format_version"] == container.FORMAT_VERSION
@@ -158,7 +150,7 @@ def test_depth_is_limited_alike_at_writing_and_reading(tmp_path, levels):
         container.write(tmp_path / "model", {}, {"deep": header})
         assert container.read(tmp_path / "model")[1]["deep"] == header
     else:
-        with pytest.raises(ModelFileError, match="levels deep|recursion"):
+        with pytest.raises(ModelFileError, match=r"levels deep|recursion"):
             container.write(tmp_path / "model", {}, {"deep": header})
 
 
@@ -235,8 +227,6 @@ def test_a_newer_format_is_told_from_damage(tmp_path, monkeypatch):
 
 # Files are replaced whole or not at all.
 
-FAILURES = ["write", "flush", "fsync", "rename", "body", "interrupt"]
-
 
 def failing(monkeypatch, where, number):
     """Make one step of replacing a file fail."""
@@ -276,7 +266,7 @@ def test_a_failing_disk_leaves_the_old_file(tmp_path, monkeypatch, where, number
         container.write(path, {"w": np.arange(3.0)}, {"state": "old"})
     before = path.read_bytes() if there_before else None
     failing(monkeypatch, where, number)
-    with pytest.raises(OSError, match="model.safetensors") as caught:
+    with pytest.raises(OSError, match=r"model\.safetensors") as caught:
         container.write(path, {"w": np.arange(4.0)}, {"state": "new"})
     monkeypatch.undo()
     assert caught.value.errno == number
@@ -286,13 +276,18 @@ def test_a_failing_disk_leaves_the_old_file(tmp_path, monkeypatch, where, number
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.safetensors"] * there_before
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("half way"), OSError("not about this file")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("half way"), OSError("not about this file")])
 def test_an_exception_in_the_body_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "history.csv"
     path.write_bytes(b"old")
-    with pytest.raises(type(error) if isinstance(error, Exception) else error), container.replace_file(path) as file:
-        file.write(b"new")
-        raise error
+
+    def stop_half_way():
+        with container.replace_file(path) as file:
+            file.write(b"new")
+            raise error
+
+    with pytest.raises(type(error)):
+        stop_half_way()
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -380,6 +375,7 @@ def test_a_killed_process_leaves_a_whole_file(tmp_path):
         process.wait()
         arrays, header = container.read(path)
         assert (arrays["w"] == header["number"]).all()
+    assert len(list(tmp_path.iterdir())) > 1, "no kill came in the middle of a file, so this showed nothing"
 
 
 def test_importing_costs_only_numpy():

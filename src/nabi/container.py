@@ -46,7 +46,7 @@ from nabi.errors import DTypeError, ModelFileError
 FORMAT_VERSION = 1
 
 # What a header may be. A net of 10,000 arrays needs about 1 MB and the class names of the largest public data set
-# (ImageNet's 21,841) less than that, while JSON made to harm takes up to 30 times its own size as Python objects.
+# (ImageNet's 21,841) less than that, while JSON made to harm takes up to 40 times its own size as Python objects.
 MAX_HEADER_BYTES = 4 * 2**20
 MAX_ARRAYS = 2**14
 MAX_DEPTH = 32
@@ -149,8 +149,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Arrays, Header]:
                 raise ModelFileError(f"{path}: damaged: a header of {length:,} bytes in a file of {size:,}")
             start += file.read(8 + length - len(start))
             header, entries = _layout(path, bytes(start[8:]), size - len(start))
-            data = bytearray(size - len(start))
-            file.readinto(data)
+            data = np.empty(size - len(start), np.uint8)
+            file.readinto(data.data)
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
     except OSError as error:
@@ -161,7 +161,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Arrays, Header]:
     said = bytes(start[_DIGEST]).decode("ascii", "replace")
     start[_DIGEST] = _UNSIGNED
     digest = hashlib.sha256(start)
-    digest.update(data)
+    digest.update(data.data)
     if digest.hexdigest() != said:
         raise ModelFileError(f"{path}: damaged: its content does not match the SHA-256 in its header")
     version = header.get("format_version")
@@ -173,10 +173,10 @@ def read(path: str | os.PathLike[str]) -> tuple[Arrays, Header]:
 
     arrays: Arrays = {}
     for name, dtype, shape, offset in entries:
-        array = np.frombuffer(data, dtype, prod(shape), offset) if prod(shape) else np.empty(0, dtype)
+        array = data[offset : offset + prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
         if dtype.kind == "b" and array.view(np.uint8).max(initial=0) > 1:
             raise ModelFileError(f"{path}: damaged: {reprlib.repr(name)} holds a truth value that is neither 0 nor 1")
-        arrays[name] = array.reshape(shape)
+        arrays[name] = array
     return arrays, header
 
 
