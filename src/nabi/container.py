@@ -121,7 +121,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Arrays, Header]:
     Returns
     -------
     arrays : dict of str to ndarray
-        Writable arrays of their own memory, in the file's order.
+        Writable arrays, in the file's order.
     header : dict
         The header as it was given, with ``format_version`` and the file's ``sha256``.
 

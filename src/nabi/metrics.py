@@ -1,0 +1,244 @@
+"""How good a classifier is: accuracy and how sure one can be of it, confusion, calibration. Plain arrays throughout.
+
+Labels and predictions are integers from 0 to the number of classes less one, in arrays (N,).
+"""
+
+from math import sqrt
+from statistics import NormalDist
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nabi.errors import DataError, DTypeError, SettingError, ShapeError
+
+
+class PerClass(TypedDict):
+    """What `per_class` gives: one number a class, each an array (K,)."""
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    f1: NDArray[np.float64]
+    support: NDArray[np.int64]
+
+
+def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
+    """Share of the predictions that are right.
+
+    Parameters
+    ----------
+    labels, predictions : array_like of int, (N,)
+
+    Raises
+    ------
+    ShapeError
+        The two differ in shape or have another than one axis.
+    DataError
+        There are none.
+
+    Examples
+    --------
+    >>> accuracy([0, 1, 2, 2], [0, 1, 1, 2])
+    0.75
+    """
+    labels, predictions = _pair(labels, predictions)
+    if labels.size == 0:
+        raise DataError("accuracy: no predictions to score")
+    return float(np.mean(labels == predictions))
+
+
+def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval: where the accuracy lies of which `correct` out of `total` is a sample.
+
+    With p = correct / total, n = total and z the normal quantile at (1 + confidence) / 2, the interval is
+    (p + z²/2n ± z √(p(1 - p)/n + z²/4n²)) / (1 + z²/n) [1]_. Unlike p ± z √(p(1 - p)/n) it stays between 0 and 1, and
+    keeps close to its confidence also where few pictures were tested or nearly all were right [2]_.
+
+    Parameters
+    ----------
+    correct, total : int
+        How many predictions were right, out of how many.
+    confidence : float
+        Between 0 and 1, both excluded.
+
+    Returns
+    -------
+    low, high : float
+
+    Raises
+    ------
+    SettingError
+        Not 0 ≤ correct ≤ total with total ≥ 1, or a confidence outside (0, 1).
+
+    References
+    ----------
+    .. [1] E. B. Wilson, "Probable inference, the law of succession, and statistical inference", Journal of the American
+       Statistical Association 22 (1927), 209-212.
+    .. [2] R. G. Newcombe, "Two-sided confidence intervals for the single proportion: comparison of seven methods",
+       Statistics in Medicine 17 (1998), 857-872; method 3.
+
+    Examples
+    --------
+    >>> low, high = wilson_interval(350, 360)
+    >>> f"{low:.3f} to {high:.3f}"
+    '0.950 to 0.985'
+    """
+    if not (total >= 1 and 0 <= correct <= total):
+        raise SettingError(f"wilson_interval: {correct} correct out of {total}")
+    if not 0 < confidence < 1:
+        raise SettingError(f"wilson_interval: confidence is {confidence}, and lies between 0 and 1")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    p = correct / total
+    centre = p + z * z / (2 * total)
+    margin = z * sqrt(p * (1 - p) / total + (z / (2 * total)) ** 2)
+    scale = 1 + z * z / total
+    # At the ends the interval closes exactly, but for rounding.
+    low = 0.0 if correct == 0 else (centre - margin) / scale
+    high = 1.0 if correct == total else (centre + margin) / scale
+    return low, high
+
+
+def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, n_classes: int) -> NDArray[np.int64]:
+    """How often each class was taken for each.
+
+    Parameters
+    ----------
+    labels, predictions : array_like of int, (N,)
+    n_classes : int
+        K. Classes that do not occur have a row and a column too.
+
+    Returns
+    -------
+    matrix : ndarray of int64, (K, K)
+        ``matrix[i, j]`` counts the pictures of class i that were predicted to be of class j.
+
+    Raises
+    ------
+    ShapeError
+        The two differ in shape or have another than one axis.
+    DataError
+        A label or prediction outside of 0 to K - 1.
+
+    Examples
+    --------
+    >>> confusion_matrix([0, 0, 1, 2], [0, 1, 1, 2], 3)
+    array([[1, 1, 0],
+           [0, 1, 0],
+           [0, 0, 1]])
+    """
+    labels, predictions = _pair(labels, predictions)
+    for name, values in (("label", labels), ("prediction", predictions)):
+        outside = values[(values < 0) | (values >= n_classes)]
+        if outside.size:
+            raise DataError(f"confusion_matrix: the {name} {outside[0]} is none of the {n_classes} classes from 0")
+    cells = labels.astype(np.int64) * n_classes + predictions.astype(np.int64)
+    return np.bincount(cells, minlength=n_classes * n_classes).reshape(n_classes, n_classes).astype(np.int64)
+
+
+def per_class(labels: ArrayLike, predictions: ArrayLike, n_classes: int) -> PerClass:
+    """Precision, recall, F1 and number of pictures of each class.
+
+    Precision is the share of right ones among those predicted to be of the class, recall the share of those found among
+    the class's own, F1 = 2 · precision · recall / (precision + recall) their harmonic mean. Where a share is one of
+    nothing (a class never predicted, or without pictures) it is 0, as in scikit-learn.
+
+    Parameters
+    ----------
+    labels, predictions : array_like of int, (N,)
+    n_classes : int
+        K.
+
+    Returns
+    -------
+    dict
+        ``precision``, ``recall``, ``f1``: arrays of float64 (K,); ``support``: pictures of each class, int64 (K,).
+
+    Raises
+    ------
+    ShapeError, DataError
+        As `confusion_matrix`.
+
+    Examples
+    --------
+    >>> scores = per_class([0, 0, 1, 1], [0, 1, 1, 1], 2)
+    >>> scores["precision"].round(3).tolist(), scores["recall"].tolist(), scores["f1"].round(3).tolist()
+    ([1.0, 0.667], [0.5, 1.0], [0.667, 0.8])
+    """
+    matrix = confusion_matrix(labels, predictions, n_classes)
+    right, predicted, support = matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)
+    return {
+        "precision": right / np.maximum(predicted, 1),
+        "recall": right / np.maximum(support, 1),
+        "f1": 2 * right / np.maximum(predicted + support, 1),
+        "support": support,
+    }
+
+
+def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
+    """How far, on average, the probability that a classifier gives its answer is from how often it is right.
+
+    The predictions are sorted by confidence (their highest probability) into `bins` intervals ((m - 1)/M, m/M]; the
+    error is Σ over the intervals of (share of all predictions) · abs(accuracy - mean confidence) [1]_.
+
+    Parameters
+    ----------
+    probabilities : array_like of float, (N, K)
+    labels : array_like of int, (N,)
+    bins : int
+        M.
+
+    Raises
+    ------
+    ShapeError
+        Not (N, K) and (N,).
+    DataError
+        There are none, or a probability outside of 0 to 1.
+    SettingError
+        Less than one bin.
+
+    References
+    ----------
+    .. [1] C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017,
+       equations 2 and 3.
+
+    Examples
+    --------
+    Two answers given with 0.9, of which one is right: off by 0.4.
+
+    >>> round(expected_calibration_error([[0.9, 0.1], [0.1, 0.9]], [0, 0]), 6)
+    0.4
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    labels = _integers(labels)
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
+        raise ShapeError(
+            f"expected_calibration_error: probabilities {probabilities.shape} and labels {labels.shape}; "
+            "they go together as (N, K) and (N,)"
+        )
+    if bins < 1:
+        raise SettingError(f"expected_calibration_error: {bins} bins, and there must be one at least")
+    if probabilities.size == 0:
+        raise DataError("expected_calibration_error: no predictions to score")
+    confidence = probabilities.max(axis=1)
+    # A softmax in float32 may exceed 1 by its rounding.
+    if not (probabilities.min() >= 0 and confidence.max() <= 1 + 1e-5):
+        raise DataError("expected_calibration_error: a probability that is not between 0 and 1 (before softmax?)")
+    right = probabilities.argmax(axis=1) == labels
+    bin_of = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    # Share · abs(accuracy - confidence) = abs(Σ right - Σ confidence) / N, bin by bin.
+    gaps = np.bincount(bin_of, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def _integers(values: ArrayLike) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        raise DTypeError(f"labels and predictions are integers, not {array.dtype}")
+    return array
+
+
+def _pair(labels: ArrayLike, predictions: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    labels, predictions = _integers(labels), _integers(predictions)
+    if labels.ndim != 1 or labels.shape != predictions.shape:
+        raise ShapeError(f"labels {labels.shape} and predictions {predictions.shape}; both must be (N,)")
+    return labels, predictions
