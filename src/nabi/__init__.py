@@ -1,1 +1,41 @@
-"""nabi: image classifiers that you can see through."""
+"""nabi (나비): image classifiers that you can see through.
+
+Every number on the way from pixels to a prediction can be opened and looked at, because everything is a graph that one
+can look at and run fast. This public face is lazy: importing it imports NumPy and little else.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_names = {
+    "Tensor": "nabi._tensor",
+    "tensor": "nabi._tensor",
+    "from_dlpack": "nabi._tensor",
+    "grad": "nabi.autodiff",
+    "value_and_grad": "nabi.autodiff",
+    "gradients": "nabi.autodiff",
+    "no_grad": "nabi.graph.interpreter",
+    "scope": "nabi.graph.interpreter",
+    "check_gradients": "nabi.gradient_check",
+    "compile": "nabi._compile",
+}
+_modules = frozenset("classifiers data errors losses models nn ops optim random".split())
+
+__all__ = sorted([*_names, *_modules])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _names:
+        found = getattr(importlib.import_module(_names[name]), name)
+    elif name in _modules:
+        found = importlib.import_module(f"nabi.{name}")
+    else:
+        raise AttributeError(f"module 'nabi' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

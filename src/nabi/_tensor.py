@@ -1,0 +1,399 @@
+"""The tensor: an array that remembers where it came from; and the eager interpreter, which computes at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nabi import ops
+from nabi.errors import CompileError, DTypeError, GraphError, ShapeError
+from nabi.graph import namespace
+from nabi.graph.interpreter import scope, set_base, stack
+from nabi.graph.node import Node
+from nabi.graph.operation import AsIs, Integer, Operation, operations
+from nabi.graph.shapes import Axis, explain, infer
+
+Array = npt.NDArray[Any]
+
+DTYPES = tuple(np.dtype(name) for name in "bool uint8 uint32 int32 int64 float32 float64".split())
+_FLOAT32 = np.dtype(np.float32)
+
+
+class Tensor(Node):
+    """An array of numbers that remembers the operation it came from.
+
+    Made by `tensor`, by operations, and by Python's operators. Axis order of pictures is (N, H, W, C).
+
+    Attributes
+    ----------
+    value : ndarray or NumPy scalar
+        The numbers; not to be changed in place. A tensor without axes holds a NumPy scalar.
+    grad : Tensor or None
+        What `backward` has added up so far.
+    """
+
+    __slots__ = ("grad", "value")
+    weak: type | None = None  # for a Python number that became a symbol: it yields to the arrays beside it
+
+    def __init__(
+        self,
+        value: Any,
+        operation: Operation | None = None,
+        inputs: tuple["Tensor", ...] = (),
+        settings: dict[str, Any] | None = None,
+        requires_grad: bool = False,
+        name: str | None = None,
+    ) -> None:
+        self.value = value
+        self.operation = operation
+        self.inputs = inputs
+        self.settings = settings  # type: ignore[assignment]
+        self.requires_grad = requires_grad
+        self.name = name
+        self.scopes = stack.scopes
+        self.grad: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.shape  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.value.dtype  # type: ignore[no-any-return]
+
+    @property
+    def T(self) -> "Tensor":
+        """The transpose of a matrix."""
+        if self.ndim != 2:
+            raise ShapeError(f"T: x {self.shape} is not a matrix; permute_dims names the order of any axes")
+        return ops.permute_dims(self, (1, 0))  # type: ignore[no-any-return]
+
+    @property
+    def mT(self) -> "Tensor":
+        """The transpose of the last two axes."""
+        return ops.matrix_transpose(self)  # type: ignore[no-any-return]
+
+    def parts(self) -> Any:
+        """What a formula sees of this node: itself, or a tuple of tensors where its operation gives a tuple."""
+        if type(self.value) is not tuple:
+            return self
+        return tuple(Tensor(v, part, (self,), {"index": i}, self.requires_grad) for i, v in enumerate(self.value))
+
+    # --- out into the world ---
+
+    def numpy(self) -> Array:
+        """A copy of the numbers as a NumPy array."""
+        return np.array(self._read("numpy()"))
+
+    def item(self) -> Any:
+        """The one number in it, as a Python number."""
+        return self._read("item()").item()
+
+    def __float__(self) -> float:
+        return float(self._read("float()"))
+
+    def __int__(self) -> int:
+        return int(self._read("int()"))
+
+    def __index__(self) -> int:
+        return int(self._read("an index").__index__())
+
+    def __bool__(self) -> bool:
+        return bool(self._read("bool()"))
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a tensor without axes has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        value = np.asarray(self._read("a NumPy array"))
+        if copy is False and dtype is not None and np.dtype(dtype) != value.dtype:
+            raise ValueError("another dtype needs a copy")
+        return np.array(value, dtype=dtype)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.numpy().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+    def _read(self, what: str) -> Any:
+        if stack.recording:
+            raise CompileError(
+                f"{what} of {self._called()} inside a compiled function would freeze its value: "
+                "compute with the tensor itself, or return it"
+            )
+        return self.value
+
+    def _called(self) -> str:
+        return f"tensor {self.name!r}" if self.name else f"a tensor of shape {self.shape}"
+
+    def __repr__(self) -> str:
+        body = np.array2string(np.asarray(self.value), separator=", ", prefix="tensor(", threshold=100, edgeitems=3)
+        parts = [body]
+        if self.dtype != _FLOAT32:
+            parts.append(f"dtype={self.dtype}")
+        if self.name:
+            parts.append(f"name={self.name!r}")
+        if self.requires_grad and self.operation is None:
+            parts.append("requires_grad=True")
+        return f"tensor({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+    # --- gradients ---
+
+    def backward(self) -> None:
+        """Add the gradient of this number to ``.grad`` of every leaf that requires one.
+
+        Raises
+        ------
+        GraphError
+            Where this tensor is not a single floating-point number, or nothing requires a gradient.
+        """
+        from nabi import autodiff
+
+        autodiff.backward(self)
+
+    def detach(self) -> "Tensor":
+        """The same numbers as a constant."""
+        return Tensor(self._read("detach()"), name=self.name)
+
+    def assign(self, value: Any) -> None:
+        """Replace the numbers of this leaf: the one mutation that a compiled function records.
+
+        Raises
+        ------
+        ShapeError, DTypeError
+            Where the new value has another shape or dtype.
+        GraphError
+            Where the tensor was made by an operation.
+        """
+        if self.operation is not None:
+            raise GraphError(f"assign: {self._called()} was made by {self.operation.name}; only leaves can be assigned")
+        stack.top.assign(self, value)  # type: ignore[union-attr]
+
+    # --- methods for what one does most ---
+
+    def astype(self, dtype: Any) -> "Tensor":
+        """In another dtype."""
+        return ops.astype(self, dtype=np.dtype(dtype))  # type: ignore[no-any-return]
+
+    def reshape(self, *shape: Any) -> "Tensor":
+        """In another shape; -1 stands for what is left."""
+        given = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        return ops.reshape(self, tuple(given))  # type: ignore[no-any-return]
+
+    def sum(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
+        """Sum over axes."""
+        return ops.sum(self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+
+    def mean(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
+        """Mean over axes."""
+        return ops.mean(self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+
+    def max(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
+        """Largest over axes."""
+        return ops.max(self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+
+    def min(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
+        """Smallest over axes."""
+        return ops.min(self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+
+
+def tensor(data: Any, name: str | None = None, *, requires_grad: bool = False, dtype: Any = None) -> Tensor:
+    """Make a tensor.
+
+    Parameters
+    ----------
+    data : array_like
+        Python numbers and lists become float32 where they hold any float, int64 where they hold integers, bool where
+        they hold truth values. NumPy arrays keep their dtype (float64 too); other floats become float32.
+    name : str, optional
+        What messages and drawings call it.
+    requires_grad : bool
+        Whether gradients are wanted on it. Integers given with it become float32.
+    dtype : optional
+        One of bool, uint8, uint32, int32, int64, float32, float64.
+
+    Examples
+    --------
+    >>> tensor([[1.0, 2.0], [3.0, 4.0]]).sum(axis=0)
+    tensor([4., 6.])
+    """
+    if isinstance(data, Tensor):
+        data = data._read("a copy")
+    known = isinstance(data, np.ndarray | np.generic) and not isinstance(data, float)
+    array = np.array(data) if known or not hasattr(data, "__array__") else np.array(data.__array__())
+    known = known or hasattr(data, "__array__")
+    if dtype is not None:
+        array = array.astype(dtype)
+    elif array.dtype.kind == "f" and (not known or array.dtype != np.float64):
+        array = array.astype(_FLOAT32)
+    elif requires_grad and array.dtype.kind in "iub":
+        array = array.astype(_FLOAT32)
+    if array.dtype not in DTYPES:
+        raise DTypeError(f"tensor: dtype {array.dtype} is not one of {', '.join(map(str, DTYPES))}")
+    if requires_grad and array.dtype.kind != "f":
+        raise DTypeError(f"tensor: gradients flow through floating-point numbers only, not {array.dtype}")
+    made = Tensor(array[()], requires_grad=requires_grad, name=name)
+    stack.top.made(made)  # type: ignore[union-attr]
+    return made
+
+
+def from_dlpack(array: Any) -> Tensor:
+    """A tensor with a copy of the numbers of any array that speaks DLPack (PyTorch, JAX, CuPy and others)."""
+    return tensor(np.from_dlpack(array))
+
+
+# --- promotion: once, before the formula ---
+
+
+def coerce(operation: Operation, arguments: Sequence[Any], lift: Any) -> list[Any]:
+    """Arguments as tensors of one dtype where the operation promotes them.
+
+    Python numbers are weak: they take the dtype of the arrays beside them. An integer array with a floating one gives
+    the floating dtype, whatever the widths; an operation that divides or takes roots makes float32 of integers.
+    """
+    holds = operation.holds + (operation.rest_holds,) * (len(arguments) - len(operation.holds))
+    dtype = _promote(operation, [a for a, held in zip(arguments, holds, strict=True) if held is None])
+    result = []
+    for i, (argument, held) in enumerate(zip(arguments, holds, strict=True)):
+        one = lift(argument, dtype if held is None else None)
+        if held is None:
+            if one.dtype != dtype:
+                one = operations.astype(one, dtype=dtype)
+        elif held is not AsIs and one.dtype.kind not in ("iu" if held is Integer else "b"):
+            name = operation.arrays[i] if i < len(operation.arrays) else "an index"
+            wanted = "integers" if held is Integer else "truth values"
+            raise DTypeError(f"{operation.name}: {name} must hold {wanted}, not {one.dtype}")
+        result.append(one)
+    return result
+
+
+def _promote(operation: Operation, arguments: Sequence[Any]) -> np.dtype[Any]:
+    strong: np.dtype[Any] | None = None
+    weak = 0
+    for argument in arguments:
+        rank = _weak_rank(argument)
+        if rank is not None:
+            weak = max(weak, rank)
+            continue
+        dtype = np.dtype(argument.dtype if hasattr(argument, "dtype") else np.asarray(argument).dtype)
+        if dtype not in DTYPES:
+            raise DTypeError(f"{operation.name}: dtype {dtype} is not one of {', '.join(map(str, DTYPES))}")
+        if strong is None or strong == dtype:
+            strong = dtype
+        elif (strong.kind == "f") != (dtype.kind == "f"):
+            strong = strong if strong.kind == "f" else dtype
+        else:
+            strong = np.result_type(strong, dtype)
+    if strong is None:
+        strong = _WEAK_DTYPES[weak]
+    elif weak > "bif".index("i" if strong.kind == "u" else strong.kind):
+        strong = _WEAK_DTYPES[weak]
+    if operation.floating and strong.kind != "f":
+        strong = _FLOAT32
+    return strong
+
+
+def _weak_rank(argument: Any) -> int | None:
+    """0, 1 or 2 for a Python truth value, integer or float, which yield to the arrays beside them; None for others."""
+    kind = argument.weak if isinstance(argument, Tensor) else type(argument)
+    if kind is None or (kind not in (bool, int) and not (issubclass(kind, float))):
+        return None
+    return 0 if kind is bool else 1 if kind is int else 2
+
+
+_WEAK_DTYPES = (np.dtype(bool), np.dtype(np.int64), _FLOAT32)
+
+
+# --- the eager interpreter ---
+
+
+class Eager:
+    """Computes each operation at once with NumPy, and remembers it where a gradient may be asked for."""
+
+    def apply(self, operation: Operation, arguments: tuple[Any, ...], settings: dict[str, Any]) -> Any:
+        if operation.composite:
+            return self._composite(operation, arguments, settings)
+        dtype = None
+        wanted = False
+        values = []
+        for argument in arguments:  # the fast path: tensors of one dtype, nothing to promote
+            if type(argument) is not Tensor:
+                break
+            value = argument.value
+            if dtype is None:
+                dtype = value.dtype
+            elif value.dtype != dtype:
+                break
+            wanted = wanted or argument.requires_grad
+            values.append(value)
+        if (
+            len(values) != len(arguments)
+            or not values
+            or not operation.plain
+            or (
+                operation.floating and dtype.kind != "f"  # type: ignore[union-attr]
+            )
+        ):
+            arguments = tuple(coerce(operation, arguments, self.lift))
+            values = [a.value for a in arguments]
+            wanted = any(a.requires_grad for a in arguments)
+        if operation.checker is not None:
+            operation.checker(*arguments, **settings)
+        try:
+            value = operation.forward(namespace.numpy, *values, **settings)
+        except ValueError as error:
+            infer(operation, [a.spec for a in arguments], settings)  # says it in our words
+            raise explain(operation, arguments, error) from None
+        wanted = wanted and stack.remember and operation.differentiable
+        if type(value) is tuple:
+            return Tensor(value, operation, arguments, settings, wanted).parts()
+        if wanted:
+            return Tensor(value, operation, arguments, settings, True)
+        return Tensor(value)
+
+    def _composite(self, operation: Operation, arguments: tuple[Any, ...], settings: dict[str, Any]) -> Any:
+        lifted = coerce(operation, arguments, self.lift)
+        if operation.checker is not None:
+            operation.checker(*lifted, **settings)
+        with scope(operation.name):
+            return operation.forward(operations, *lifted, **settings)
+
+    def lift(self, argument: Any, dtype: Any) -> Tensor:
+        """A tensor of an argument that is none yet."""
+        if isinstance(argument, Tensor):
+            return argument
+        if isinstance(argument, int | float) and dtype is not None:
+            return Tensor(dtype.type(argument))
+        return tensor(argument)
+
+    def made(self, constant: Tensor) -> None:
+        """Take note of a tensor made from data."""
+
+    def assign(self, target: Tensor, value: Any) -> None:
+        """Replace the numbers of a leaf."""
+        new = self.lift(value, target.dtype)
+        if new.shape != target.shape:
+            raise ShapeError(f"assign: {target._called()} has shape {target.shape}, the new value {new.shape}")
+        if new.dtype != target.dtype:
+            raise DTypeError(f"assign: {target._called()} has dtype {target.dtype}, the new value {new.dtype}")
+        target.value = new.value
+
+
+part = Operation(lambda xp, x, *, index: x[index], "projection", False, True)
+part.name = "part"
+part.mathematics = "y = one part of a tuple"
+
+eager = Eager()
+set_base(eager)

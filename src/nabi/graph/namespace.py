@@ -1,0 +1,70 @@
+"""Array libraries as ``xp``: their own functions, thin adapters where a name is missing, and every declared operation.
+
+A formula may use any name of the Array API standard, ``pad``, ``getitem``, ``scatter_add`` and all declared
+operations. A namespace looks a name up among its adapters, then in the library, then in the registry, where the
+operation's own formula is run over this same namespace.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from nabi.graph import indexing
+from nabi.graph.operation import registry
+
+
+class Namespace:
+    """An array library completed to everything that a formula may use.
+
+    Parameters
+    ----------
+    library : module
+        NumPy, ``jax.numpy``, or anything that follows the Array API.
+    **adapters
+        Functions that the library lacks or calls otherwise.
+    """
+
+    def __init__(self, library: Any, **adapters: Any) -> None:
+        self._library = library
+        self.__dict__.update(adapters)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._library, name, None)
+        if found is None:
+            if name not in registry:
+                raise AttributeError(f"neither the array library nor the operations have {name!r}")
+            found = functools.partial(registry[name].forward, self)
+        setattr(self, name, found)
+        return found
+
+
+def _pad(x: Any, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Any:
+    shape = tuple(before + length + after for length, (before, after) in zip(x.shape, widths, strict=True))
+    result = np.full(shape, value, x.dtype) if value else np.zeros(shape, x.dtype)
+    result[tuple(slice(before, before + n) for n, (before, _) in zip(x.shape, widths, strict=True))] = x
+    return result
+
+
+def _getitem(x: Any, *indices: Any, key: tuple[Any, ...]) -> Any:
+    return x[indexing.join(key, indices)]
+
+
+def _scatter_add(x: Any, updates: Any, *indices: Any, key: tuple[Any, ...]) -> Any:
+    result = np.array(x)
+    place = indexing.join(key, indices)
+    if indices:
+        np.add.at(result, place, updates)
+    else:
+        result[place] += updates
+    return result
+
+
+def _erf(x: Any) -> Any:
+    from scipy.special import erf
+
+    return erf(x)
+
+
+numpy = Namespace(np, erf=_erf, pad=_pad, getitem=_getitem, scatter_add=_scatter_add)
+"""NumPy as ``xp``: computes at once."""

@@ -1,0 +1,37 @@
+"""Products summed over shared axes."""
+
+from typing import Any
+
+from nabi.graph.operation import operation, real
+
+
+@operation("contraction")
+def matmul(xp: Any, x: Any, y: Any) -> Any:
+    """z = x·y, z[i, k] = Σⱼ x[i, j]·y[j, k]"""
+    return xp.matmul(x, y)
+
+
+matmul.example(real(2, 3), real(3, 4))
+matmul.example(real(5, 1, 2, 3), real(2, 3, 1))
+matmul.example(real(3), real(3))
+matmul.example(real(2, 3), real(3))
+matmul.example(real(3), real(4, 3, 2))
+
+
+@matmul.vjp("x")
+def _(xp: Any, g: Any, z: Any, x: Any, y: Any) -> Any:
+    if y.ndim == 1:  # z[i] = Σⱼ x[i, j]·y[j]
+        return xp.expand_dims(g, axis=-1) * y
+    if x.ndim == 1:  # z[k] = Σⱼ x[j]·y[j, k]
+        return xp.matmul(y, xp.expand_dims(g, axis=-1))[..., 0]
+    return xp.matmul(g, xp.matrix_transpose(y))
+
+
+@matmul.vjp("y")
+def _(xp: Any, g: Any, z: Any, x: Any, y: Any) -> Any:
+    if x.ndim == 1:
+        outer = xp.expand_dims(g, axis=-2) if y.ndim > 1 else g
+        return (xp.expand_dims(x, axis=-1) if y.ndim > 1 else x) * outer
+    if y.ndim == 1:
+        return xp.matmul(xp.matrix_transpose(x), xp.expand_dims(g, axis=-1))[..., 0]
+    return xp.matmul(xp.matrix_transpose(x), g)
