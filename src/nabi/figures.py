@@ -1,0 +1,408 @@
+"""Figures of a run, from plain arrays to ``.svg`` or ``.png``: curves, confusion, weights, pictures.
+
+Drawn with Matplotlib's objects, without pyplot and without a display, in Matplotlib's own defaults and not the user's:
+the same content gives the same bytes. Names of classes are shown as they are, in any script: SVG keeps text as text,
+for PNG a font is looked for that has the letters, and where none is installed a □ stands for the letter.
+"""
+
+import contextlib
+import functools
+import os
+import threading
+import unicodedata
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import ceil, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nabi.container import replace_file
+from nabi.errors import SettingError, ShapeError
+
+# Of Okabe and Ito's palette, whose colours stay apart in every common kind of colour blindness.
+_TRAINING = "#D55E00"
+_VALIDATION = "#0072B2"
+_INK = "#222222"
+_FAINT = "#DDDDDD"
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "nabi",
+    "font.size": 9,
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],  # what a reader of the SVG may have
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.framealpha": 1,
+    "legend.edgecolor": "white",
+}
+
+# Fonts with Hangul first, as Linux, macOS and Windows have them; then whatever else is installed.
+_PREFERRED = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Apple SD Gothic Neo", "Malgun Gothic")
+_MISSING = "□"
+
+# Matplotlib's settings are the process's: one figure at a time.
+_lock = threading.Lock()
+
+
+def curves(history: Mapping[str, ArrayLike], path: str | os.PathLike[str]) -> None:
+    """Draw how loss and accuracy went, epoch by epoch.
+
+    Parameters
+    ----------
+    history : mapping of str to array_like of float, (epochs,)
+        The columns ``epoch``, ``train_loss``, ``validation_loss``, ``train_accuracy``, ``validation_accuracy``.
+        A column but the first may be missing, and a value that is not finite leaves a gap.
+    path : path-like
+        A name that ends in ``.svg`` or ``.png``.
+
+    Raises
+    ------
+    SettingError
+        Another ending.
+    OSError
+        The file cannot be written.
+    """
+    columns = {name: np.asarray(values, dtype=np.float64) for name, values in history.items()}
+    epochs = columns["epoch"]
+    best = _first_best(columns.get("validation_accuracy"))
+    with _figure(path, []) as page:
+        for panel, (quantity, corner) in enumerate((("loss", "upper right"), ("accuracy", "lower right"))):
+            axes = page.axes(4.6 * panel, 0, 3.9, 2.8)
+            for part, colour in (("train", _TRAINING), ("validation", _VALIDATION)):
+                values = columns.get(f"{part}_{quantity}")
+                if values is None or not np.isfinite(values).any():
+                    continue
+                values = np.where(np.isfinite(values), values, np.nan)
+                name = "training" if part == "train" else part
+                marker = "o" if len(epochs) <= 25 else ""
+                axes.plot(epochs, values, color=colour, label=name, marker=marker, markersize=3, linewidth=1.5)
+                if part == "validation" and best is not None:
+                    axes.plot(epochs[best], values[best], "o", markersize=9, fillstyle="none", color=_INK)
+            axes.set_xlabel("epoch")
+            axes.set_title(quantity)
+            axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+            if len(epochs):
+                margin = max(0.5, 0.02 * (epochs.max() - epochs.min()))
+                axes.set_xlim(epochs.min() - margin, epochs.max() + margin)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(loc=corner)
+            if quantity == "accuracy" and best is not None:
+                value = columns["validation_accuracy"][best]
+                axes.set_title(f"accuracy: best on validation {value:.3f}, epoch {epochs[best]:g}")
+
+
+def confusion(matrix: ArrayLike, classes: Sequence[str], path: str | os.PathLike[str]) -> None:
+    """Draw a confusion matrix: a row for each true class, a column for each predicted one.
+
+    The colour is the share of the row, on a scale of square roots, so that rare mistakes can be seen beside what is
+    right; the number is the count, where there is room for it.
+
+    Parameters
+    ----------
+    matrix : array_like of int, (K, K)
+        As `nabi.metrics.confusion_matrix` gives it.
+    classes : sequence of str, K names
+    path : path-like
+        A name that ends in ``.svg`` or ``.png``.
+
+    Raises
+    ------
+    ShapeError
+        Matrix and names do not go together.
+    SettingError
+        Another ending.
+    OSError
+        The file cannot be written.
+    """
+    counts = np.asarray(matrix)
+    k = len(classes)
+    if counts.shape != (k, k) or k == 0:
+        raise ShapeError(f"confusion: a matrix {counts.shape} and {k} classes")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    cell = float(np.clip(6 / k, 0.16, 0.5))  # inches
+    side = min(max(cell * k, 1.5), 18)
+    cell = side / k
+    names = [_shortened(name, 32) for name in classes]
+    with _figure(path, names) as page:
+        from matplotlib.colors import PowerNorm
+
+        axes = page.axes(0, 0, side, side)
+        image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="none")
+        every = ceil(0.15 / cell)
+        size = 9 if cell > 0.2 else 7
+        # A name that cannot be shown is told by its number.
+        labels = [
+            name if (shown := page.text(name)) == name else f"{number}: {shown}" for number, name in enumerate(names)
+        ]
+        axes.set_xticks(range(0, k, every), labels[::every], fontsize=size, parse_math=False)
+        axes.set_yticks(range(0, k, every), labels[::every], fontsize=size, parse_math=False)
+        if k > 30:
+            axes.tick_params(axis="x", rotation=90)
+        elif max(map(_width, labels)) * 0.075 > cell:
+            for label in axes.get_xticklabels():
+                label.set(rotation=45, ha="right", va="top", rotation_mode="anchor")
+        axes.tick_params(length=0)
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel("true class")
+        axes.set_title(f"{int(counts.trace()):,} of {int(counts.sum()):,} right")
+        axes.spines[:].set_color(_FAINT)
+        if k <= 40:  # a hair of white between the cells
+            for line in np.arange(0.5, k - 1):
+                axes.axhline(line, color="white", linewidth=0.8)
+                axes.axvline(line, color="white", linewidth=0.8)
+        if k <= 30 and len(f"{int(counts.max()):,}") * 0.065 < cell:
+            for row, column in np.argwhere(counts):
+                dark = shares[row, column] > 0.35
+                axes.text(
+                    column,
+                    row,
+                    f"{int(counts[row, column]):,}",
+                    ha="center",
+                    va="center",
+                    fontsize=8 if cell > 0.3 else 7,
+                    color="white" if dark else _INK,
+                )
+        tall = min(side, 2.5)
+        bar = page.colorbar(image, side + 0.15, side - tall, 0.12, tall)
+        bar.set_label("share of the true class")
+        bar.set_ticks([0, 0.05, 0.25, 0.5, 1], labels=["0", "5%", "25%", "50%", "100%"])
+        bar.outline.set_visible(False)
+
+
+def weights(images: ArrayLike, path: str | os.PathLike[str], titles: Sequence[str] | None = None) -> None:
+    """Draw weights as pictures: the filters of a first layer, or the templates of a linear classifier.
+
+    Each is scaled by its own largest absolute value: zero is mid-grey, and brighter means more weight on brightness.
+
+    Parameters
+    ----------
+    images : array_like of float, (K, H, W, C)
+        With C = 1 (shown in grey) or 3.
+    path : path-like
+        A name that ends in ``.svg`` or ``.png``.
+    titles : sequence of str, optional
+        K names to stand above.
+
+    Raises
+    ------
+    ShapeError
+        Another shape, or another number of titles.
+    SettingError
+        Another ending.
+    OSError
+        The file cannot be written.
+    """
+    values = np.asarray(images, dtype=np.float64)
+    if values.ndim != 4 or values.shape[3] not in (1, 3) or values.size == 0:
+        raise ShapeError(f"weights: {values.shape}; they must be (K, H, W, 1) or (K, H, W, 3)")
+    values = np.nan_to_num(values, nan=0, posinf=0, neginf=0)
+    largest = np.abs(values).max(axis=(1, 2, 3), keepdims=True)
+    scaled = 0.5 + values / np.where(largest > 0, 2 * largest, 1)
+    _gallery([_rgb(image) for image in scaled], titles, path, "weights", 1.0 if titles is not None else 0.6)
+
+
+def pictures(images: Iterable[ArrayLike], titles: Sequence[str] | None, path: str | os.PathLike[str]) -> None:
+    """Draw pictures side by side, each under its title.
+
+    Parameters
+    ----------
+    images : iterable of array_like, (H, W), (H, W, 1) or (H, W, 3)
+        uint8, or floats from 0 to 1; of any sizes, which are kept in proportion to each other.
+    titles : sequence of str, or None
+    path : path-like
+        A name that ends in ``.svg`` or ``.png``.
+
+    Raises
+    ------
+    ShapeError
+        Another shape, no picture at all, or another number of titles.
+    SettingError
+        Another ending.
+    OSError
+        The file cannot be written.
+    """
+    _gallery([_rgb(np.asarray(image)) for image in images], titles, path, "pictures", 1.3)
+
+
+def _gallery(
+    images: Sequence[NDArray[Any]],
+    titles: Sequence[str] | None,
+    path: str | os.PathLike[str],
+    what: str,
+    tile: float,
+) -> None:
+    """Lay out RGB pictures in a grid of tiles `tile` inches wide, as one picture: fast for thousands."""
+    if not images or (titles is not None and len(titles) != len(images)):
+        raise ShapeError(f"{what}: {len(images)} pictures and {'no' if titles is None else len(titles)} titles")
+    height = max(image.shape[0] for image in images)
+    width = max(image.shape[1] for image in images)
+    # About half as wide again as high.
+    columns = min(len(images), max(1, ceil(sqrt(1.5 * len(images) * height / width))), 32)
+    rows = ceil(len(images) / columns)
+    inches = tile / width  # of a pixel
+    gap = ceil(0.08 / inches)
+    lines = [_wrapped(title, int(tile / 0.066)) for title in titles] if titles is not None else []
+    above = ceil((0.14 * max(map(len, lines)) + 0.08) / inches) if lines else 0
+    sheet = np.ones((rows * (height + above + gap) - gap, columns * (width + gap) - gap, 3), np.float32)
+    corners = []
+    for number, image in enumerate(images):
+        row, column = divmod(number, columns)
+        top, left = row * (height + above + gap) + above, column * (width + gap)
+        sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+        corners.append((left, top))
+    with _figure(path, [line for block in lines for line in block]) as page:
+        axes = page.axes(0, 0, sheet.shape[1] * inches, sheet.shape[0] * inches)
+        axes.set_axis_off()
+        # Small pictures keep their pixels, large ones are smoothed when they are made smaller.
+        axes.imshow(sheet, interpolation="none" if inches > 1 / 100 else "auto", aspect="auto")
+        for (left, top), block in zip(corners, lines, strict=False):  # no titles, or one each
+            axes.text(
+                left - 0.5,
+                top - 0.5 - 0.06 / inches,
+                page.text("\n".join(block)),
+                fontsize=8,
+                va="baseline",
+                linespacing=1.1,
+                parse_math=False,
+            )
+
+
+def _rgb(image: NDArray[Any]) -> NDArray[np.float32]:
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3) or image.size == 0:
+        raise ShapeError(f"pictures: one is {image.shape}; they must be (H, W), (H, W, 1) or (H, W, 3)")
+    scaled = image.astype(np.float32) / (255 if image.dtype == np.uint8 else 1)
+    return np.broadcast_to(np.clip(scaled, 0, 1), (*image.shape[:2], 3))
+
+
+def _first_best(values: NDArray[np.float64] | None) -> int | None:
+    if values is None or not np.isfinite(values).any():
+        return None
+    return int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))
+
+
+class _Page:
+    """A figure on which things are placed by inches, and cut to what is on it when it is written."""
+
+    def __init__(self, figure: Any, replaced: Mapping[int, str]) -> None:
+        self._figure = figure
+        self._replaced = replaced
+
+    def axes(self, left: float, bottom: float, width: float, height: float) -> Any:
+        inch_wide, inch_high = self._figure.get_size_inches()
+        return self._figure.add_axes((left / inch_wide, bottom / inch_high, width / inch_wide, height / inch_high))
+
+    def colorbar(self, image: Any, left: float, bottom: float, width: float, height: float) -> Any:
+        return self._figure.colorbar(image, cax=self.axes(left, bottom, width, height))
+
+    def text(self, text: str) -> str:
+        """The text as this file can show it."""
+        return text.translate(self._replaced)
+
+
+@contextlib.contextmanager
+def _figure(path: str | os.PathLike[str], texts: Iterable[str]) -> Iterator[_Page]:
+    """Give a page to draw on, whose fonts have the letters of `texts`, and write it."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".svg", ".png"):
+        raise SettingError(f"{path}: a figure is written as .svg or .png")
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with _lock, matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        families, missing = _families(frozenset(ord(letter) for text in texts for letter in text))
+        matplotlib.rcParams.update(_STYLE | {"font.family": families})
+        figure = Figure(figsize=(10, 10))
+        yield _Page(figure, dict.fromkeys(missing, _MISSING) if suffix == ".png" else {})
+        with warnings.catch_warnings(), replace_file(path) as file:
+            if suffix == ".svg":  # whoever shows the file has the font; here it is only measured
+                warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+            figure.savefig(
+                file,
+                format=suffix[1:],
+                dpi=160,
+                bbox_inches="tight",
+                pad_inches=0.12,
+                metadata={"Date": None, "Creator": "nabi"} if suffix == ".svg" else {"Software": "nabi"},
+            )
+
+
+@functools.lru_cache(maxsize=64)
+def _families(letters: frozenset[int]) -> tuple[list[str], frozenset[int]]:
+    """Font families that have these letters between them, and the letters that no installed font has."""
+    from matplotlib import font_manager
+
+    families = ["DejaVu Sans"]
+    missing = letters - _letters(font_manager.findfont("DejaVu Sans"))
+    if missing:
+        regular = [
+            font
+            for font in font_manager.fontManager.ttflist
+            if font.style == "normal" and font.weight in (400, "normal", "regular") and "Last Resort" not in font.name
+        ]
+        rank = {name: number for number, name in enumerate(_PREFERRED)}
+        for font in sorted(regular, key=lambda font: (rank.get(font.name, len(rank)), font.name, font.fname)):
+            has = missing & _letters(font.fname, getattr(font, "index", 0))
+            if has:
+                families.append(font.name)
+                missing -= has
+            if not missing:
+                break
+    return [*families, "sans-serif"], missing
+
+
+def _letters(font: str, index: int = 0) -> frozenset[int]:
+    """The letters that a font file has an outline for."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        face = FT2Font(font, face_index=index) if index else FT2Font(font)
+    except (OSError, RuntimeError, TypeError):  # a damaged font, or a collection that this Matplotlib does not open
+        return frozenset()
+    return frozenset(face.get_charmap()) if face.scalable else frozenset()
+
+
+def _shown(name: str) -> str:
+    """A name on one line, composed (macOS decomposes file names), without what has no picture of its own."""
+    composed = " ".join(unicodedata.normalize("NFC", str(name)).split())
+    return "".join(letter for letter in composed if unicodedata.category(letter) not in ("Cc", "Cf", "Cs"))
+
+
+def _width(text: str) -> int:
+    """Width in letters, those of East Asia counting twice."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def _shortened(name: str, width: int) -> str:
+    """The name, its middle left out where it is too long: ends tell names apart as often as beginnings do."""
+    name = _shown(name)
+    if _width(name) <= width:
+        return name
+    head, tail = list(name[: len(name) // 2]), list(name[len(name) // 2 :])
+    while _width("".join(head + tail)) > width - 1:
+        if len(head) > len(tail):
+            head.pop()
+        else:
+            tail.pop(0)
+    return "".join([*head, "…", *tail])
+
+
+def _wrapped(title: str, width: int) -> list[str]:
+    """A title as up to three lines, at its own line breaks."""
+    return [_shortened(line, width) for line in str(title).split("\n")[:3]]
