@@ -1,0 +1,23 @@
+"""Data sets and pictures as plain arrays: uint8 of shape (N, H, W, C), labels int64 of shape (N,).
+
+:func:`load` gives a :class:`Dataset` of :class:`Split` objects, by name or from a folder or archive;
+:func:`complete_splits` makes the validation or test split that one lacks (:func:`split_by_content` for arrays);
+:func:`pictures` decodes any number of pictures, one after another; :mod:`nabi.data.cache` lists and clears what was
+kept.
+
+Inside, each file imports only from those above it::
+
+    dataset     what a data set is                     files       folders and archives, with a cap on everything
+    splits      dividing by content                    decode      one picture
+    cache       decoded pictures kept on disk          unpickle    CIFAR's pickles, without trusting them
+    idx, cifar, folders     three kinds of source      official    finding and fetching published files
+    named       the sets known by name: declarations   loading, stream    the two doors
+"""
+
+from nabi.data import cache
+from nabi.data.dataset import Dataset, Split
+from nabi.data.loading import load
+from nabi.data.splits import complete_splits, content_keys, split_by_content
+from nabi.data.stream import pictures
+
+__all__ = ["Dataset", "Split", "cache", "complete_splits", "content_keys", "load", "pictures", "split_by_content"]

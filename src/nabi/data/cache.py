@@ -1,0 +1,259 @@
+"""Decoded pictures kept on disk, so that the second start is quick.
+
+An entry is a folder with two files: ``images.npy``, which is memory-mapped, and ``about``, which says what is in it and
+has a checksum for every 16 MiB of it. An entry is made beside and renamed, and checked whole whenever it is opened: one
+that is damaged counts as absent. The cache folder is ``NABI_CACHE`` or the platform's place for caches; it belongs to
+the user alone (mode 0700), has a capped size, and leaves some of the disk free.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nabi import threads
+
+GIBIBYTE = 1 << 30
+MAX_TOTAL = 32 * GIBIBYTE
+KEEP_FREE = 1 * GIBIBYTE
+BLOCK = 16 << 20
+TAG = "CACHEDIR.TAG"
+SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache of nabi: it can be removed.\n"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something in the cache: ``kind`` (``"pictures"``, ``"downloads"``, ...), what it was made from, bytes, time."""
+
+    kind: str
+    source: str
+    size: int
+    used: float
+    path: Path
+
+
+def folder() -> Path:
+    """Where the cache is; it need not exist."""
+    named = os.environ.get("NABI_CACHE", "")
+    if named:
+        return Path(named).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("nabi", appauthor=False))
+
+
+def private_folder(kind: str) -> Path:
+    """The cache's subfolder for one kind of things, made if it is missing, open to the user alone.
+
+    It is marked with a ``CACHEDIR.TAG`` (https://bford.info/cachedir/), so that backups pass it over, and so that
+    :func:`clear` removes only what is in folders that were made here, wherever ``NABI_CACHE`` points.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made, belongs to somebody else, or is something else.
+    """
+    root = folder()
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = root / kind
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+        (path / TAG).write_bytes(SIGNATURE)
+    status = path.lstat()
+    if not _is_ours(path):
+        raise NotADirectoryError(f"{path} is not a cache folder")
+    if hasattr(os, "getuid"):
+        if status.st_uid != os.getuid():
+            raise PermissionError(f"{path} belongs to somebody else")
+        if status.st_mode & 0o077:
+            path.chmod(0o700)
+    return path
+
+
+def entries() -> list[Entry]:
+    """Everything in the cache, the most recently used first."""
+    found = []
+    with contextlib.suppress(OSError):
+        for kind in sorted(folder().iterdir()):
+            if _is_ours(kind):
+                found += [_describe(kind.name, path) for path in sorted(kind.iterdir()) if path.name != TAG]
+    return sorted(found, key=lambda entry: -entry.used)
+
+
+def clear(kind: str | None = None) -> int:
+    """Remove everything in the cache, or everything of one kind; returns the number of bytes."""
+    removed = 0
+    for entry in entries():
+        if kind in (None, entry.kind):
+            _remove(entry.path)
+            removed += entry.size
+    return removed
+
+
+def key(*parts: Any) -> str:
+    """The name of an entry: a hash of all that its content depends on."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def load(name: str) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
+    """What an entry says about itself and its images (a read-only memory map); ``None`` if it is absent or damaged."""
+    try:
+        path = private_folder("pictures") / name
+    except OSError:
+        return None
+    try:
+        about = _read_about(path)
+        images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
+        if images.dtype != np.uint8 or list(images.shape) != about["shape"] or not images.flags.c_contiguous:
+            raise ValueError("the images are not those that were stored")
+        flat = images.reshape(-1)
+        blocks = (flat[start : start + BLOCK] for start in range(0, flat.size, BLOCK))
+        if list(threads.map_in_order(zlib.crc32, blocks)) != about["checksums"]:
+            raise ValueError("a checksum differs")
+        os.utime(path)
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        _remove(path)
+        return None
+    return about, images
+
+
+def store(
+    name: str, about: dict[str, Any], shape: tuple[int, ...], rows: Iterable[NDArray[np.uint8]]
+) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
+    """Write an entry and open it: ``rows`` are blocks of pictures, in order, that together have ``shape``.
+
+    Returns ``None``, with nothing left behind, where the cache cannot take it: too large, disk too full, not writable.
+    """
+    size = int(np.prod(shape, dtype=object))
+    if size > MAX_TOTAL or not has_room(size):
+        return None
+    try:
+        home = private_folder("pictures")
+        beside = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
+    except OSError:
+        return None
+    try:
+        checksums = _write_images(beside / "images.npy", shape, rows)
+        body = json.dumps({**about, "shape": list(shape), "checksums": checksums}).encode()
+        _write_synced(beside / "about", hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        with contextlib.suppress(FileExistsError, OSError):  # another process may have been quicker
+            beside.rename(home / name)
+    except OSError:
+        return None
+    finally:
+        _remove(beside)
+    _make_room(keep=name)
+    return load(name)
+
+
+def has_room(size: int) -> bool:
+    """Whether the disk would keep some space free after ``size`` more bytes."""
+    place = folder()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        return shutil.disk_usage(place).free >= size + KEEP_FREE
+    except OSError:
+        return False
+
+
+def pack(values: NDArray[Any]) -> str:
+    """A one-dimensional array of 64-bit integers as text for ``about``."""
+    return base64.b85encode(values.astype(values.dtype.newbyteorder("<")).tobytes()).decode()
+
+
+def unpack(text: str, dtype: type[Any]) -> NDArray[Any]:
+    """The array that :func:`pack` was given."""
+    return np.frombuffer(base64.b85decode(text), np.dtype(dtype).newbyteorder("<")).astype(dtype)
+
+
+def _is_ours(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and (path / TAG).is_file()
+
+
+def _write_images(path: Path, shape: tuple[int, ...], rows: Iterable[NDArray[np.uint8]]) -> list[int]:
+    """Through an ordinary file, not a memory map: a full disk must be an error and not a signal that kills."""
+    checksums: list[int] = []
+    checksum, filled = 0, 0
+    with path.open("xb") as file:
+        np.lib.format.write_array_header_2_0(
+            file, {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+        )
+        for row in rows:
+            content = memoryview(np.ascontiguousarray(row).data).cast("B")
+            file.write(content)
+            while content:
+                piece = content[: BLOCK - filled]
+                content = content[len(piece) :]
+                checksum, filled = zlib.crc32(piece, checksum), filled + len(piece)
+                if filled == BLOCK:
+                    checksums.append(checksum)
+                    checksum, filled = 0, 0
+        _sync(file)
+    return [*checksums, checksum] if filled else checksums
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    digest, _, body = (path / "about").read_bytes().partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise ValueError("the digest differs")
+    about: dict[str, Any] = json.loads(body)
+    return about
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        _sync(file)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _describe(kind: str, path: Path) -> Entry:
+    files = [file for file in _files(path) if file.is_file()]
+    source = path.name
+    if kind == "pictures":
+        try:
+            source = str(_read_about(path)["source"])
+        except (OSError, ValueError, KeyError):
+            source = f"{path.name} (unfinished or damaged)"
+    return Entry(kind, source, sum(file.stat().st_size for file in files), path.stat().st_mtime, path)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir() and not path.is_symlink():
+        yield from path.rglob("*")
+    else:
+        yield path
+
+
+def _make_room(keep: str) -> None:
+    """Remove the pictures that were not used for longest, until the rest is within the cap."""
+    pictures = [entry for entry in entries() if entry.kind == "pictures"]
+    total = sum(entry.size for entry in pictures)
+    for entry in reversed(pictures):
+        if total > MAX_TOTAL and entry.path.name != keep:
+            _remove(entry.path)
+            total -= entry.size
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()

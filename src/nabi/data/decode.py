@@ -1,0 +1,175 @@
+"""One picture: from the bytes of a file to uint8 pixels of shape (H, W, 3)."""
+
+import io
+import re
+import warnings
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nabi.errors import PictureError, SettingError
+
+MAX_PIXELS = 100_000_000
+MAX_SIDE = 16384
+
+# Not all that Pillow can open: EPS would start Ghostscript, and nobody's photos are FLI or WMF.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
+
+Size = tuple[int, int]
+
+
+def checked_size(size: int | tuple[int, int] | None) -> Size | None:
+    """Height and width, from what a person gave as ``size``: one number for both, two numbers, or ``None``.
+
+    Raises
+    ------
+    SettingError
+        If it is none of these, or a side is less than 1 or more than 16384.
+
+    Examples
+    --------
+    >>> checked_size(32)
+    (32, 32)
+    """
+    if size is None:
+        return None
+    sides = size if isinstance(size, tuple) else (size, size)
+    whole = all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in sides)
+    if len(sides) != 2 or not whole or not all(1 <= side <= MAX_SIDE for side in sides):
+        raise SettingError(f"size is {size!r}: it must be one or two whole numbers from 1 to {MAX_SIDE}")
+    return int(sides[0]), int(sides[1])
+
+
+def decode(content: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode a picture as a person would see it: uint8 of shape (H, W, 3).
+
+    Grey becomes three equal channels, transparent pixels lie over white, 16-bit values are scaled to 8, CMYK is
+    converted, the camera's orientation (EXIF) is applied; of an animation it is the first frame.
+
+    Parameters
+    ----------
+    content : bytes
+        A file: JPEG, PNG, GIF, BMP, WebP, TIFF, PNM or AVIF (the last if Pillow was built with it).
+    name : str
+        What messages call it.
+
+    Raises
+    ------
+    PictureError
+        If it is no picture, damaged, or has more than 100 million pixels.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    _silence_pillow()
+    try:
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise PictureError(f"{image.width}x{image.height} is more than {MAX_PIXELS} pixels")
+            image.load()
+            return np.asarray(_upright(_over_white(_eight_bits(image)), _orientation(image)))
+    except PictureError as error:
+        raise PictureError(f"{name}: {error}") from None
+    except UnidentifiedImageError:
+        raise PictureError(f"{name}: not a picture of a known format") from None
+    except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PictureError(f"{name}: cannot be decoded ({reason})") from None
+
+
+def fit(picture: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Scale a picture (H, W, 3) to cover ``size``, with antialiasing, and crop the centre: its short side fits.
+
+    A picture that has the size already is returned as it is.
+    """
+    from PIL import Image, ImageOps
+
+    if picture.shape[:2] == size:
+        return picture
+    height, width = size
+    return np.asarray(ImageOps.fit(Image.fromarray(picture), (width, height), Image.Resampling.BICUBIC))
+
+
+def is_grey(picture: NDArray[np.uint8]) -> bool:
+    """Whether the three channels are equal, whatever the file called itself."""
+    return bool((picture[..., :1] == picture[..., 1:]).all())
+
+
+def grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """One channel, (H, W, 1), from three: the luma of ITU-R BT.601; of a grey picture exactly its own values."""
+    from PIL import Image
+
+    return picture[..., :1] if is_grey(picture) else np.asarray(Image.fromarray(picture).convert("L"))[..., None]
+
+
+def _eight_bits(image: Any) -> Any:
+    """A picture of 16-bit grey values as one of 8 bits; any other as it is."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise PictureError("its pixels are floating-point numbers, whose range is not known")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise PictureError("its pixels have more than 16 bits")
+    scaled = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    scaled.info = dict(image.info)
+    transparent = scaled.info.pop("transparency", None)
+    if isinstance(transparent, int):
+        scaled.paste(255, mask=Image.fromarray(values == transparent))
+    return scaled
+
+
+def _over_white(image: Any) -> Any:
+    from PIL import Image
+
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _orientation(image: Any) -> int:
+    """The EXIF tag 274, from 1 (upright) to 8; 1 where the EXIF data are damaged: the pixels may be good."""
+    try:
+        return int(image.getexif().get(274, 1))
+    except Exception:  # as when decoding
+        return 1
+
+
+def _upright(image: Any, orientation: int) -> Any:
+    from PIL.Image import Transpose
+
+    turn = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _silence_pillow() -> None:
+    """Pillow warns of oddities in files (and prints them between a program's own lines); here they are not news.
+
+    Set anew where it is missing, since whoever catches warnings puts the filters back. ``catch_warnings`` around each
+    picture would not do: it is not safe in threads.
+    """
+    if _SILENCE not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_SILENCE[3].pattern)
+
+
+_SILENCE = ("ignore", None, Warning, re.compile(r"PIL\."), 0)

@@ -1,0 +1,389 @@
+"""Reading files that others made: folders and archives as streams of regular files, with a cap on everything.
+
+Nothing is ever extracted to disk. A name is only a label here, so a member called ``../../etc/passwd`` is as harmless
+as any other. What is not a regular file (links that lead out, devices, FIFOs, encrypted members) is handed on with the
+reason why it has no content, so that whoever reads can name it as skipped.
+"""
+
+import gzip
+import io
+import lzma
+import os
+import stat
+import struct
+import tarfile
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from nabi.errors import DataError, FormatError
+
+MEBIBYTE = 1 << 20
+
+# The caps. A small file can be honest and unpack to 64 MiB; beyond that it must have earned it by its own size.
+MAX_RATIO = 200
+MAX_UNPACKED_ANYWAY = 64 * MEBIBYTE
+MAX_FILE = 256 * MEBIBYTE
+MAX_MEMBERS = 5_000_000
+MAX_HEADER = MEBIBYTE
+MAX_XZ_MEMORY = 256 * MEBIBYTE
+
+_ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
+
+# What the libraries raise about a damaged file.
+_BROKEN = (
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    NotImplementedError,
+    MemoryError,
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file found in a folder or an archive.
+
+    ``name`` is relative, with ``/``. ``read()`` gives the content, from any thread; it raises :class:`DataError` where
+    the content cannot be had. ``problem`` says why not, where that is known beforehand. A folder ends with ``/``.
+    """
+
+    name: str
+    size: int = 0
+    modified: int = 0
+    problem: str = ""
+    read: Callable[[], bytes] = lambda: b""
+
+    @property
+    def is_folder(self) -> bool:
+        return self.name.endswith("/")
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the file is (or was compressed from) a tar, or is a zip; told by content, not by name."""
+    with open_regular(path) as file, _reported(path):
+        start = _inflating(file, path).read(512)
+    return start.startswith(_ZIP_STARTS) or start[257:262] == b"ustar"
+
+
+def members(
+    path: Path,
+    wanted: Callable[[str], bool] = lambda name: True,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[Member]:
+    """Every member of a folder, tar (also .gz, .xz) or zip that is not hidden, one after another.
+
+    A folder's come sorted; an archive's in the order they are stored. Only members whose names are ``wanted`` are read
+    from an archive, all others cost no memory. ``report`` hears how many bytes of an archive have been read, of all.
+
+    Raises
+    ------
+    FormatError
+        If the archive is damaged, cut short, or holds more than its size allows.
+    DataError
+        If there is no such file or folder.
+    """
+    if path.is_dir():
+        yield from _folder_members(path)
+        return
+    with open_regular(path) as file:
+        start, size = file.read(4), os.fstat(file.fileno()).st_size
+        file.seek(0)
+        stream = (_zip_members if start.startswith(_ZIP_STARTS) else _tar_members)(file, path, wanted)
+        while True:
+            with _reported(path):  # no `yield` in here: only the archive's errors are meant, never the caller's
+                member = next(stream, None)
+            report(size if member is None else min(file.tell(), size), size)
+            if member is None:
+                return
+            if not is_hidden(member.name):
+                yield member
+
+
+def is_hidden(name: str) -> bool:
+    """Whether any part of the name begins with a dot, or it is the folder that macOS adds to archives."""
+    parts = name.rstrip("/").split("/")
+    return parts[0] in ("", "__MACOSX") or any(part.startswith(".") for part in parts)
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC): macOS stores Hangul and accents decomposed."""
+    return unicodedata.normalize("NFC", name)
+
+
+def open_regular(path: Path, called: str = "") -> IO[bytes]:
+    """Open a regular file to read, ``called`` so in messages. A FIFO or a device is refused, without waiting for it.
+
+    Raises
+    ------
+    DataError
+        If it is not there, not readable or not a regular file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{called or path}: {_reason(error)}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError(f"{called or path}: not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, called: str = "") -> bytes:
+    """The content of a regular file of at most 256 MiB; raises as :func:`open_regular` does."""
+    with open_regular(path, called) as file:
+        try:
+            content = file.read(MAX_FILE + 1)
+        except OSError as error:
+            raise DataError(f"{called or path}: {_reason(error)}") from None
+    if len(content) > MAX_FILE:
+        raise DataError(f"{called or path}: larger than {MAX_FILE // MEBIBYTE} MiB")
+    return content
+
+
+def unpacked(path: Path, limit: int) -> bytes:
+    """The content of a file, unpacked if it is .gz or .xz; at most ``limit`` bytes.
+
+    Raises
+    ------
+    FormatError
+        If it is damaged, cut short, or unpacks to more.
+    """
+    with open_regular(path) as file, _reported(path):
+        content = _inflating(file, path).read(limit + 1)
+    if len(content) > limit:
+        raise FormatError(f"{path}: unpacks to more than {limit} bytes")
+    return content
+
+
+# --- folders
+
+
+def _folder_members(root: Path) -> Iterator[Member]:
+    """Walk with a stack of our own: no depth of folders exhausts Python's."""
+    top = root.resolve()
+    waiting = [(top, "")]
+    while waiting:
+        folder, prefix = waiting.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: composed(entry.name))
+        except OSError as error:
+            if folder == top:
+                raise DataError(f"{root}: {_reason(error)}") from None
+            yield Member(prefix, problem=_reason(error))
+            continue
+        below = []
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_symlink() and entry.is_dir():
+                below.append((Path(entry.path), name + "/"))
+                yield Member(name + "/")
+            else:
+                yield _file_member(Path(entry.path), name, top)
+        waiting.extend(reversed(below))
+
+
+def _file_member(path: Path, name: str, top: Path) -> Member:
+    try:
+        real = path.resolve(strict=True) if path.is_symlink() else path
+        status = real.lstat()
+    except (OSError, RuntimeError) as error:
+        return Member(name, problem=_reason(error))
+    if not real.is_relative_to(top):
+        return Member(name, problem="a link that leads outside the folder")
+    if stat.S_ISDIR(status.st_mode):
+        return Member(name, problem="a link to a folder")
+    if not stat.S_ISREG(status.st_mode):
+        return Member(name, problem="not a regular file")
+    return Member(name, status.st_size, status.st_mtime_ns, read=lambda: read_regular(real, name))
+
+
+# --- archives
+
+
+class _Capped(io.RawIOBase):
+    """A stream of unpacked bytes that refuses to give more than the packed file's size allows."""
+
+    def __init__(self, stream: io.RawIOBase, path: Path, packed_size: int) -> None:
+        self.stream, self.path = stream, path
+        self.left = max(MAX_UNPACKED_ANYWAY, MAX_RATIO * packed_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        content = self.stream.read(len(buffer)) or b""
+        self.left -= len(content)
+        if self.left < 0:
+            raise FormatError(f"{self.path}: unpacks to more than {MAX_RATIO} times its size")
+        buffer[: len(content)] = content
+        return len(content)
+
+
+class _Unxz(io.RawIOBase):
+    """The bytes in an .xz file. Unlike ``lzma.LZMAFile`` it limits the memory that the file may ask for."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.decompressor: lzma.LZMADecompressor | None = None
+        self.packed = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        while True:
+            if not self.packed and (self.decompressor is None or self.decompressor.needs_input):
+                self.packed = self.file.read(MEBIBYTE)
+                if not self.packed:
+                    if self.decompressor is None:
+                        return 0
+                    raise EOFError("the file ends too early")
+            if self.decompressor is None:
+                self.packed = self.packed.lstrip(b"\0")  # padding between two streams
+                if not self.packed:
+                    continue
+                self.decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_XZ_MEMORY)
+            content = self.decompressor.decompress(self.packed, len(buffer))
+            self.packed = b""
+            if self.decompressor.eof:
+                self.packed, self.decompressor = self.decompressor.unused_data, None
+            if content:
+                buffer[: len(content)] = content
+                return len(content)
+
+
+def _inflating(file: IO[bytes], path: Path) -> IO[bytes]:
+    """The file's bytes, unpacked if it begins as .gz or .xz does, capped."""
+    start = file.read(6)
+    file.seek(0)
+    if start.startswith(b"\x1f\x8b"):
+        stream: Any = gzip.GzipFile(fileobj=file)
+    elif start == b"\xfd7zXZ\0":
+        stream = _Unxz(file)
+    else:
+        return file
+    return io.BufferedReader(_Capped(stream, path, os.fstat(file.fileno()).st_size), MEBIBYTE)  # type: ignore[type-var]
+
+
+class _TarMember(tarfile.TarInfo):
+    """Checks each header before tarfile acts on it.
+
+    tarfile reads a header's extension whole, however large it says it is, and takes a damaged header in the middle
+    for the end of the archive, in silence.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> "_TarMember":
+        try:
+            member = super().frombuf(buf, encoding, errors)  # type: ignore[arg-type]
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise FormatError(str(error) if buf else "cut short: the archive's end mark is missing") from None
+        extension = member.type in (
+            tarfile.XHDTYPE,
+            tarfile.XGLTYPE,
+            tarfile.SOLARIS_XHDTYPE,
+            tarfile.GNUTYPE_LONGNAME,
+            tarfile.GNUTYPE_LONGLINK,
+        )
+        if member.size < 0 or (extension and member.size > MAX_HEADER):
+            raise FormatError(f"a header of {member.size} bytes")
+        return member
+
+
+def _tar_members(file: IO[bytes], path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
+    stream = _inflating(file, path)
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarMember) as archive:
+        for number, entry in enumerate(archive):
+            archive.members = []  # type: ignore[attr-defined]  # it would keep every header
+            _check_count(number)
+            name = _tidy(entry.name)
+            if entry.isdir():
+                yield Member(name + "/")
+            elif not entry.isreg() or entry.issparse():
+                yield Member(name, problem="not a regular file")
+            elif entry.size > MAX_FILE:
+                yield Member(name, problem=f"larger than {MAX_FILE // MEBIBYTE} MiB")
+            elif not wanted(name) or is_hidden(name):
+                yield Member(name, entry.size)
+            else:
+                opened = archive.extractfile(entry)
+                yield _held_member(name, opened.read() if opened else b"")
+    while stream.read(MEBIBYTE):
+        pass  # to the checksum behind the last byte
+
+
+def _zip_members(file: IO[bytes], path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
+    packed_size = os.fstat(file.fileno()).st_size
+    left = max(MAX_UNPACKED_ANYWAY, MAX_RATIO * packed_size)
+    with zipfile.ZipFile(file) as archive:
+        for number, entry in enumerate(archive.infolist()):
+            _check_count(number)
+            name = _tidy(entry.filename.replace("\\", "/"))
+            kind = stat.S_IFMT(entry.external_attr >> 16)
+            if entry.is_dir():
+                yield Member(name + "/")
+            elif kind not in (0, stat.S_IFREG):
+                yield Member(name, problem="not a regular file")
+            elif entry.flag_bits & 1:
+                yield Member(name, problem="encrypted")
+            elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                yield Member(name, problem="packed in a way other than zip's usual one")
+            elif entry.file_size > MAX_FILE:
+                yield Member(name, problem=f"larger than {MAX_FILE // MEBIBYTE} MiB")
+            elif not wanted(name) or is_hidden(name):
+                yield Member(name, entry.file_size)
+            else:
+                left -= entry.file_size
+                if left < 0:
+                    raise FormatError(f"unpacks to more than {MAX_RATIO} times its size")
+                yield _held_member(name, archive.read(entry))
+
+
+def _tidy(name: str) -> str:
+    """The name without empty parts, ``.`` and ``..``."""
+    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+
+
+def _held_member(name: str, content: bytes) -> Member:
+    return Member(name, len(content), read=lambda: content)
+
+
+def _check_count(number: int) -> None:
+    if number >= MAX_MEMBERS:
+        raise FormatError(f"more than {MAX_MEMBERS} members")
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise about a damaged file into one error that names the file."""
+    try:
+        yield
+    except DataError as error:
+        message = str(error)
+        raise FormatError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+    except _BROKEN as error:
+        raise FormatError(f"{path}: damaged or cut short ({_reason(error)})") from None
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split()) or type(error).__name__

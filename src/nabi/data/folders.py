@@ -1,0 +1,352 @@
+"""A folder or archive of class folders as a data set: finding out the layout, decoding, the cache."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nabi import threads
+from nabi.data import cache
+from nabi.data.dataset import Dataset, Split
+from nabi.data.decode import Size, decode, fit, is_grey
+from nabi.data.files import Member, composed, members
+from nabi.data.splits import content_key
+from nabi.errors import DataError
+
+DEFAULT_SIZE: Size = (32, 32)
+FORMAT = 1  # of what is cached: to be raised when decoding changes
+
+Progress = Callable[[int, int], None]
+
+SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+_ORDER = ("train", "validation", "test")
+_OUTSIDE = "not in a class folder"
+_ROWS = 1024  # moved at once
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a file belongs: the split, the class (NFC)."""
+
+    split: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which folders are splits and which are classes."""
+
+    classes: tuple[str, ...]
+    place: Callable[[str], Place | None]
+    splits: tuple[str, ...]
+
+
+def layout(names: Iterable[str]) -> Layout:
+    """Find out the layout from the names of all files and folders (these end with ``/``).
+
+    - One folder that everything is in is taken off, if folders are in it.
+    - A folder ``train`` at the top makes it, ``val``, ``valid`` or ``validation``, and ``test`` the splits.
+    - What is a folder then is a class; its pictures may lie at any depth.
+
+    Raises
+    ------
+    DataError
+        If there is no class folder, or a test or validation folder but no training folder.
+
+    Examples
+    --------
+    >>> found = layout(["pets/train/cat/1.jpg", "pets/train/dog/", "pets/test/cat/2.jpg", "pets/README"])
+    >>> found.classes
+    ('cat', 'dog')
+    >>> found.place("pets/test/cat/2.jpg")
+    Place(split='test', label='cat')
+    """
+    folders = {tuple(composed(name).split("/")[:-1]) for name in names}
+    folders = {path[:depth] for path in folders for depth in range(1, min(len(path), 4) + 1)}
+    top: tuple[str, ...] = ()
+    firsts = {path[0] for path in folders}
+    if len(firsts) == 1 and any(len(path) == 2 for path in folders) and not firsts & set(SPLITS):
+        top = tuple(firsts)
+    inside = {path[len(top) :] for path in folders if len(path) > len(top)}
+    tops = {path[0] for path in inside}
+    if "train" in tops:
+        splits = {name for name in tops if name in SPLITS}
+        classes = {path[1] for path in inside if len(path) >= 2 and path[0] in splits}
+    elif tops and tops <= set(SPLITS):
+        raise DataError(f"has {', '.join(sorted(tops))} but no train folder")
+    else:
+        splits, classes = set(), tops
+    if not classes:
+        raise DataError("has no class folders: expected CLASS/PICTURE or train/CLASS/PICTURE")
+    roles = [SPLITS[name] for name in sorted(splits)]
+    if len(roles) != len(set(roles)):
+        raise DataError(f"has more than one validation folder: {', '.join(sorted(splits))}")
+
+    def place(name: str) -> Place | None:
+        parts = tuple(composed(name).split("/"))[len(top) :]
+        if splits:
+            return Place(SPLITS[parts[0]], parts[1]) if len(parts) >= 3 and parts[0] in splits else None
+        return Place("train", parts[0]) if len(parts) >= 2 else None
+
+    return Layout(tuple(sorted(classes)), place, tuple(sorted(set(roles) or {"train"}, key=_ORDER.index)))
+
+
+def load_folder(path: Path, name: str, size: Size | None, progress: Progress | None) -> Dataset:
+    """A folder or archive of class folders; decoded in parallel, or from the cache.
+
+    Pictures of one size stay as they are if ``size`` is ``None``; of mixed sizes they become 32x32. They come sorted by
+    class and name whatever the order in the archive. Pictures that are all grey have one channel.
+
+    Raises
+    ------
+    DataError
+        If the layout is not one of class folders, no picture can be decoded, or there is no room for them.
+    FormatError
+        If the archive is damaged.
+    """
+    listing = list(members(path)) if path.is_dir() else None
+    key = _cache_key(path, listing, size)
+    stored = cache.load(key)
+    if stored is None:
+        with _decoded(path, listing, size, progress) as pictures:
+            about, order = _describe(path, name, pictures)
+            channels = 1 if all(pictures.grey[row] for row in order) else 3
+            shape = (len(order), *pictures.shape, channels)
+            stored = cache.store(key, about, shape, pictures.blocks(order, channels))
+            if stored is None:
+                stored = about, _in_memory(path, shape, pictures.blocks(order, channels))
+    return _dataset(*stored)
+
+
+class _Pictures:
+    """Decoded pictures in the order they came, with what is known of each; in memory, or a temporary file if many.
+
+    While ``size`` is not given they are kept as they are until the first that differs in size, then all (those that
+    are there already, too) are brought to 32x32.
+    """
+
+    def __init__(self, path: Path, size: Size | None) -> None:
+        self.path = path
+        self.fixed = size is not None
+        self.shape: Size = size or DEFAULT_SIZE
+        self.names: list[str] = []
+        self.folders: list[str] = []
+        self.natives: list[Size] = []
+        self.keys: list[int] = []
+        self.grey: list[bool] = []
+        self.skipped: list[tuple[str, str]] = []
+        self.file = self._new_file()
+
+    def __enter__(self) -> "_Pictures":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def add(self, found: "_Found") -> None:
+        """Take one result of decoding."""
+        if found.picture is None:
+            if found.problem:
+                self.skipped.append((found.name, found.problem))
+            else:
+                self.folders.append(found.name)
+            return
+        if not self.fixed:
+            if not self.names:
+                self.shape = found.native
+            elif found.native != self.shape:
+                self._bring_to(DEFAULT_SIZE)
+        self._write(self.file, fit(found.picture, self.shape))
+        self.names.append(found.name)
+        self.natives.append(found.native)
+        self.keys.append(found.key)
+        self.grey.append(found.grey)
+
+    def blocks(self, order: list[int], channels: int) -> Iterator[NDArray[np.uint8]]:
+        """The pictures at these positions, in this order, many at a time."""
+        for start in range(0, len(order), _ROWS):
+            yield np.stack([self._row(row)[..., :channels] for row in order[start : start + _ROWS]])
+
+    def _row(self, row: int) -> NDArray[np.uint8]:
+        size = self.shape[0] * self.shape[1] * 3
+        self.file.seek(row * size)
+        return np.frombuffer(self.file.read(size), np.uint8).reshape(*self.shape, 3)
+
+    def _bring_to(self, shape: Size) -> None:
+        smaller = self._new_file()
+        for row in range(len(self.names)):
+            self._write(smaller, fit(self._row(row), shape))
+        self.file.close()
+        self.file, self.shape, self.fixed = smaller, shape, True
+
+    def _write(self, file: IO[bytes], picture: NDArray[np.uint8]) -> None:
+        end = file.tell()
+        if end // cache.BLOCK != (end + picture.size) // cache.BLOCK and not cache.has_room(2 * end):
+            raise DataError(
+                f"{self.path}: no room for the decoded pictures in {cache.folder()}: "
+                "choose a smaller size, or another folder with NABI_CACHE"
+            )
+        file.write(picture.tobytes())
+
+    @staticmethod
+    def _new_file() -> IO[bytes]:
+        try:
+            place = str(cache.private_folder("pictures"))
+        except OSError:
+            place = None
+        return tempfile.SpooledTemporaryFile(256 << 20, dir=place)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What became of one member: a picture, a problem, or (neither) a folder."""
+
+    name: str
+    problem: str = ""
+    picture: NDArray[np.uint8] | None = None
+    native: Size = (0, 0)
+    key: int = 0
+    grey: bool = False
+
+
+def _look_at(member: Member, size: Size | None) -> _Found:
+    if member.is_folder or member.problem:
+        return _Found(member.name, member.problem)
+    try:
+        picture = decode(member.read(), member.name)
+    except DataError as error:
+        return _Found(member.name, str(error).removeprefix(f"{member.name}: "))
+    native = (picture.shape[0], picture.shape[1])
+    key, grey = content_key(picture), is_grey(picture)
+    return _Found(member.name, "", picture if size is None else fit(picture, size), native, key, grey)
+
+
+def _decoded(path: Path, listing: list[Member] | None, size: Size | None, progress: Progress | None) -> _Pictures:
+    """Decode everything; once more without the files outside class folders if only they have another size."""
+    pictures = _decode_all(path, listing, size, progress, lambda name: True)
+    if size is None and pictures.fixed:
+        place = layout([*pictures.folders, *pictures.names]).place
+        shapes = {
+            native for name, native in zip(pictures.names, pictures.natives, strict=True) if place(name) is not None
+        }
+        if len(shapes) == 1:
+            pictures.file.close()
+            return _decode_all(path, listing, size, progress, lambda name: place(name) is not None)
+    return pictures
+
+
+def _decode_all(
+    path: Path,
+    listing: list[Member] | None,
+    size: Size | None,
+    progress: Progress | None,
+    wanted: Callable[[str], bool],
+) -> _Pictures:
+    report = _throttled(progress)
+    found = members(path, wanted, report) if listing is None else iter(listing)
+    looked_at = threads.map_in_order(
+        lambda member: _look_at(member, size) if wanted(member.name) else _Found(member.name, _OUTSIDE), found
+    )
+    pictures = _Pictures(path, size)
+    try:
+        for done, result in enumerate(looked_at, 1):
+            pictures.add(result)
+            if listing is not None:
+                report(done, len(listing))
+    except BaseException:
+        pictures.file.close()
+        raise
+    return pictures
+
+
+def _throttled(progress: Progress | None) -> Progress:
+    """Report a thousand times at most: a callback may well redraw a terminal."""
+    last = -1
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        step = 1000 * done // max(total, 1)
+        if progress is not None and step != last:
+            last = step
+            progress(done, total)
+
+    return report
+
+
+def _describe(path: Path, name: str, pictures: _Pictures) -> tuple[dict[str, Any], list[int]]:
+    """What the cache keeps beside the pixels, and the pictures' final order: split, class, name."""
+    skipped = list(pictures.skipped)
+    try:
+        found = layout([*pictures.folders, *pictures.names, *(file for file, _ in skipped)])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    places = [found.place(file) for file in pictures.names]
+    skipped += [(file, _OUTSIDE) for file, place in zip(pictures.names, places, strict=True) if place is None]
+    if all(place is None for place in places):
+        first = f", the first of {len(skipped)} skipped files is {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise DataError(f"{path}: no picture in any class folder{first}")
+    placed = sorted(
+        (found.splits.index(place.split), place.label, composed(pictures.names[row]), row)
+        for row, place in enumerate(places)
+        if place is not None
+    )
+    order = [row for *_, row in placed]
+    labels = np.array([found.classes.index(label) for _, label, _, _ in placed], np.int64)
+    counts = Counter(split for split, *_ in placed)
+    about = {
+        "source": str(path),
+        "name": name,
+        "classes": list(found.classes),
+        "splits": {split: counts[number] for number, split in enumerate(found.splits)},
+        "names": [pictures.names[row] for row in order],
+        "labels": cache.pack(labels),
+        "keys": cache.pack(np.array([pictures.keys[row] for row in order], np.uint64)),
+        "skipped": sorted(skipped),
+    }
+    return about, order
+
+
+def _dataset(about: dict[str, Any], images: NDArray[np.uint8]) -> Dataset:
+    labels, keys = cache.unpack(about["labels"], np.int64), cache.unpack(about["keys"], np.uint64)
+    splits, start = {}, 0
+    for split, count in about["splits"].items():
+        part = slice(start, start + count)
+        splits[split] = Split(images[part], labels[part], about["names"][part], keys[part])
+        start += count
+    return Dataset(
+        about["name"],
+        tuple(about["classes"]),
+        splits["train"],
+        splits.get("test"),
+        splits.get("validation"),
+        [(file, reason) for file, reason in about["skipped"]],
+    )
+
+
+def _in_memory(path: Path, shape: tuple[int, ...], blocks: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    try:
+        images = np.empty(shape, np.uint8)
+    except MemoryError:
+        raise DataError(f"{path}: the decoded pictures fit neither in memory nor in the cache") from None
+    start = 0
+    for block in blocks:
+        images[start : start + len(block)] = block
+        start += len(block)
+    return images
+
+
+def _cache_key(path: Path, listing: list[Member] | None, size: Size | None) -> str:
+    from PIL import __version__ as pillow
+
+    real = path.resolve()
+    if listing is None:
+        status = real.stat()
+        files: list[Any] = [status.st_size, status.st_mtime_ns]
+    else:
+        files = [[member.name, member.size, member.modified, member.problem] for member in listing]
+    return cache.key(FORMAT, pillow, str(real), size, files)

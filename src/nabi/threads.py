@@ -1,0 +1,131 @@
+"""The one thread pool of the process, and the one setting that governs it.
+
+Everything in nabi that works in parallel (decoding pictures, running kernels) hands its blocks to this pool, so that
+two layers never fight over the cores. The number of threads is, in this order: what :func:`set_count` was given, the
+environment variable ``NABI_THREADS``, the number of cores that this process may use.
+
+How work is cut into blocks must never depend on :func:`count`: results are the same bits for 1 and for 64 threads.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from nabi.errors import SettingError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_lock = threading.Lock()
+_chosen: int | None = None
+_pool: ThreadPoolExecutor | None = None
+_pool_size = 0
+_here = threading.local()
+
+
+def count() -> int:
+    """How many threads work at once.
+
+    Raises
+    ------
+    SettingError
+        If ``NABI_THREADS`` is set to something that is not a positive whole number.
+    """
+    if _chosen is not None:
+        return _chosen
+    given = os.environ.get("NABI_THREADS", "").strip()
+    if given:
+        if not (given.isascii() and given.isdigit() and int(given) >= 1):
+            raise SettingError(f"NABI_THREADS is {given!r}: it must be a whole number, 1 or more")
+        return int(given)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def set_count(number: int | None) -> None:
+    """Choose how many threads work at once; ``None`` goes back to the default.
+
+    Raises
+    ------
+    SettingError
+        If ``number`` is not a positive whole number.
+
+    Examples
+    --------
+    >>> set_count(2)
+    >>> count()
+    2
+    >>> set_count(None)
+    """
+    global _chosen
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+        raise SettingError(f"threads is {number!r}: it must be a whole number, 1 or more")
+    _chosen = number
+
+
+def pool() -> ThreadPoolExecutor:
+    """The pool, with :func:`count` threads; made when it is first needed and when the count has changed."""
+    global _pool, _pool_size
+    wanted = count()
+    with _lock:
+        if _pool is None or _pool_size != wanted:
+            if _pool is not None:
+                _pool.shutdown(wait=False)  # what it has begun, it finishes
+            _pool = ThreadPoolExecutor(wanted, thread_name_prefix="nabi", initializer=_mark_worker)
+            _pool_size = wanted
+        return _pool
+
+
+def map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int | None = None
+) -> Iterator[Result]:
+    """Apply ``function`` to every item on the pool and yield the results in the items' order.
+
+    Items are taken lazily, at most ``ahead`` (default: four for each thread) before the result that is awaited, so
+    that any number of them passes through a bounded amount of memory. Called from a thread of the pool itself it
+    works in that thread: a worker that waited for other workers could wait for ever.
+
+    Raises
+    ------
+    Exception
+        What ``function`` raises, at the item where it was raised; what has not begun by then is dropped.
+
+    Examples
+    --------
+    >>> list(map_in_order(abs, [-3, 2, -1]))
+    [3, 2, 1]
+    """
+    if getattr(_here, "is_worker", False) or count() == 1:
+        yield from map(function, items)
+        return
+    window = max(1, 4 * count() if ahead is None else ahead)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool().submit(function, item))
+            if len(waiting) >= window:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _mark_worker() -> None:
+    _here.is_worker = True
+
+
+def _forget_pool() -> None:
+    """A forked child has the pool's object but none of its threads."""
+    global _pool, _lock
+    _pool = None
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
