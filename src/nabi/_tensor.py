@@ -353,8 +353,10 @@ class Eager:
             operation.checker(*arguments, **settings)
         try:
             value = operation.forward(namespace.numpy, *values, **settings)
-        except ValueError as error:
+        except (ValueError, IndexError) as error:
             infer(operation, [a.spec for a in arguments], settings)  # says it in our words
+            if isinstance(error, IndexError):  # a value was at fault, not a shape
+                raise IndexError(f"{operation.name}: {error}") from None
             raise explain(operation, arguments, error) from None
         wanted = wanted and stack.remember and operation.differentiable
         if type(value) is tuple:

@@ -73,6 +73,8 @@ def pull_back(
             if rule is None:
                 raise GraphError(f"{describe(node)} declares no gradient for its argument {index}")
             flow = rule(xp, g, y, *values, **node.settings) if node.settings else rule(xp, g, y, *values)
+            if flow is None:
+                continue
             if flow.shape != source.shape:
                 flow = _sum_to(xp, flow, source.shape)
             key = id(source)

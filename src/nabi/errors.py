@@ -6,6 +6,7 @@
     ├── ShapeError             (ValueError)    shapes that do not go together
     ├── DTypeError             (TypeError)     a dtype that the operation does not take
     ├── GraphError             (RuntimeError)  a graph that is not well formed, or cannot be differentiated
+    ├── GradientError          (AssertionError)  a gradient that differs from central differences
     ├── CompileError           (TypeError)     a compiled function asked for what only a value can tell
     ├── NonFiniteError         (ArithmeticError)  training met an infinity or a NaN
     ├── SettingError           (ValueError)    an option with a value it cannot have
@@ -35,6 +36,10 @@ class DTypeError(NabiError, TypeError):
 
 class GraphError(NabiError, RuntimeError):
     """A graph that is not well formed, or that cannot be differentiated; the message names the node."""
+
+
+class GradientError(NabiError, AssertionError):
+    """A gradient that differs from central differences; the message names the worst entry."""
 
 
 class CompileError(NabiError, TypeError):

@@ -173,7 +173,7 @@ class Operation:
         """Declare the vector-Jacobian product for one argument or several.
 
         Each rule is ``rule(xp, g, y, *arrays, **settings)``: from ``g``, the gradient on the output ``y``, to the
-        gradient on that argument. Where the output is a tuple, so is ``g``, with None for parts nothing flows into.
+        gradient on that argument, or None where nothing flows into it. Where the output is a tuple, so is ``g``, with None for parts nothing flows into.
         Where an argument was broadcast, the rule answers in the broadcast shape: the walk sums it back.
 
         One line fits into a keyword, ``multiply.vjp(x=lambda xp, g, z, x, y: g * y)``; what needs more is decorated,
@@ -271,6 +271,6 @@ operations = _Operations()
 
 
 def _hashable(value: Any) -> Any:
-    if isinstance(value, list | tuple):
+    if type(value) in (list, tuple):
         return tuple(_hashable(item) for item in value)
     return value

@@ -14,7 +14,7 @@ FUNCTIONS = frozenset(
 )
 """The functions that a scalar expression may call; every other operation is written out in these."""
 
-_SYMBOLS = {
+_SYMBOLS = {  # each with its precedence in Python
     "add": ("+", 4),
     "subtract": ("-", 4),
     "multiply": ("*", 5),
@@ -22,14 +22,14 @@ _SYMBOLS = {
     "floor_divide": ("//", 5),
     "remainder": ("%", 5),
     "pow": ("**", 7),
-    "less": ("<", 3),
-    "less_equal": ("<=", 3),
-    "greater": (">", 3),
-    "greater_equal": (">=", 3),
-    "equal": ("==", 3),
-    "not_equal": ("!=", 3),
-    "logical_and": ("&", 2),
-    "logical_or": ("|", 1),
+    "less": ("<", 1),
+    "less_equal": ("<=", 1),
+    "greater": (">", 1),
+    "greater_equal": (">=", 1),
+    "equal": ("==", 1),
+    "not_equal": ("!=", 1),
+    "logical_and": ("&", 3),
+    "logical_or": ("|", 2),
 }
 _ATOM = 9
 
@@ -79,7 +79,7 @@ class _TextNamespace:
 
     def astype(self, x: Any, dtype: Any) -> Text:
         if dtype in ("bool", bool):
-            return _join("!=", 3, x, 0)
+            return _join("!=", 1, x, 0)
         return _as_text(x)
 
     def zeros_like(self, x: Any) -> Text:

@@ -1,7 +1,7 @@
 """Elementwise operations: a page of formulas.
 
-Every rule has one signature: ``(xp, g, y, *inputs)``, from the gradient ``g`` on the output ``y`` to the gradient on one
-input. Inputs that were broadcast are summed back to their shape by the walk, not here.
+Every rule has one signature: ``(xp, g, y, *inputs)``, from the gradient ``g`` on the output ``y`` to the gradient on
+one input. Inputs that were broadcast are summed back to their shape by the walk, not here.
 """
 
 import math

@@ -310,10 +310,16 @@ def max_pool2d_pick(xp: Any, h: Any, x: Any, *, kernel_size: Pair, stride: Pair 
 
 max_pool2d_pick.example(real(2, 4, 6, 3), real(2, 4, 6, 3), kernel_size=2, stride=None, padding=0)
 
-# Between steps the choice of the largest is constant, so nothing flows back through x.
+# The choice of the largest is constant between steps, so nothing flows back through it.
 max_pool2d.vjp(x=lambda xp, g, y, x, **how: xp.max_pool2d_gradient(g, x, **how))
-max_pool2d_gradient.vjp(g=lambda xp, h, y, g, x, **how: xp.max_pool2d_pick(h, x, **how))
-max_pool2d_pick.vjp(h=lambda xp, g, y, h, x, **how: xp.max_pool2d_gradient(g, x, **how))
+max_pool2d_gradient.vjp(
+    g=lambda xp, h, y, g, x, **how: xp.max_pool2d_pick(h, x, **how),
+    x=lambda xp, h, y, g, x, **how: None,
+)
+max_pool2d_pick.vjp(
+    h=lambda xp, g, y, h, x, **how: xp.max_pool2d_gradient(g, x, **how),
+    x=lambda xp, g, y, h, x, **how: None,
+)
 
 
 @operation("window", floating=True)

@@ -1,0 +1,192 @@
+"""Every operation, enumerated from the registry: shapes, gradients to second order, compiled, written as text."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from operation_inputs import EXAMPLES, OPERATIONS, arrays, calls
+
+import nabi
+from nabi.graph import namespace, text
+from nabi.graph.operation import Operation
+from nabi.graph.shapes import Spec, infer
+
+examples = pytest.mark.parametrize(
+    ("operation", "example"), [pytest.param(o, e, id=name) for o, e, name in EXAMPLES]
+)
+operations = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.name)
+LINEAR = 1e-9  # rounding alone separates two ways to add the same float64 products
+
+
+def outputs(result: Any) -> tuple[Any, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def directly(operation: Operation, values: list[Any], how: dict[str, Any]) -> tuple[Any, ...]:
+    """What the formula gives over NumPy, with nothing of the graph in between."""
+    with np.errstate(all="ignore"):
+        return outputs(operation.forward(namespace.numpy, *values, **{**operation.defaults, **how}))
+
+
+@operations
+def test_declaration(operation: Operation) -> None:
+    assert operation.examples, "an operation is declared with an example"
+    assert " = " in operation.mathematics or " ~ " in operation.mathematics
+    assert operation.mathematics == operation.mathematics.strip()
+    if operation.differentiable and operation.kind != "composite":
+        for i, held in enumerate(operation.holds):
+            if held is None:
+                assert operation.rule(i) is not None, f"no gradient for {operation.arrays[i]}"
+
+
+@examples
+def test_example_gives_what_the_formula_gives(operation: Operation, example: Any) -> None:
+    values = arrays(example)
+    result = outputs(operation(*[nabi.tensor(v) for v in values], **example.settings))
+    for got, wanted in zip(result, directly(operation, values, example.settings), strict=True):
+        np.testing.assert_array_equal(got.numpy(), wanted)
+
+
+@operations
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_shapes_agree_with_numpy(operation: Operation, data: Any) -> None:
+    values, how = data.draw(calls(operation))
+    complete = operation.complete(how)
+    specs = outputs(infer(operation, [Spec(v.shape, v.dtype) for v in values], complete))
+    for spec, value in zip(specs, directly(operation, values, how), strict=True):
+        assert spec.shape == np.shape(value)
+        if operation.kind != "creation":
+            assert spec.dtype == value.dtype
+
+
+differentiable = pytest.mark.parametrize(
+    "operation", [o for o in OPERATIONS if o.differentiable], ids=lambda o: o.name
+)
+
+
+@differentiable
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_gradients_to_second_order(operation: Operation, data: Any) -> None:
+    values, how = data.draw(calls(operation))
+    nabi.check_gradients(lambda *args: operation(*args, **how), *values, tolerance=2e-6)
+
+
+@examples
+def test_compiled_equals_eager(operation: Operation, example: Any) -> None:
+    """Values and gradients, bit for bit."""
+    values = [nabi.tensor(v) for v in arrays(example, dtype=np.float32)]
+    floats = [i for i, v in enumerate(values) if v.dtype.kind == "f"]
+
+    def both(*args: Any) -> Any:
+        result = outputs(operation(*args, **example.settings))
+        smooth = [r for r in result if r.dtype.kind == "f"]
+        if not (operation.differentiable and floats and smooth):
+            return list(result), []
+
+        def total(given: list[Any]) -> Any:
+            changed = list(args)
+            for place, i in enumerate(floats):
+                changed[i] = given[place]
+            parts = outputs(operation(*changed, **example.settings))
+            return sum((nabi.ops.sum(nabi.ops.sin(p)) for p in parts), start=nabi.tensor(0.0))
+
+        return list(result), nabi.grad(total)([args[i] for i in floats])
+
+    eager, compiled = both(*values), nabi.compile(both, engine="reference")(*values)
+    for a, b in zip([*eager[0], *eager[1]], [*compiled[0], *compiled[1]], strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+FUNCTIONS = {name: getattr(np, name) for name in text.FUNCTIONS if name != "erf"} | {"erf": namespace.numpy.erf}
+
+
+@pytest.mark.parametrize(
+    "operation", [o for o in OPERATIONS if o.kind == "elementwise" and o.name != "astype"], ids=lambda o: o.name
+)
+def test_text_of_an_elementwise_formula_computes_it(operation: Operation) -> None:
+    """Forward and rules, written down as scalar expressions, give what the formulas give."""
+    example = operation.examples[0]
+    values = dict(zip(operation.arrays, arrays(example), strict=True))
+    how = operation.complete(example.settings)
+    names = [text.Text(name) for name in operation.arrays]
+    wanted = operation.forward(namespace.numpy, *values.values(), **how)
+    source = str(operation.forward(text.text, *names, **how))
+    np.testing.assert_allclose(eval(source, dict(FUNCTIONS), dict(values)), wanted, rtol=1e-14)
+    for i in operation.rules:
+        rule = operation.rules[i]
+        g = np.full(np.shape(wanted), 0.7)
+        known = {**values, "upstream": g, "output": wanted}
+        source = str(rule(text.text, text.Text("upstream"), text.Text("output"), *names, **how))
+        found = eval(source, dict(FUNCTIONS), known)
+        expected = rule(namespace.numpy, g, wanted, *values.values(), **how)
+        np.testing.assert_allclose(np.broadcast_to(found, np.shape(expected)), expected, rtol=1e-14)
+
+
+def test_numbers_are_weak_and_integers_become_float32() -> None:
+    i, f, d = nabi.tensor([1, 2]), nabi.tensor([1.0, 2.0]), nabi.tensor(np.array([1.0, 2.0]))
+    assert (i.dtype, f.dtype, d.dtype) == (np.int64, np.float32, np.float64)
+    assert (i + 1).dtype == np.int64
+    assert (i + 1.5).dtype == np.float32
+    assert (i / 2).dtype == np.float32
+    assert (i + f).dtype == np.float32
+    assert (f + d).dtype == np.float64
+    assert (f + 1.5).dtype == np.float32
+    assert nabi.ops.exp(i).dtype == np.float32
+    assert (f > 1).dtype == np.bool_
+    assert (nabi.tensor(np.array([True])) + 1).dtype == np.int64
+    assert (nabi.tensor(np.array([3], np.uint8)) + i).dtype == np.int64
+    assert (1 - nabi.tensor(np.array([3], np.uint8))).dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t, o: t(2, 3) + t(4), r"add: the shapes do not broadcast together: x \(2, 3\) and y \(4,\)"),
+        (lambda t, o: t(2, 3) @ t(4, 2), r"matmul: .*: x \(2, 3\) and y \(4, 2\)"),
+        (lambda t, o: o.conv2d(t(1, 5, 5, 3), t(3, 3, 2, 4)), r"conv2d: x \(1, 5, 5, 3\) has 3 channels, but weight "),
+        (lambda t, o: o.conv2d(t(1, 2, 2, 3), t(3, 3, 3, 4)), r"conv2d: .*\(3, 3\) does not fit into x \(1, 2, 2, 3\)"),
+        (lambda t, o: o.max_pool2d(t(5, 5), kernel_size=2), r"max_pool2d: x is \(N, H, W, C\), not \(5, 5\)"),
+        (lambda t, o: o.reshape(t(2, 3), (4, 2)), r"reshape: 6 elements do not fill the shape \(4, 2\): x \(2, 3\)"),
+        (lambda t, o: o.concat([t(2, 3), t(2, 4)], axis=0), r"concat: .*arrays\[0\] \(2, 3\) and arrays\[1\] \(2, 4\)"),
+        (lambda t, o: o.sum(t(2, 3), axis=2), r"sum: axis 2 is outside an array of 2 axes: x \(2, 3\)"),
+        (lambda t, o: t(2, 3)[5], r"getitem: index 5 is outside axis 0 of x of shape \(2, 3\)"),
+        (lambda t, o: o.batch_norm(t(2, 3), t(2), t(3)), r"batch_norm: weight \(2,\) and bias \(3,\)"),
+        (lambda t, o: o.max(t(0, 3), axis=0), r"max: the largest or smallest of no elements, along axis 0: x \(0, 3\)"),
+    ],
+)  # fmt: skip
+def test_shape_errors_name_operation_argument_and_shapes(call: Any, message: str) -> None:
+    make = lambda *shape: nabi.tensor(np.zeros(shape, np.float32))
+    with pytest.raises(nabi.errors.ShapeError, match=message):
+        call(make, nabi.ops)
+
+
+def test_boolean_mask_is_refused() -> None:
+    x = nabi.tensor([1.0, -1.0])
+    with pytest.raises(nabi.errors.ShapeError, match="where"):
+        x[x > 0]
+
+
+def test_ties() -> None:
+    """max shares equally, max-pooling takes the first, relu'(0) = 0."""
+    assert nabi.grad(lambda x: nabi.ops.max(x))(nabi.tensor([2.0, 2.0, 1.0])).numpy().tolist() == [0.5, 0.5, 0.0]
+    assert float(nabi.grad(nabi.ops.relu)(0.0)) == 0.0
+    picture = nabi.tensor(np.ones((1, 2, 2, 1), np.float32))
+    g = nabi.grad(lambda x: nabi.ops.sum(nabi.ops.max_pool2d(x, kernel_size=2)))(picture)
+    assert g.numpy().ravel().tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_extreme_inputs_give_finite_activations() -> None:
+    x = nabi.tensor([-1e4, -100.0, 0.0, 100.0, 1e4])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("sigmoid", "tanh", "softplus", "elu", "gelu", "silu", "hard_swish", "log_softmax", "softmax"):
+            operation = getattr(nabi.ops, name)
+            assert np.isfinite(operation(x).numpy()).all(), name
+            g = nabi.grad(lambda x: nabi.ops.sum(operation(x)))(x)  # noqa: B023
+            assert np.isfinite(g.numpy()).all(), name
