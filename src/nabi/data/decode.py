@@ -92,8 +92,8 @@ def fit(picture: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 
 
 def is_grey(picture: NDArray[np.uint8]) -> bool:
-    """Whether the three channels are equal, whatever the file called itself."""
-    return bool((picture[..., :1] == picture[..., 1:]).all())
+    """Whether the three channels are equal, whatever the file called itself; mostly the first row tells."""
+    return all(bool((part[..., :1] == part[..., 1:]).all()) for part in (picture[:1], picture))
 
 
 def grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

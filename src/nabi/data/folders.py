@@ -249,19 +249,36 @@ def _decode_all(
 ) -> _Pictures:
     report = _throttled(progress)
     found = members(path, wanted, report) if listing is None else iter(listing)
-    looked_at = threads.map_in_order(
-        lambda member: _look_at(member, size) if wanted(member.name) else _Found(member.name, _OUTSIDE), found
-    )
-    pictures = _Pictures(path, size)
+
+    def look_at_all(group: list[Member]) -> list[_Found]:
+        return [_look_at(member, size) if wanted(member.name) else _Found(member.name, _OUTSIDE) for member in group]
+
+    pictures, done = _Pictures(path, size), 0
     try:
-        for done, result in enumerate(looked_at, 1):
-            pictures.add(result)
+        for results in threads.map_in_order(look_at_all, _grouped(found)):
+            for result in results:
+                pictures.add(result)
+            done += len(results)
             if listing is not None:
                 report(done, len(listing))
     except BaseException:
         pictures.file.close()
         raise
     return pictures
+
+
+def _grouped(found: Iterator[Member]) -> Iterator[list[Member]]:
+    """Small files together, so that handing them to a thread costs less than decoding them."""
+    group: list[Member] = []
+    size = 0
+    for member in found:
+        group.append(member)
+        size += member.size
+        if len(group) >= 64 or size >= 1 << 18:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _throttled(progress: Progress | None) -> Progress:
@@ -280,11 +297,13 @@ def _throttled(progress: Progress | None) -> Progress:
 
 def _describe(path: Path, name: str, pictures: _Pictures) -> tuple[dict[str, Any], list[int]]:
     """What the cache keeps beside the pixels, and the pictures' final order: split, class, name."""
-    skipped = list(pictures.skipped)
     try:
-        found = layout([*pictures.folders, *pictures.names, *(file for file, _ in skipped)])
+        found = layout([*pictures.folders, *pictures.names, *(file for file, _ in pictures.skipped)])
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+    skipped = [
+        (file, reason if file.endswith("/") or found.place(file) else _OUTSIDE) for file, reason in pictures.skipped
+    ]
     places = [found.place(file) for file in pictures.names]
     skipped += [(file, _OUTSIDE) for file, place in zip(pictures.names, places, strict=True) if place is None]
     if all(place is None for place in places):
