@@ -1,0 +1,224 @@
+"""One picture: every kind that Pillow gives comes out as a person sees it."""
+
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from made_files import encoded, pixels
+from nabi.data import decode as decoding
+from nabi.data.decode import checked_size, decode, fit, grey
+from nabi.errors import PictureError, SettingError
+
+
+def shown(image, kind="PNG", **options):
+    return decode(encoded(image, kind, **options), "picture")
+
+
+def test_colours_are_as_they_are():
+    picture = pixels(1)
+    result = shown(picture)
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, picture)
+
+
+def test_grey_has_three_equal_channels():
+    picture = pixels(2, channels=1)
+    np.testing.assert_array_equal(shown(picture), picture.repeat(3, axis=2))
+
+
+def test_one_bit():
+    picture = np.array([[0, 255], [255, 255], [0, 0]], np.uint8)[..., None]
+    np.testing.assert_array_equal(shown(Image.fromarray(picture[..., 0]).convert("1")), picture.repeat(3, axis=2))
+
+
+def test_transparency_lies_over_white():
+    rgba = np.array([[[200, 100, 0, 0], [200, 100, 0, 255], [200, 100, 0, 51]]], np.uint8)
+    expected = np.array([[[255, 255, 255], [200, 100, 0], [244, 224, 204]]], int)  # 255 + (x - 255) * alpha / 255
+    assert np.abs(shown(Image.fromarray(rgba)).astype(int) - expected).max() <= 1
+
+
+def test_grey_with_transparency():
+    picture = np.array([[[10, 255], [10, 0]]], np.uint8)
+    np.testing.assert_array_equal(shown(Image.fromarray(picture, "LA"))[0, :, 0], [10, 255])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_palette_with_a_transparent_colour(kind):
+    image = Image.new("P", (3, 1))
+    image.putpalette([250, 0, 0, 0, 250, 0, 0, 0, 250])
+    image.putdata([0, 1, 2])
+    result = shown(image, kind, transparency=1)
+    np.testing.assert_array_equal(result, [[[250, 0, 0], [255, 255, 255], [0, 0, 250]]])
+
+
+def test_palette_with_an_alpha_for_each_colour():
+    image = Image.new("P", (2, 1))
+    image.putpalette([250, 0, 0, 0, 250, 0])
+    image.putdata([0, 1])
+    np.testing.assert_array_equal(shown(image, transparency=bytes([0, 255])), [[[255, 255, 255], [0, 250, 0]]])
+
+
+def test_colours_with_a_transparent_one():
+    picture = np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)
+    np.testing.assert_array_equal(shown(picture, transparency=(1, 2, 3)), [[[255, 255, 255], [4, 5, 6]]])
+
+
+def test_cmyk_is_converted():
+    image = Image.new("CMYK", (8, 8), (255, 0, 0, 0))  # cyan
+    result = decode(encoded(image, "JPEG", quality=95), "cyan")
+    assert np.abs(result.astype(int) - [0, 255, 255]).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled_to_eight(kind):
+    values = np.array([[0, 128, 129, 257, 32768, 65535]], np.uint16)
+    result = shown(Image.fromarray(values), kind)
+    np.testing.assert_array_equal(result[0, :, 0], [0, 0, 1, 1, 128, 255])
+
+
+def test_sixteen_bits_with_a_transparent_value():
+    image = Image.fromarray(np.array([[1000, 65535, 2000]], np.uint16))
+    np.testing.assert_array_equal(shown(image, transparency=1000)[0, :, 0], [255, 255, 8])
+
+
+@given(value=st.integers(0, 65535))
+def test_sixteen_bits_round_to_the_nearest(value):
+    result = shown(Image.fromarray(np.full((1, 1), value, np.uint16)))
+    assert abs(int(result[0, 0, 0]) - value / 257) <= 0.5
+
+
+@pytest.mark.parametrize("values", [np.full((2, 2), 0.5, np.float32), np.full((2, 2), 70000, np.int32)])
+def test_values_without_a_known_range_are_refused(values):
+    with pytest.raises(PictureError, match=r"^odd: "):
+        decode(encoded(Image.fromarray(values), "TIFF"), "odd")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_cameras_orientation_is_applied(orientation):
+    upright = np.zeros((16, 24, 3), np.uint8)
+    upright[:8, :8], upright[:8, 16:], upright[8:, :8] = [255, 0, 0], [0, 255, 0], [0, 0, 255]
+    # what the sensor saw, by the EXIF standard: row 0 and column 0 of it lie at these sides of the upright picture
+    seen = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: upright.transpose(1, 0, 2)[::-1],
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: upright.transpose(1, 0, 2)[:, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[274] = orientation
+    for kind, options in (("JPEG", {"quality": 100, "subsampling": 0}), ("PNG", {}), ("TIFF", {})):
+        result = shown(np.ascontiguousarray(seen), kind, exif=exif, **options)
+        assert result.shape == upright.shape
+        assert np.abs(result.astype(int) - upright).max() <= 3, kind
+
+
+def test_damaged_exif_leaves_the_pixels():
+    content = encoded(pixels(3, 16, 16), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert decode(content, "picture").shape == (16, 16, 3)
+
+
+def test_an_animation_gives_its_first_frame():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode(content, "animation")[0, 0], [255, 0, 0])
+
+
+@pytest.mark.parametrize("kind", ["BMP", "PPM", "TIFF", "PNG"])
+def test_lossless_formats(kind):
+    np.testing.assert_array_equal(shown(pixels(4), kind), pixels(4))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\x89PNG\r\n\x1a\n", b"GIF89a"],
+)
+def test_what_is_no_picture_is_refused_by_name(content):
+    with pytest.raises(PictureError, match=r"^pets/x\.png: [^\n]+$"):
+        decode(content, "pets/x.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+def test_a_picture_cut_short_is_refused(kind):
+    content = encoded(pixels(5, 64, 64), kind)
+    with pytest.raises(PictureError, match="half"):
+        decode(content[: len(content) // 2], "half")
+
+
+def bomb(width, height):
+    """A PNG of a few hundred bytes that claims to be large."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("sides", [(20_000, 5_001), (12_000, 12_000), (100_000, 100_000), (2**31 - 1, 2**31 - 1)])
+def test_a_bomb_is_refused_without_a_warning(sides):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with pytest.raises(PictureError, match="bomb"):
+            decode(bomb(*sides), "bomb")
+    assert seen == []
+
+
+def test_formats_that_start_programs_are_not_opened():
+    assert "EPS" not in decoding._formats()
+    assert {"JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM"} <= set(decoding._formats())
+
+
+def test_fit_leaves_the_right_size_alone():
+    picture = pixels(6, 5, 9)
+    np.testing.assert_array_equal(fit(picture, (5, 9)), picture)
+
+
+def test_fit_crops_the_centre():
+    picture = np.zeros((10, 30, 3), np.uint8)
+    picture[:, 10:20] = 200
+    assert (fit(picture, (10, 10)) == 200).all()
+    assert (fit(picture.transpose(1, 0, 2), (10, 10)) == 200).all()
+
+
+def test_fit_averages_what_it_makes_smaller():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.abs(fit(stripes, (8, 8)).astype(int) - 128).max() <= 12  # without antialiasing: 0 or 255
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
+def test_fit_always_gives_the_size(height, width, to_height, to_width):
+    flat = np.full((height, width, 3), 77, np.uint8)
+    result = fit(flat, (to_height, to_width))
+    assert result.shape == (to_height, to_width, 3)
+    assert (result == 77).all()
+
+
+def test_grey_of_grey_is_exact_and_of_colours_is_their_luma():
+    exact = pixels(7, channels=1)
+    np.testing.assert_array_equal(grey(exact.repeat(3, axis=2)), exact)
+    luma = pixels(8) @ np.array([0.299, 0.587, 0.114])
+    assert grey(pixels(8)).shape == (6, 7, 1)
+    assert np.abs(grey(pixels(8))[..., 0] - luma).max() <= 1
+
+
+def test_checked_size():
+    assert checked_size(None) is None
+    assert checked_size(np.int64(5)) == (5, 5)
+    assert checked_size((4, 6)) == (4, 6)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "32", (1, 2, 3), (0, 4), True, 10**6, [3, 3]])
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(SettingError, match="size is"):
+        checked_size(size)

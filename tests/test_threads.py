@@ -1,0 +1,88 @@
+"""The pool: order, laziness, errors, and that it cannot lock itself up."""
+
+import threading
+
+import pytest
+
+from nabi import threads
+from nabi.errors import SettingError
+
+
+@pytest.fixture(params=[1, 3])
+def _some_threads(request):
+    threads.set_count(request.param)
+    yield
+    threads.set_count(None)
+
+
+@pytest.mark.usefixtures("_some_threads")
+class TestMapInOrder:
+    def test_results_come_in_the_order_of_the_items(self):
+        gates = [threading.Event() for _ in range(2)]
+
+        def work(item):
+            if threads.count() > 1 and item < 2:  # the first waits until the second is done
+                if item == 0:
+                    assert gates[1].wait(10)
+                gates[item].set()
+            return item * item
+
+        assert list(threads.map_in_order(work, range(50))) == [item * item for item in range(50)]
+
+    def test_takes_few_items_ahead_of_an_endless_stream(self):
+        taken = 0
+
+        def endless():
+            nonlocal taken
+            while True:
+                taken += 1
+                yield taken
+
+        results = threads.map_in_order(lambda item: item, endless(), ahead=5)
+        assert [next(results) for _ in range(10)] == list(range(1, 11))
+        results.close()
+        assert taken <= 16
+
+    def test_an_error_comes_out_at_its_item(self):
+        results = threads.map_in_order(lambda item: 1 // (item - 3), range(10))
+        assert [next(results) for _ in range(3)] == [-1, -1, -1]
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+
+    def test_inside_a_worker_it_does_not_wait_for_workers(self):
+        def outer(item):
+            return sum(threads.map_in_order(lambda inner: inner + item, range(20)))
+
+        assert list(threads.map_in_order(outer, range(20))) == [190 + 20 * item for item in range(20)]
+
+
+def test_the_pool_has_as_many_threads_as_were_chosen():
+    threads.set_count(3)
+    try:
+        barrier = threading.Barrier(3)
+        futures = [threads.pool().submit(barrier.wait, 10) for _ in range(3)]
+        assert sorted(future.result() for future in futures) == [0, 1, 2]
+    finally:
+        threads.set_count(None)
+
+
+def test_the_environment_sets_the_count(monkeypatch):
+    monkeypatch.setenv("NABI_THREADS", "7")
+    assert threads.count() == 7
+    threads.set_count(2)
+    assert threads.count() == 2
+    threads.set_count(None)
+    assert threads.count() == 7
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", "٣"])
+def test_a_count_that_is_none_is_refused(monkeypatch, given):
+    monkeypatch.setenv("NABI_THREADS", given)
+    with pytest.raises(SettingError, match="NABI_THREADS"):
+        threads.count()
+
+
+@pytest.mark.parametrize("given", [0, -2, 1.5, True, "2"])
+def test_set_count_refuses_what_is_no_count(given):
+    with pytest.raises(SettingError, match="threads"):
+        threads.set_count(given)
