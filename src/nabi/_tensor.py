@@ -10,7 +10,7 @@ from nabi import ops
 from nabi.errors import CompileError, DTypeError, GraphError, ShapeError
 from nabi.graph import namespace
 from nabi.graph.interpreter import scope, set_base, stack
-from nabi.graph.node import Node
+from nabi.graph.node import Node, numbers
 from nabi.graph.operation import AsIs, Integer, Operation, operations
 from nabi.graph.shapes import Axis, explain, infer
 
@@ -52,6 +52,7 @@ class Tensor(Node):
         self.requires_grad = requires_grad
         self.name = name
         self.scopes = stack.scopes
+        self.serial = next(numbers)
         self.grad: Tensor | None = None
 
     @property
@@ -325,26 +326,26 @@ class Eager:
     def apply(self, operation: Operation, arguments: tuple[Any, ...], settings: dict[str, Any]) -> Any:
         if operation.composite:
             return self._composite(operation, arguments, settings)
-        dtype = None
-        wanted = False
-        values = []
-        for argument in arguments:  # the fast path: tensors of one dtype, nothing to promote
+        dtype, wanted, values = None, False, []
+        for argument in arguments:  # in one pass where there is nothing to promote: small graphs spend their time here
             if type(argument) is not Tensor:
-                break
+                if type(argument) is not float or len(values) != 1 or len(arguments) != 2 or dtype.kind != "f":
+                    break
+                argument = Tensor(dtype.type(argument))  # a number beside floats: x * 0.5
+                arguments = (arguments[0], argument)
             value = argument.value
             if dtype is None:
                 dtype = value.dtype
             elif value.dtype != dtype:
                 break
-            wanted = wanted or argument.requires_grad
+            if argument.requires_grad:
+                wanted = True
             values.append(value)
         if (
-            len(values) != len(arguments)
-            or not values
+            dtype is None
+            or len(values) != len(arguments)
             or not operation.plain
-            or (
-                operation.floating and dtype.kind != "f"  # type: ignore[union-attr]
-            )
+            or (operation.floating and dtype.kind != "f")
         ):
             arguments = tuple(coerce(operation, arguments, self.lift))
             values = [a.value for a in arguments]
@@ -352,13 +353,13 @@ class Eager:
         if operation.checker is not None:
             operation.checker(*arguments, **settings)
         try:
-            value = operation.forward(namespace.numpy, *values, **settings)
+            value = operation.forward(_numpy, *values, **settings) if settings else operation.forward(_numpy, *values)
         except (ValueError, IndexError) as error:
             infer(operation, [a.spec for a in arguments], settings)  # says it in our words
             if isinstance(error, IndexError):  # a value was at fault, not a shape
                 raise IndexError(f"{operation.name}: {error}") from None
             raise explain(operation, arguments, error) from None
-        wanted = wanted and stack.remember and operation.differentiable
+        wanted = wanted and operation.differentiable and stack.remember
         if type(value) is tuple:
             return Tensor(value, operation, arguments, settings, wanted).parts()
         if wanted:
@@ -376,7 +377,7 @@ class Eager:
         """A tensor of an argument that is none yet."""
         if isinstance(argument, Tensor):
             return argument
-        if isinstance(argument, int | float) and dtype is not None:
+        if dtype is not None and isinstance(argument, (int, float)):  # noqa: UP038 (a union is made anew each time)
             return Tensor(dtype.type(argument))
         return tensor(argument)
 
@@ -393,9 +394,23 @@ class Eager:
         target.value = new.value
 
 
+_numpy = namespace.numpy
+
 part = Operation(lambda xp, x, *, index: x[index], "projection", False, True)
 part.name = "part"
 part.mathematics = "y = one part of a tuple"
 
 eager = Eager()
 set_base(eager)
+
+
+def _direct(operation: Operation) -> Any:
+    none: dict[str, Any] = {}
+    return lambda x, y: stack.top.apply(operation, (x, y), none)  # type: ignore[union-attr]
+
+
+# The commonest operators go straight to the interpreter: small graphs spend their time on the way there.
+Tensor.__add__ = Tensor.__radd__ = _direct(operations.add)  # type: ignore[method-assign]
+Tensor.__mul__ = Tensor.__rmul__ = _direct(operations.multiply)  # type: ignore[method-assign]
+Tensor.__sub__ = _direct(operations.subtract)  # type: ignore[method-assign]
+Tensor.__truediv__ = _direct(operations.divide)  # type: ignore[method-assign]

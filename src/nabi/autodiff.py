@@ -6,7 +6,9 @@ Walther, "Evaluating Derivatives" (2008), chapter 3.
 """
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,12 @@ from nabi.graph.operation import operations
 
 
 def pull_back(
-    root: Node, g: Any, xp: Any, read: Callable[[Any], Any], wanted: set[int] | None = None, past: bool = True
-) -> dict[int, Any]:
+    root: Node, g: Any, xp: Any, read: Callable[[Any], Any], wanted: Sequence[Node] | None = None, past: bool = True
+) -> list[tuple[Any, Any]]:
     """Carry the gradient ``g`` on ``root`` back through the graph.
+
+    Nodes are numbered as they are made, so the one made last among those with a gradient has all of it: nothing that
+    was made before can add to it.
 
     Parameters
     ----------
@@ -34,54 +39,69 @@ def pull_back(
         What the rules compute with.
     read : callable
         What the rules see of a node: its value, or the node itself.
-    wanted : set of int, optional
-        The ids of the nodes whose gradients are asked for; by default, all leaves that require one.
+    wanted : sequence of Node, optional
+        The nodes whose gradients are asked for; by default, all leaves that require one.
     past : bool
         False where no wanted node is made from another, so that the walk may end at them.
 
     Returns
     -------
-    dict of int to array or Tensor
-        The gradient on each wanted node that the root depends on.
+    list of (Node, array or Tensor)
+        The wanted nodes that the root depends on, each with its gradient.
     """
-    order = ancestors((root,), needed=True, stop=frozenset() if past or wanted is None else wanted)
-    leads: set[int] | None = None  # the nodes that depend on a wanted one: only along these is there anything to do
-    if wanted is not None:
-        leads = set()
-        for node in order:
-            if id(node) in wanted or any(id(source) in leads for source in node.inputs):
-                leads.add(id(node))
-    gradients: dict[int, Any] = {id(root): g}
-    for node in reversed(order):
+    ends = {node.serial for node in wanted or ()}
+    leads = None if wanted is None else _leading_to(ends, root, past)
+    if not root.requires_grad or (leads is not None and root.serial not in leads):
+        return []
+    found: list[tuple[Any, Any]] = []
+    nodes, gradients, queue = {root.serial: root}, {root.serial: g}, [-root.serial]
+    while queue:
+        serial = -heappop(queue)
+        node, g = nodes.pop(serial), gradients.pop(serial)
         operation = node.operation
-        if operation is None or id(node) not in gradients or (wanted is not None and not past and id(node) in wanted):
+        if serial in ends or (operation is None and wanted is None):
+            found.append((node, g))
+        if operation is None or (serial in ends and not past):
             continue
-        g = gradients[id(node)] if wanted is not None and id(node) in wanted else gradients.pop(id(node))
-        inputs = node.inputs
+        inputs, settings = node.inputs, node.settings
         if operation.kind == "projection":
             whole = inputs[0]
-            parts = gradients.setdefault(id(whole), [None] * len(read(whole)))
-            place = node.settings["index"]
+            if whole.serial not in nodes:
+                nodes[whole.serial], gradients[whole.serial] = whole, [None] * len(read(whole))
+                heappush(queue, -whole.serial)
+            parts, place = gradients[whole.serial], settings["index"]
             parts[place] = g if parts[place] is None else parts[place] + g
             continue
-        values = [read(source) for source in inputs]
+        values = [*map(read, inputs)]
         y = read(node)
+        rules = operation.rules
         for index, source in enumerate(inputs):
-            if not source.requires_grad or (leads is not None and id(source) not in leads):
+            serial = source.serial
+            if not source.requires_grad or (leads is not None and serial not in leads):
                 continue
-            rule = operation.rules.get(index) or operation.rule(index)
+            rule = rules.get(index) or operation.rule(index)
             if rule is None:
                 raise GraphError(f"{describe(node)} declares no gradient for its argument {index}")
-            flow = rule(xp, g, y, *values, **node.settings) if node.settings else rule(xp, g, y, *values)
+            flow = rule(xp, g, y, *values, **settings) if settings else rule(xp, g, y, *values)
             if flow is None:
                 continue
-            if flow.shape != source.shape:
+            if flow.shape != values[index].shape:
                 flow = _sum_to(xp, flow, source.shape)
-            key = id(source)
-            gradients[key] = gradients[key] + flow if key in gradients else flow
-    if wanted is None:
-        return gradients
-    return {key: gradients[key] for key in wanted if key in gradients}
+            if serial in gradients:
+                gradients[serial] = gradients[serial] + flow
+            else:
+                gradients[serial], nodes[serial] = flow, source
+                heappush(queue, -serial)
+    return found
+
+
+def _leading_to(ends: set[int], root: Node, past: bool) -> set[int]:
+    """The serial numbers of the nodes below the root that are made from one of the ends: where there is work to do."""
+    leads: set[int] = set()
+    for node in ancestors((root,), needed=True, stop=frozenset() if past else ends):
+        if node.serial in ends or any(source.serial in leads for source in node.inputs):
+            leads.add(node.serial)
+    return leads
 
 
 def _sum_to(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
@@ -91,12 +111,9 @@ def _sum_to(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
     return xp.reshape(xp.sum(g, axis=axes) if axes else g, shape)
 
 
-def _value(node: Any) -> Any:
-    return node.value
-
-
-def _parts(node: Any) -> Any:
-    return node.parts()
+_numpy = namespace.numpy
+_value = operator.attrgetter("value")
+_parts = operator.methodcaller("parts")
 
 
 def _start(root: Tensor, what: str) -> None:
@@ -115,12 +132,8 @@ def backward(root: Tensor) -> None:
     _start(root, "backward")
     if not root.requires_grad:
         raise GraphError("backward: nothing that this tensor was made from requires a gradient")
-    found = pull_back(root, root.dtype.type(1), namespace.numpy, _value)
-    leaf: Any
-    for leaf in ancestors((root,), needed=True):
-        if leaf.operation is None and id(leaf) in found:
-            g = found[id(leaf)]
-            leaf.grad = Tensor(np.array(g)[()] if leaf.grad is None else leaf.grad.value + g)
+    for leaf, g in pull_back(root, root.dtype.type(1), _numpy, _value):
+        leaf.grad = Tensor(np.array(g)[()] if leaf.grad is None else leaf.grad.value + g)
 
 
 def gradients(output: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -157,17 +170,14 @@ def _gradients(output: Tensor, inputs: Sequence[Tensor], past: bool) -> list[Ten
     for node in nodes:
         if not node.requires_grad:
             raise GraphError(f"gradients: {node._called()} does not require a gradient")
-    wanted = {id(node) for node in nodes}
-    found: dict[int, Any] = {}
-    if not output.requires_grad:
-        pass
-    elif stack.recording or stack.differentiating:
+    output = stack.top.lift(output, None)  # type: ignore[union-attr]
+    if stack.recording or stack.differentiating:
         one = operations.ones(shape=(), dtype=output.dtype)
-        found = pull_back(stack.top.lift(output, None), one, operations, _parts, wanted, past)  # type: ignore[union-attr]
+        pairs = pull_back(output, one, operations, _parts, nodes, past)
     else:
-        values = pull_back(output, output.dtype.type(1), namespace.numpy, _value, wanted, past)
-        found = {key: Tensor(g) for key, g in values.items()}
-    return [found[id(n)] if id(n) in found else operations.zeros(shape=n.shape, dtype=n.dtype) for n in nodes]
+        pairs = [(n, Tensor(g)) for n, g in pull_back(output, output.dtype.type(1), _numpy, _value, nodes, past)]
+    found = {node.serial: g for node, g in pairs}
+    return [found[n.serial] if n.serial in found else operations.zeros(shape=n.shape, dtype=n.dtype) for n in nodes]
 
 
 def value_and_grad(function: Callable[..., Any], argument: int = 0) -> Callable[..., tuple[Tensor, Any]]:

@@ -1,5 +1,6 @@
 """A node of the graph: an operation, what it was applied to, and with which settings."""
 
+import itertools
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -28,9 +29,11 @@ class Node(Operators):
         Whether gradients flow through it.
     name : str or None
         What people call it.
+    serial : int
+        Nodes are numbered as they are made.
     """
 
-    __slots__ = ("__weakref__", "inputs", "name", "operation", "requires_grad", "scopes", "settings")
+    __slots__ = ("__weakref__", "inputs", "name", "operation", "requires_grad", "scopes", "serial", "settings")
     _xp = operations
 
     operation: Operation | None
@@ -39,6 +42,7 @@ class Node(Operators):
     scopes: tuple[str, ...]
     requires_grad: bool
     name: str | None
+    serial: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,9 +74,9 @@ class Node(Operators):
 
 
 def ancestors(roots: Iterable[Node], *, needed: bool = False, stop: AbstractSet[int] = frozenset()) -> list[Node]:
-    """Every node that the roots are made from, the roots themselves included; inputs stand before what uses them.
+    """Every node that the roots are made from, the roots themselves included, in the order in which they were made.
 
-    Iterative, so that a chain of any length can be walked.
+    Nodes are numbered as they are made, so inputs stand before what uses them; and a chain of any length can be walked.
 
     Parameters
     ----------
@@ -80,28 +84,23 @@ def ancestors(roots: Iterable[Node], *, needed: bool = False, stop: AbstractSet[
     needed : bool
         Leave out the nodes through which no gradient flows.
     stop : set of int
-        Ids of nodes past which not to walk.
+        Serial numbers of nodes past which not to walk.
     """
-    order: list[Node] = []
-    seen: set[int] = set()
-    pending: list[Node | None] = list(roots)
+    pending = list(roots)
+    found = {node.serial: node for node in pending}
     while pending:
         node = pending.pop()
-        if node is None:  # the node below it has had all its inputs placed
-            order.append(pending.pop())  # type: ignore[arg-type]
+        if node.serial in stop:
             continue
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if node.operation is None or id(node) in stop:
-            order.append(node)
-            continue
-        pending.append(node)
-        pending.append(None)
         for source in node.inputs:
-            if id(source) not in seen and (source.requires_grad or not needed):
+            if (source.requires_grad or not needed) and source.serial not in found:
+                found[source.serial] = source
                 pending.append(source)
-    return order
+    return [found[serial] for serial in sorted(found)]
+
+
+numbers = itertools.count()
+"""Where nodes take their serial numbers from."""
 
 
 def describe(node: Node) -> str:
