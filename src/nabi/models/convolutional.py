@@ -1,0 +1,51 @@
+"""A small convolutional network."""
+
+from collections.abc import Sequence
+
+from nabi import nn, ops
+from nabi.errors import ShapeError
+from nabi.random import key
+
+
+def convnet(
+    input_shape: tuple[int, int, int], n_classes: int, *, channels: Sequence[int] = (64, 128, 256), seed: int = 0
+) -> nn.Sequential:
+    """Blocks of 3×3 convolution, batch normalisation, rectifier and 2×2 max-pooling; then the mean over the picture.
+
+    A pool is left out where less than 2×2 is left. Sources: the lecture, chapter 6; Simonyan and Zisserman, "Very deep
+    convolutional networks" (2015), for the 3×3 windows.
+
+    Parameters
+    ----------
+    input_shape : (int, int, int)
+        (H, W, C) of one picture.
+    n_classes : int
+    channels : sequence of int
+        One block for each: how many channels it gives.
+    seed : int
+        What the initial weights are drawn from.
+
+    Returns
+    -------
+    Sequential
+        From a batch (N, H, W, C) to scores (N, n_classes); it starts with ``standardize``, as `linear` does.
+
+    Examples
+    --------
+    >>> [name for name, _ in convnet((8, 8, 1), 10, channels=(16,)).items()]
+    ['standardize', 'conv', 'batch_norm', 'relu', 'max_pool', 'global_avg_pool', 'linear']
+    """
+    if len(input_shape) != 3:
+        raise ShapeError(f"convnet: pictures are (H, W, C), not {tuple(input_shape)}")
+    height, width, depth = input_shape
+    layers: list[nn.Layer] = [nn.Standardize.identity(input_shape)]
+    for number, outputs in enumerate(channels):
+        weights = ops.fold_in(key(seed), number)
+        layers.append(nn.Conv2d(depth, outputs, 3, key=weights, padding="same", bias=False))  # the norm has a bias
+        layers += [nn.BatchNorm(outputs), nn.ReLU()]
+        if min(height, width) >= 2:
+            layers.append(nn.MaxPool2d(2))
+            height, width = height // 2, width // 2
+        depth = outputs
+    layers += [nn.GlobalAvgPool(), nn.Linear(depth, n_classes, key=ops.fold_in(key(seed), len(channels)))]
+    return nn.Sequential(*layers)
