@@ -184,9 +184,7 @@ def _take_along_axis(draw: Any, operation: Operation, example: Any) -> Any:
 
 def _matmul(draw: Any, operation: Operation, example: Any) -> Any:
     n, k, m = (draw(st.integers(0, 3)) for _ in range(3))
-    left, right = draw(
-        st.sampled_from([((), ()), ((2,), ()), ((), (3,)), ((2, 1), (3,)), ((1,), (2,)), ((0,), (0,))])
-    )
+    left, right = draw(st.sampled_from([((), ()), ((2,), ()), ((), (3,)), ((2, 1), (3,)), ((1,), (2,)), ((0,), (0,))]))
     form = draw(st.sampled_from(["matrices", "left vector", "right vector", "vectors"]))
     x = (k,) if form in ("left vector", "vectors") else (*left, n, k)
     y = (k,) if form in ("right vector", "vectors") else (*right, k, m)

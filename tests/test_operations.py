@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from operation_inputs import EXAMPLES, OPERATIONS, arrays, calls
 
 import nabi
 from nabi.graph import namespace, text
 from nabi.graph.operation import Operation
 from nabi.graph.shapes import Spec, infer
+from operation_inputs import EXAMPLES, OPERATIONS, arrays, calls
 
-examples = pytest.mark.parametrize(
-    ("operation", "example"), [pytest.param(o, e, id=name) for o, e, name in EXAMPLES]
-)
+examples = pytest.mark.parametrize(("operation", "example"), [pytest.param(o, e, id=name) for o, e, name in EXAMPLES])
 operations = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.name)
 LINEAR = 1e-9  # rounding alone separates two ways to add the same float64 products
 
@@ -63,9 +61,7 @@ def test_shapes_agree_with_numpy(operation: Operation, data: Any) -> None:
             assert spec.dtype == value.dtype
 
 
-differentiable = pytest.mark.parametrize(
-    "operation", [o for o in OPERATIONS if o.differentiable], ids=lambda o: o.name
-)
+differentiable = pytest.mark.parametrize("operation", [o for o in OPERATIONS if o.differentiable], ids=lambda o: o.name)
 
 
 @differentiable

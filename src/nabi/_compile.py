@@ -13,7 +13,7 @@ import numpy as np
 
 from nabi import engines
 from nabi._tensor import Tensor, coerce, part
-from nabi.errors import CompileError, DTypeError, GraphError, ShapeError
+from nabi.errors import CompileError, DTypeError, ShapeError
 from nabi.graph import nest
 from nabi.graph.interpreter import interpreting, scope, stack
 from nabi.graph.operation import Operation, operations
@@ -40,7 +40,7 @@ class Symbol(Tensor):
     ) -> None:
         super().__init__(None, operation, inputs, settings, requires_grad, name)
         self.owner = owner
-        self.spec = spec
+        self.spec = spec  # type: ignore[misc]
         self.weak = None
 
     @property
@@ -176,12 +176,12 @@ class Compiled:
         given = [_as_input(leaf, i) for i, leaf in enumerate(leaves)]
         state = nest.tensors(self.state)
         recording = self._lookup(leaves, given, rebuild, keywords, state)
-        values = recording.run([*given, *(t.value for t in state.values())])
+        inputs = [*given, *(t.value for t in state.values())]
+        values = [_own(value, inputs) for value in recording.run(inputs)]
         fresh = len(values) - len(recording.updates)
-        results = [Tensor(np.array(v)[()] if _shared(v) else v) for v in values[:fresh]]
         for target, value in zip(recording.updates, values[fresh:], strict=True):
-            target.value = np.array(value)[()] if _shared(value) else value
-        return recording.rebuild(results)
+            target.value = value
+        return recording.rebuild([Tensor(value) for value in values[:fresh]])
 
     def plan(self, *arguments: Any, **keywords: Any) -> Plan:
         """The plan for these arguments: recorded where it is not yet, but not run."""
@@ -301,9 +301,11 @@ def _as_input(leaf: Any, place: int) -> Any:
     )
 
 
-def _shared(value: Any) -> bool:
-    """Whether an array is only a view of another, which may be state or given from outside."""
-    return isinstance(value, np.ndarray) and (value.base is not None or not value.flags.owndata)
+def _own(value: Any, inputs: list[Any]) -> Any:
+    """The value in an array of its own, where it is only a view of another or was given from outside."""
+    if isinstance(value, np.ndarray) and (value.base is not None or any(value is given for given in inputs)):
+        return value.copy()
+    return value
 
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), np.dtype, np.generic)

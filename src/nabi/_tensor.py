@@ -164,6 +164,27 @@ class Tensor(Node):
 
         autodiff.backward(self)
 
+    def graph(self, depth: int | None = None, *, limit: int = 30, timed: bool = False) -> Any:
+        """The graph that this tensor was made by, to look at: drawn, priced, and walked back step by step.
+
+        Parameters
+        ----------
+        depth : int, optional
+            How many levels of layers to open: 0 draws each outermost layer as one box. By default as many as fit.
+        limit : int
+            How many boxes to draw at most.
+        timed : bool
+            Run every node again and write the times beside the multiply-adds.
+
+        Returns
+        -------
+        nabi.whiteboard.Graph
+            Notebooks show it; it has ``svg()``, ``dot()``, ``save(path)``, ``steps()`` and ``costs()``.
+        """
+        from nabi import whiteboard
+
+        return whiteboard.Graph(self, depth, limit, timed)
+
     def detach(self) -> "Tensor":
         """The same numbers as a constant."""
         return Tensor(self._read("detach()"), name=self.name)
@@ -237,9 +258,9 @@ def tensor(data: Any, name: str | None = None, *, requires_grad: bool = False, d
     known = known or hasattr(data, "__array__")
     if dtype is not None:
         array = array.astype(dtype)
-    elif array.dtype.kind == "f" and (not known or array.dtype != np.float64):
-        array = array.astype(_FLOAT32)
-    elif requires_grad and array.dtype.kind in "iub":
+    elif (array.dtype.kind == "f" and (not known or array.dtype != np.float64)) or (
+        requires_grad and array.dtype.kind in "iub"
+    ):
         array = array.astype(_FLOAT32)
     if array.dtype not in DTYPES:
         raise DTypeError(f"tensor: dtype {array.dtype} is not one of {', '.join(map(str, DTYPES))}")
@@ -297,9 +318,7 @@ def _promote(operation: Operation, arguments: Sequence[Any]) -> np.dtype[Any]:
             strong = strong if strong.kind == "f" else dtype
         else:
             strong = np.result_type(strong, dtype)
-    if strong is None:
-        strong = _WEAK_DTYPES[weak]
-    elif weak > "bif".index("i" if strong.kind == "u" else strong.kind):
+    if strong is None or weak > "bif".index("i" if strong.kind == "u" else strong.kind):
         strong = _WEAK_DTYPES[weak]
     if operation.floating and strong.kind != "f":
         strong = _FLOAT32
@@ -377,7 +396,7 @@ class Eager:
         """A tensor of an argument that is none yet."""
         if isinstance(argument, Tensor):
             return argument
-        if dtype is not None and isinstance(argument, (int, float)):  # noqa: UP038 (a union is made anew each time)
+        if dtype is not None and isinstance(argument, (int, float)):
             return Tensor(dtype.type(argument))
         return tensor(argument)
 

@@ -1,7 +1,8 @@
 """Gradients held against central differences, to second order."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from nabi._tensor import Tensor, tensor
 from nabi.errors import GradientError
 
 
-class Worst(NamedTuple):
+@dataclass(frozen=True)
+class Worst:
     """The entry on which a gradient and central differences differ most.
 
     Attributes

@@ -173,8 +173,9 @@ class Operation:
         """Declare the vector-Jacobian product for one argument or several.
 
         Each rule is ``rule(xp, g, y, *arrays, **settings)``: from ``g``, the gradient on the output ``y``, to the
-        gradient on that argument, or None where nothing flows into it. Where the output is a tuple, so is ``g``, with None for parts nothing flows into.
-        Where an argument was broadcast, the rule answers in the broadcast shape: the walk sums it back.
+        gradient on that argument, or None where nothing flows into it. Where the output is a tuple, so is ``g``, with
+        None for parts nothing flows into. Where an argument was broadcast, the rule answers in the broadcast shape:
+        the walk sums it back.
 
         One line fits into a keyword, ``multiply.vjp(x=lambda xp, g, z, x, y: g * y)``; what needs more is decorated,
         ``@conv2d.vjp("weight")``.

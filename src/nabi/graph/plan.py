@@ -46,10 +46,10 @@ def make_plan(inputs: Sequence[Node], outputs: Sequence[Node]) -> Plan:
 def gather(inputs: Sequence[Node], outputs: Sequence[Node]) -> Plan:
     """Everything that the outputs are made from, and nothing else."""
     order = ancestors(outputs)
-    given = {id(node) for node in inputs}
+    given = {node.serial for node in inputs}
     return Plan(
         tuple(inputs),
-        tuple(node for node in order if node.operation is None and id(node) not in given),
+        tuple(node for node in order if node.operation is None and node.serial not in given),
         tuple(node for node in order if node.operation is not None),
         tuple(outputs),
     )
@@ -63,21 +63,21 @@ def verify(plan: Plan) -> None:
     GraphError
         Naming the first node that is not.
     """
-    ready: dict[int, Node] = {id(node): node for node in (*plan.inputs, *plan.constants)}
+    ready: dict[int, Node] = {node.serial: node for node in (*plan.inputs, *plan.constants)}
     for constant in plan.constants:
         if getattr(constant, "value", None) is None:
             raise GraphError(f"{describe(constant)} is neither an input nor a constant: it has no value")
     for node in plan.nodes:
         assert node.operation is not None
         for source in node.inputs:
-            if id(source) not in ready:
+            if source.serial not in ready:
                 raise GraphError(f"{describe(node)} uses {describe(source)}, which is not computed before it")
         found = expected(node)
         if _as_tuple(node.spec) != _as_tuple(found):
             raise GraphError(f"{describe(node)} is stated as {node.spec}, but its operation gives {found}")
-        ready[id(node)] = node
+        ready[node.serial] = node
     for output in plan.outputs:
-        if id(output) not in ready:
+        if output.serial not in ready:
             raise GraphError(f"the output {describe(output)} is never computed")
 
 
@@ -104,8 +104,8 @@ def drop_identities(plan: Plan) -> Plan:
     for node in plan.nodes:
         if node.operation is not None and node.operation.name in ("identity", "stop_gradient"):
             source = node.inputs[0]
-            same[id(node)] = same.get(id(source), source)
-    return rewrite(plan, lambda node: same.get(id(node), node))
+            same[node.serial] = same.get(source.serial, source)
+    return rewrite(plan, lambda node: same.get(node.serial, node))
 
 
 def merge_duplicates(plan: Plan) -> Plan:
@@ -113,29 +113,28 @@ def merge_duplicates(plan: Plan) -> Plan:
     first: dict[Any, Node] = {}
     same: dict[int, Node] = {}
     for node in plan.nodes:
-        inputs = tuple(id(same.get(id(source), source)) for source in node.inputs)
+        inputs = tuple(same.get(source.serial, source).serial for source in node.inputs)
         try:
             found = first.setdefault((id(node.operation), inputs, tuple(sorted(node.settings.items()))), node)
         except TypeError:  # a setting that cannot be hashed or sorted
             continue
         if found is not node:
-            same[id(node)] = found
-    return rewrite(plan, lambda node: same.get(id(node), node))
+            same[node.serial] = found
+    return rewrite(plan, lambda node: same.get(node.serial, node))
 
 
 PASSES: tuple[Callable[[Plan], Plan], ...] = (drop_identities, merge_duplicates)
 
 
 def last_uses(plan: Plan) -> list[list[int]]:
-    """For each node in order, the ids of the nodes whose values nobody needs after it."""
-    kept = {id(output) for output in plan.outputs}
-    seen = set(kept)
+    """For each node in order, the serial numbers of the nodes whose values nobody needs after it."""
+    seen = {output.serial for output in plan.outputs}
     result: list[list[int]] = []
     for node in reversed(plan.nodes):
         dead = []
-        for key in [id(node), *map(id, node.inputs)]:
-            if key not in seen:
-                seen.add(key)
-                dead.append(key)
+        for serial in [node.serial, *(source.serial for source in node.inputs)]:
+            if serial not in seen:
+                seen.add(serial)
+                dead.append(serial)
         result.append(dead)
     return result[::-1]
