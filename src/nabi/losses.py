@@ -25,7 +25,7 @@ def multiclass_hinge(
     """The multiclass support vector machine's loss: every wrong class should stay ``margin`` below the right one.
 
     L = Σ max(0, sⱼ - s_y + margin), over the wrong classes j ≠ y. Where a term is exactly at the hinge, its gradient
-    is 0. Source: the lecture, chapter 3; Weston and Watkins, "Support vector machines for multi-class pattern
+    is 0. Source: the lecture, chapter 3.1; Weston and Watkins, "Support vector machines for multi-class pattern
     recognition" (1999).
 
     Parameters
@@ -86,8 +86,9 @@ def softmax_cross_entropy(
     """Minus the logarithm of the probability that the softmax of the logits gives to the right class.
 
     L = -ln p_y, with pⱼ = exp sⱼ / Σ exp sₖ. With label smoothing ε, the target is not y alone but 1 - ε of it and ε
-    spread evenly over all K classes: L = -(1 - ε)·ln p_y - ε/K·Σ ln pⱼ. Source: the lecture, chapter 3; Szegedy and
-    others, "Rethinking the Inception architecture" (2016), section 7.
+    spread evenly over all K classes: L = -(1 - ε)·ln p_y - ε/K·Σ ln pⱼ. Sources: Bridle, "Probabilistic
+    interpretation of feedforward classification network outputs" (1990); Szegedy and others, "Rethinking the
+    Inception architecture" (2016), section 7.
 
     Parameters
     ----------

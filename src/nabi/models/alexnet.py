@@ -12,7 +12,9 @@ from nabi.random import key
 FORMS = ("2012", "single-tower")
 
 
-def alexnet(n_classes: int = 1000, *, form: str = "2012", seed: int = 0) -> nn.Sequential:
+def alexnet(
+    n_classes: int = 1000, *, form: str = "2012", standardize: nn.Standardize | None = None, seed: int = 0
+) -> nn.Sequential:
     """Five convolutions and three fully connected layers.
 
     Parameters
@@ -24,13 +26,15 @@ def alexnet(n_classes: int = 1000, *, form: str = "2012", seed: int = 0) -> nn.S
         classification with deep convolutional neural networks" (2012).
         "single-tower": pictures of 224×224×3; one group, no normalisation; 61,100,840 parameters. Source: Krizhevsky,
         "One weird trick for parallelizing convolutional neural networks" (2014), as torchvision has it.
+    standardize : Standardize, optional
+        The first layer; where it is not given, one with mean 0 and standard deviation 1 per channel.
     seed : int
         What the initial weights are drawn from: He's, which train without the paper's care for biases and rates.
 
     Returns
     -------
     Sequential
-        From a batch (N, 227, 227, 3) or (N, 224, 224, 3) to scores (N, n_classes); it starts with ``standardize``.
+        From a batch (N, 227, 227, 3) or (N, 224, 224, 3) to scores (N, n_classes).
     """
     keys = (ops.fold_in(key(seed), number) for number in count())
     if form == "2012":
@@ -39,7 +43,7 @@ def alexnet(n_classes: int = 1000, *, form: str = "2012", seed: int = 0) -> nn.S
         layers = _single_tower(n_classes, keys)
     else:
         raise SettingError(f"alexnet: form {form!r} is not one of {', '.join(FORMS)}")
-    return nn.Sequential(nn.Standardize.identity((3,)), *layers)
+    return nn.Sequential(standardize or nn.Standardize.identity((3,)), *layers)
 
 
 def _net_of_2012(n_classes: int, keys: Iterator[Any]) -> list[nn.Layer]:

@@ -8,27 +8,34 @@ from nabi.random import key
 
 
 def convnet(
-    input_shape: tuple[int, int, int], n_classes: int, *, channels: Sequence[int] = (64, 128, 256), seed: int = 0
+    input_shape: tuple[int, ...],
+    n_classes: int,
+    *,
+    channels: Sequence[int] = (64, 128, 256),
+    standardize: nn.Standardize | None = None,
+    seed: int = 0,
 ) -> nn.Sequential:
     """Blocks of 3×3 convolution, batch normalisation, rectifier and 2×2 max-pooling; then the mean over the picture.
 
-    A pool is left out where less than 2×2 is left. Sources: the lecture, chapter 6; Simonyan and Zisserman, "Very deep
+    A pool is left out where less than 2×2 is left. Source: Simonyan and Zisserman, "Very deep
     convolutional networks" (2015), for the 3×3 windows.
 
     Parameters
     ----------
-    input_shape : (int, int, int)
+    input_shape : tuple of int
         (H, W, C) of one picture.
     n_classes : int
     channels : sequence of int
         One block for each: how many channels it gives.
+    standardize : Standardize, optional
+        The first layer; where it is not given, one with mean 0 and standard deviation 1 per channel.
     seed : int
         What the initial weights are drawn from.
 
     Returns
     -------
     Sequential
-        From a batch (N, H, W, C) to scores (N, n_classes); it starts with ``standardize``, as `linear` does.
+        From a batch (N, H, W, C) to scores (N, n_classes).
 
     Examples
     --------
@@ -38,7 +45,7 @@ def convnet(
     if len(input_shape) != 3:
         raise ShapeError(f"convnet: pictures are (H, W, C), not {tuple(input_shape)}")
     height, width, depth = input_shape
-    layers: list[nn.Layer] = [nn.Standardize.identity(input_shape)]
+    layers: list[nn.Layer] = [standardize or nn.Standardize.identity(input_shape)]
     for number, outputs in enumerate(channels):
         weights = ops.fold_in(key(seed), number)
         layers.append(nn.Conv2d(depth, outputs, 3, key=weights, padding="same", bias=False))  # the norm has a bias

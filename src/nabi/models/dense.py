@@ -10,22 +10,25 @@ from nabi.random import key
 _SATURATING = ("sigmoid", "tanh")  # their scale is kept by Glorot's weights, a rectifier's by He's
 
 
-def linear(input_shape: tuple[int, ...], n_classes: int, *, seed: int = 0) -> nn.Sequential:
-    """A linear classifier: s = W·x + b, one template a class. Source: the lecture, chapter 3.
+def linear(
+    input_shape: tuple[int, ...], n_classes: int, *, standardize: nn.Standardize | None = None, seed: int = 0
+) -> nn.Sequential:
+    """A linear classifier: s = W·x + b, one template a class. Source: the lecture, chapter 2.8.
 
     Parameters
     ----------
     input_shape : tuple of int
         Of one example: (H, W, C) for pictures, or (features,).
     n_classes : int
+    standardize : Standardize, optional
+        The first layer; where it is not given, one with mean 0 and standard deviation 1 along the last axis.
     seed : int
         What the initial weights are drawn from.
 
     Returns
     -------
     Sequential
-        From a batch (N, *input_shape) to scores (N, n_classes). Its first layer, ``standardize``, has mean 0 and
-        standard deviation 1, each of the length of the last axis, until it is given others.
+        From a batch (N, *input_shape) to scores (N, n_classes).
 
     Examples
     --------
@@ -34,7 +37,7 @@ def linear(input_shape: tuple[int, ...], n_classes: int, *, seed: int = 0) -> nn
     >>> nabi.nn.parameters(model)["linear.weight"].shape
     (64, 10)
     """
-    return _dense(input_shape, n_classes, (), "relu", 0.0, seed)
+    return _dense(input_shape, n_classes, (), "relu", 0.0, standardize, seed)
 
 
 def mlp(
@@ -44,13 +47,14 @@ def mlp(
     hidden: Sequence[int] = (256, 128),
     activation: str = "relu",
     dropout: float = 0.0,
+    standardize: nn.Standardize | None = None,
     seed: int = 0,
 ) -> nn.Sequential:
-    """A multilayer perceptron: hₖ = f(Wₖ·hₖ₋₁ + bₖ), and scores from the last. Source: the lecture, chapter 5.
+    """A multilayer perceptron: hₖ = f(Wₖ·hₖ₋₁ + bₖ), and scores from the last. Source: the lecture, chapter 5.2.
 
     Parameters
     ----------
-    input_shape, n_classes, seed
+    input_shape, n_classes, standardize, seed
         As for `linear`.
     hidden : sequence of int
         How many units each hidden layer has.
@@ -64,13 +68,18 @@ def mlp(
     >>> [name for name, _ in mlp((8, 8, 1), 10, hidden=(32,)).items()]
     ['standardize', 'flatten', 'linear1', 'relu', 'linear2']
     """
-    return _dense(input_shape, n_classes, hidden, activation, dropout, seed)
+    return _dense(input_shape, n_classes, hidden, activation, dropout, standardize, seed)
 
 
 def three_layer(
-    input_shape: tuple[int, ...], n_classes: int, *, hidden: tuple[int, int] = (256, 256), seed: int = 0
+    input_shape: tuple[int, ...],
+    n_classes: int,
+    *,
+    hidden: tuple[int, int] = (256, 256),
+    standardize: nn.Standardize | None = None,
+    seed: int = 0,
 ) -> nn.Sequential:
-    """The lecture's three-layer network: s = W₃·σ(W₂·σ(W₁·x + b₁) + b₂) + b₃. Source: the lecture, chapter 5.
+    """The lecture's three-layer network: s = W₃·σ(W₂·σ(W₁·x + b₁) + b₂) + b₃. Source: the lecture, chapter 5.3.
 
     Parameters are those of `mlp`, with two hidden layers.
 
@@ -81,13 +90,19 @@ def three_layer(
     [(3, 4), (4, 4), (4, 1)]
     """
     first, second = hidden
-    return _dense(input_shape, n_classes, (first, second), "sigmoid", 0.0, seed)
+    return _dense(input_shape, n_classes, (first, second), "sigmoid", 0.0, standardize, seed)
 
 
 def _dense(
-    input_shape: tuple[int, ...], n_classes: int, hidden: Sequence[int], activation: str, dropout: float, seed: int
+    input_shape: tuple[int, ...],
+    n_classes: int,
+    hidden: Sequence[int],
+    activation: str,
+    dropout: float,
+    standardize: nn.Standardize | None,
+    seed: int,
 ) -> nn.Sequential:
-    layers: list[nn.Layer] = [nn.Standardize.identity(input_shape), nn.Flatten()]
+    layers: list[nn.Layer] = [standardize or nn.Standardize.identity(input_shape), nn.Flatten()]
     initializer = glorot_uniform if activation in _SATURATING else he_uniform
     width = math.prod(input_shape)
     for number, units in enumerate(hidden):

@@ -67,7 +67,7 @@ class HardSwish(Activation):
 
 
 class Sigmoid(Activation):
-    """y = σ(x) = 1 / (1 + e⁻ˣ). Source: the lecture, chapter 4"""
+    """y = σ(x) = 1 / (1 + e⁻ˣ). Source: the lecture, chapter 5.3"""
 
     label = "sigmoid"
 

@@ -14,7 +14,7 @@ class Linear(Layer):
     """y = x·W + b
 
     A column of W is the template of one output: on pictures it can be looked at as a picture. Source: the lecture,
-    chapter 3.
+    chapters 2.8 and 5.2.
 
     Parameters
     ----------

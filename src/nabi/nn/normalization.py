@@ -62,7 +62,8 @@ class BatchNorm(Layer):
         return y
 
     def _follow(self, running: Tensor, batch: Tensor) -> None:
-        running.assign((1 - self.momentum) * running + self.momentum * ops.stop_gradient(batch))
+        moved = (1 - self.momentum) * running + self.momentum * ops.stop_gradient(batch)
+        running.assign(moved.astype(running.dtype))
 
 
 class LocalResponseNorm(Layer):

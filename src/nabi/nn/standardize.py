@@ -10,7 +10,7 @@ from nabi.nn.layer import Layer
 
 
 class Standardize(Layer):
-    """y = (x - mean) / std, where x is divided by 255 first if it is uint8.
+    """y = (x - mean) / std, where x is divided by 255 first if it is uint8
 
     It belongs to the model, so that a saved model takes pictures as they come from a file. Mean and standard
     deviation are kept with the weights, but are not trained.
@@ -54,9 +54,10 @@ class Standardize(Layer):
 
     def forward(self, x: Any, training: bool) -> Tensor:
         x = x if isinstance(x, Tensor) else tensor(x)
-        if x.dtype == np.uint8:
-            x = x / 255
-        elif x.dtype.kind != "f":
+        if x.dtype != np.uint8 and x.dtype.kind != "f":
             raise DTypeError(f"Standardize: pictures are uint8 or floating point, not {x.dtype}")
-        y: Tensor = (x - self.mean) / self.std
+        pixels = x.astype(self.mean.dtype)  # the model's own dtype, whatever comes in
+        if x.dtype == np.uint8:
+            pixels = pixels / 255
+        y: Tensor = (pixels - self.mean) / self.std
         return y
