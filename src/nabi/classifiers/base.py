@@ -1,0 +1,259 @@
+"""What every classifier has in common: what it takes, how it answers, how it is written to a file.
+
+A classifier takes pictures (N, H, W, C) or rows (N, features). uint8 means pixels from 0 to 255; every other number is
+taken as given, in float32. One that was fitted on the one kind refuses the other: the same picture in another scale
+would be answered without complaint, and wrongly.
+"""
+
+import inspect
+import itertools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from nabi import container
+from nabi.errors import DataError, DTypeError, ModelFileError, NabiError, ShapeError
+from nabi.training import batch_bounds, evaluation_batch
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Classifier(ClassifierMixin, BaseEstimator):
+    """An image classifier as a scikit-learn estimator.
+
+    A subclass has ``fit``, ``_batch_scores``, ``_arrays`` and ``_restore``, and is declared with `register`.
+
+    Attributes
+    ----------
+    classes_ : ndarray, (K,)
+        The labels it can answer with, sorted.
+    input_shape_ : tuple of int
+        Shape of one input, (H, W, C) or (features,).
+    input_dtype_ : dtype
+        uint8 or float32.
+    """
+
+    registered_name: str
+
+    classes_: NDArray[Any]
+    input_shape_: tuple[int, ...]
+    input_dtype_: np.dtype[Any]
+    n_features_in_: int
+
+    # --- what a subclass has ---
+
+    def _batch_scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Scores (N, K) of one batch."""
+        raise NotImplementedError
+
+    def _arrays(self) -> Arrays:
+        """The trained state, by name."""
+        raise NotImplementedError
+
+    def _restore(self, arrays: Arrays) -> None:
+        """Take the trained state that `_arrays` gave; ``classes_`` and what an input is are set already."""
+        raise NotImplementedError
+
+    # --- answers ---
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The most likely class of each input.
+
+        Parameters
+        ----------
+        X : array_like, (N, H, W, C) or (N, features)
+            Of the shape and kind that the classifier was fitted on.
+
+        Returns
+        -------
+        ndarray, (N,)
+            Of the kind that ``classes_`` is.
+
+        Raises
+        ------
+        ShapeError, DTypeError
+            Inputs of another shape, or floats where it was fitted on uint8, or the reverse.
+        """
+        check_is_fitted(self, "classes_")
+        answers: NDArray[Any] = self.classes_[self._scores(X).argmax(axis=1)]
+        return answers
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float32]:
+        """The scores of each class, before any softmax.
+
+        Returns
+        -------
+        ndarray of float32, (N, K)
+            With two classes (N,), as scikit-learn has it: the score of the second less that of the first.
+        """
+        check_is_fitted(self, "classes_")
+        scores = self._scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def _scores(self, X: ArrayLike) -> NDArray[np.float32]:
+        images = self._checked(X)
+        bounds = batch_bounds(len(images), evaluation_batch(self.input_shape_))
+        scores = np.empty((len(images), len(self.classes_)), np.float32)
+        for start, end in itertools.pairwise(bounds):
+            scores[start:end] = self._batch_scores(np.asarray(images[start:end]))
+        return scores
+
+    # --- what comes in ---
+
+    def _learn_input(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Check what to fit on, take note of its kind and classes, and give the arrays to train with."""
+        images, labels = validate_data(self, _as_array(X), y, **_ACCEPTED)
+        check_classification_targets(labels)
+        images = _in_float32(images)
+        _check_axes(self, images)
+        classes, encoded = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise DataError(f"only one class, {_shown(classes[0])}: there is nothing to tell apart")
+        self.classes_ = classes
+        self.input_shape_ = tuple(images.shape[1:])
+        self.input_dtype_ = images.dtype
+        return images, encoded.astype(np.int64)
+
+    def _checked(self, X: ArrayLike) -> NDArray[Any]:
+        """Inputs to answer, as arrays of the kind that the classifier was fitted on."""
+        given = _as_array(X)
+        if given.ndim == len(self.input_shape_) + 1 > 2 and given.shape[1:] != self.input_shape_:
+            raise ShapeError(f"pictures of {given.shape[1:]}, but {_name(self)} was fitted on {self.input_shape_}")
+        images = _in_float32(validate_data(self, given, reset=False, **_ACCEPTED))
+        _check_axes(self, images)
+        if images.shape[1:] != self.input_shape_:
+            raise ShapeError(f"inputs of {images.shape[1:]}, but {_name(self)} was fitted on {self.input_shape_}")
+        if images.dtype != self.input_dtype_:
+            kinds = {np.dtype(np.uint8): "uint8 pixels", np.dtype(np.float32): "floating-point numbers"}
+            raise DTypeError(
+                f"inputs of {kinds[images.dtype]}, but {_name(self)} was fitted on {kinds[self.input_dtype_]}"
+            )
+        return images
+
+    def _encoded(self, y: ArrayLike) -> NDArray[np.int64]:
+        """Labels as positions in ``classes_``."""
+        labels = np.asarray(y)
+        places = np.searchsorted(self.classes_, labels).clip(0, len(self.classes_) - 1)
+        strange = self.classes_[places] != labels
+        if strange.any():
+            raise DataError(f"the class {_shown(labels[strange][0])} is not among those that training has")
+        return places.astype(np.int64)
+
+    # --- files ---
+
+    def save(self, path: str | os.PathLike[str], about: Mapping[str, Any] | None = None) -> None:
+        """Write the classifier to a model file, whole or not at all; `nabi.load` reads it.
+
+        Parameters
+        ----------
+        path : path-like
+            By custom its name ends in ``.safetensors``.
+        about : mapping, optional
+            What else the file is to say, as JSON: how it was trained, say. It stands under ``about`` in the header.
+
+        Raises
+        ------
+        NotFittedError
+            It was not fitted.
+        ModelFileError
+            Constructor arguments that JSON cannot say.
+        OSError
+            The file cannot be written.
+        """
+        check_is_fitted(self, "classes_")
+        header = {
+            "classifier": self.registered_name,
+            "arguments": {name: _plain(value) for name, value in self.get_params(deep=False).items()},
+            "classes": self.classes_.tolist(),
+            "classes_dtype": self.classes_.dtype.str,
+            "input_shape": list(self.input_shape_),
+            "input_dtype": self.input_dtype_.name,
+            "about": dict(about or {}),
+        }
+        container.write(path, self._arrays(), header)
+
+
+def rebuild(classifier: type[Classifier], arrays: Arrays, header: Mapping[str, Any]) -> Classifier:
+    """The classifier that `Classifier.save` wrote.
+
+    Raises
+    ------
+    ModelFileError
+        The header does not say what it must, or does not go with the arrays; the message does not name the file.
+    """
+    try:
+        arguments = {name: _tuples(value) for name, value in header["arguments"].items()}
+        known = set(inspect.signature(classifier).parameters)
+        if not known >= set(arguments):
+            raise ModelFileError(f"unknown argument {min(set(arguments) - known)!r}: of a newer nabi?")
+        made = classifier(**arguments)
+        made.classes_ = np.array(header["classes"], dtype=header["classes_dtype"])
+        shape = tuple(header["input_shape"])
+        if made.classes_.dtype.kind not in "biufUO" or made.classes_.ndim != 1 or len(made.classes_) < 2:
+            raise ModelFileError("its classes are not a list of names or numbers")
+        if len(shape) not in (1, 3) or not all(type(length) is int and length > 0 for length in shape):
+            raise ModelFileError(f"inputs of the impossible shape {shape}")
+        if header["input_dtype"] not in ("uint8", "float32"):
+            raise ModelFileError(f"inputs of the unknown kind {header['input_dtype']!r}")
+        made.input_shape_, made.input_dtype_ = shape, np.dtype(header["input_dtype"])
+        made.n_features_in_ = shape[0]
+        made._restore(arrays)
+    except KeyError as error:
+        raise ModelFileError(f"its header lacks {error}") from None
+    except NabiError as error:
+        raise ModelFileError(str(error)) from None
+    except (TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
+        raise ModelFileError(f"its header makes no sense: {error or type(error).__name__}") from None
+    return made
+
+
+# allow_nd: pictures have four axes. Which shapes and kinds there are is checked here, in words of our own.
+_ACCEPTED: dict[str, Any] = {"dtype": "numeric", "allow_nd": True, "ensure_min_samples": 1}
+
+
+def _as_array(X: Any) -> Any:
+    """Arrays as they are (memory maps too); other things are for scikit-learn to convert or to refuse."""
+    return X if hasattr(X, "shape") else np.asarray(X)
+
+
+def _in_float32(images: NDArray[Any]) -> NDArray[Any]:
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind not in "biuf":
+        raise DTypeError(f"inputs of dtype {images.dtype}: they must be uint8 pixels or real numbers")
+    with np.errstate(over="ignore"):
+        converted = images.astype(np.float32, copy=False)
+    if images.dtype != np.float32 and not np.isfinite(converted).all():
+        raise DataError("inputs hold a number too large for float32")
+    return converted
+
+
+def _check_axes(classifier: Classifier, images: NDArray[Any]) -> None:
+    if images.ndim not in (2, 4):
+        raise ShapeError(f"inputs of shape {images.shape}: {_name(classifier)} takes (N, H, W, C) or (N, features)")
+
+
+def _name(classifier: Classifier) -> str:
+    return f"this {type(classifier).__name__}"
+
+
+def _shown(label: Any) -> str:
+    return repr(label.item() if isinstance(label, np.generic) else label)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,46 @@
+"""The one reader of model files."""
+
+import os
+from typing import Any
+
+from nabi import container
+from nabi.classifiers.base import rebuild
+from nabi.classifiers.registry import registered
+from nabi.errors import ModelFileError, SettingError
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read a classifier that its ``save`` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    Classifier
+        Of the class that was saved, fitted.
+
+    Raises
+    ------
+    ModelFileError
+        The file is missing, damaged, of a newer nabi, or something else.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib, numpy as np
+    >>> from nabi.classifiers import LinearClassifier
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.safetensors"
+    >>> LinearClassifier(max_iter=1, random_state=0).fit([[0.0], [1.0]], ["no", "yes"]).save(path)
+    >>> load(path).predict([[5.0]])
+    array(['yes'], dtype='<U3')
+    """
+    arrays, header = container.read(path)
+    name = header.get("classifier")
+    if name is None:
+        what = "the checkpoint of a run" if "checkpoint" in header else "no classifier"
+        raise ModelFileError(f"{path}: {what}, not a model")
+    try:
+        return rebuild(registered(str(name)), arrays, header)
+    except (ModelFileError, SettingError) as error:
+        raise ModelFileError(f"{path}: {error}") from None

@@ -1,0 +1,286 @@
+"""Classifiers that are trained by gradient descent: what they have in common."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from nabi import nn, optim
+from nabi._compile import compile
+from nabi.classifiers.base import Arrays, Classifier
+from nabi.errors import SettingError
+from nabi.losses import LOSSES
+from nabi.optim import OPTIMIZERS
+from nabi.training import EpochEnded, Event, Finished, Started, batch_bounds, fit
+
+SCHEDULES: dict[str, Callable[[float, int], optim.Schedule]] = {
+    "constant": lambda rate, steps: optim.constant(rate),
+    "cosine": optim.cosine,
+    "one-cycle": optim.one_cycle,
+}
+"""How the learning rate goes over a run of so many steps, by the names that people choose it by."""
+
+_MOMENTUM = {"sgd": {"momentum": 0.9, "nesterov": True}}
+
+
+def _gives_probabilities(classifier: Any) -> bool:
+    if classifier.loss != "softmax":
+        raise AttributeError(f"predict_proba needs loss='softmax': scores of loss={classifier.loss!r} are no logits")
+    return True
+
+
+class NetworkClassifier(Classifier):
+    """A classifier that is trained by gradient descent; a subclass says which network.
+
+    Attributes
+    ----------
+    model_ : callable
+        The network, whose first layer standardises: it takes inputs as they are.
+    history_ : dict of str to list
+        For each epoch: ``epoch``, ``train_loss``, ``train_accuracy``, ``validation_loss``, ``validation_accuracy``
+        (None without validation), ``learning_rate``, ``seconds``.
+    best_epoch_ : int
+        The epoch, counted from 1, whose weights the model has.
+    n_iter_ : int
+        How many epochs it was trained.
+    """
+
+    # What `fit` reads; a subclass's constructor assigns them.
+    loss: str
+    alpha: float
+    max_iter: int | str
+    batch_size: int
+    learning_rate: float | str
+    optimizer: str
+    schedule: str
+    flip: bool
+    random_state: Any
+    engine: str
+
+    rates: ClassVar[Mapping[str, float]]
+    """The learning rate that ``learning_rate="auto"`` stands for, by optimiser."""
+
+    model_: Any
+    history_: dict[str, list[Any]]
+    best_epoch_: int
+    n_iter_: int
+
+    def _network(self, seed: int) -> Any:
+        """The network, untrained, for ``input_shape_`` and ``classes_``; its first layer is called standardize."""
+        raise NotImplementedError
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, validation: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
+        """Train on labelled pictures.
+
+        Parameters
+        ----------
+        X : array_like, (N, H, W, C) or (N, features)
+            uint8 pixels, or real numbers taken as given. A memory map is read batch by batch.
+        y : array_like, (N,)
+            Labels of any kind.
+        validation : (X, y), optional
+            Pictures to choose the best epoch by. They are not trained on.
+
+        Raises
+        ------
+        SettingError
+            A constructor argument with a value it cannot have.
+        DataError
+            One class only, or a validation label that training does not have.
+        NonFiniteError
+            Training diverged; the classifier has the weights of the best epoch before, where there was one.
+        """
+        for _ in self.fit_events(X, y, validation=validation):
+            pass
+        return self
+
+    def fit_events(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        validation: tuple[ArrayLike, ArrayLike] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        about: Mapping[str, Any] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """Train as `fit` does, one event of `nabi.training` at a time.
+
+        Parameters
+        ----------
+        X, y, validation
+            As for `fit`.
+        checkpoint, about, stop
+            As for `nabi.training.fit`.
+        """
+        self._check_settings()
+        images, labels = self._learn_input(X, y)
+        held_out = None
+        if validation is not None:
+            held_out = self._checked(validation[0]), self._encoded(validation[1])
+        seed = self._seed()
+        self.model_ = self._network(seed)
+        self._standardize(images)
+        batch_size = min(self.batch_size, len(images))
+        steps = len(batch_bounds(len(images), batch_size)) - 1
+        epochs = self._epochs(steps)
+        rate = self._rate()
+        self.history_ = {name: [] for name in EpochEnded.__dataclass_fields__}
+        self.best_epoch_ = self.n_iter_ = 0
+        self._prepare()
+        settings = {name: value for name, value in self.get_params(deep=False).items() if name != "random_state"}
+        events = fit(
+            self.model_,
+            OPTIMIZERS[self.optimizer](
+                nn.parameters(self.model_), rate, weight_decay=self.alpha, **_MOMENTUM.get(self.optimizer, {})
+            ),
+            LOSSES[self.loss],
+            (images, labels),
+            held_out,
+            epochs=epochs,
+            batch_size=batch_size,
+            schedule=SCHEDULES[self.schedule](rate, epochs * steps),
+            seed=seed,
+            flip=self.flip,
+            checkpoint=checkpoint,
+            about={"model": self.registered_name, **settings, **(about or {})},
+            stop=stop,
+            engine=self.engine,
+        )
+        for event in events:
+            for row in event.history if isinstance(event, Started) else [event]:
+                if isinstance(row, EpochEnded):
+                    for name, value in asdict(row).items():
+                        self.history_[name].append(value)
+                    self.n_iter_ = row.epoch
+            if isinstance(event, Finished):
+                self.best_epoch_ = event.best_epoch
+            yield event
+
+    @available_if(_gives_probabilities)
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
+        """The probability of each class, by the softmax of the scores.
+
+        Only with ``loss="softmax"``: other losses teach scores that are no logarithms of probabilities.
+
+        Returns
+        -------
+        ndarray of float32, (N, K)
+            In the order of ``classes_``.
+        """
+        check_is_fitted(self, "classes_")
+        scores = self._scores(X)
+        exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+        probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return probabilities
+
+    # --- what `Classifier` asks for ---
+
+    def _batch_scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = self._apply(images).value
+        return scores
+
+    def _arrays(self) -> Arrays:
+        return {path: tensor.numpy() for path, tensor in nn.tensors(self.model_).items()}
+
+    def _restore(self, arrays: Arrays) -> None:
+        self._check_settings()
+        self.model_ = self._network(seed=0)
+        nn.load_tensors(self.model_, arrays)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make what answers: recorded once for each size of batch."""
+        model = self.model_
+        self._apply = compile(lambda images: model(images, training=False), state=model, engine=self.engine)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_apply"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if hasattr(self, "model_"):
+            self._prepare()
+
+    # --- settings ---
+
+    def _check_settings(self) -> None:
+        _one_of("loss", self.loss, LOSSES)
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _number("alpha", self.alpha, least=0)
+        _whole("batch_size", self.batch_size)
+        if self.learning_rate != "auto":
+            _number("learning_rate", self.learning_rate, above=0)
+        if self.max_iter != "auto":
+            _whole("max_iter", self.max_iter)
+
+    def _seed(self) -> int:
+        if isinstance(self.random_state, int | np.integer) and not isinstance(self.random_state, bool):
+            if not 0 <= self.random_state < 2**63:
+                raise SettingError(f"random_state is {self.random_state}: a seed lies between 0 and 2**63 - 1")
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31))
+
+    def _epochs(self, steps: int) -> int:
+        """How many epochs: by default as many as are needed for 1,000 steps, but between 20 and 50."""
+        return min(max(-(-1000 // steps), 20), 50) if self.max_iter == "auto" else int(self.max_iter)
+
+    def _rate(self) -> float:
+        return self.rates[self.optimizer] if self.learning_rate == "auto" else float(self.learning_rate)
+
+    def _standardize(self, images: NDArray[Any]) -> None:
+        """Give the first layer mean and deviation of each channel or feature; of all pixels where uint8 come in rows.
+
+        (A pixel that is dark in nearly all pictures has a tiny deviation of its own; divided by that, the one
+        picture in which it is bright would drown everything else.)
+        """
+        rows_of_pixels = images.ndim == 2 and images.dtype == np.uint8
+        layer = self.model_.standardize
+        found = statistics(images, None if rows_of_pixels else tuple(range(images.ndim - 1)))
+        for tensor, value in zip((layer.mean, layer.std), found, strict=True):
+            tensor.assign(np.broadcast_to(value, tensor.shape).astype(np.float32))
+
+
+def statistics(images: NDArray[Any], axes: tuple[int, ...] | None) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Mean and standard deviation over these axes, on the scale where white is 1; 1 for what never varies.
+
+    Computed in float64, a thousand rows at a time, so that a memory map stays on the disk.
+    """
+    scale = 255.0 if images.dtype == np.uint8 else 1.0
+    blocks = range(0, len(images), 1000)
+    parts = [images[start : start + 1000].sum(axis=axes, dtype=np.float64) for start in blocks]
+    count = images.size / max(1, np.size(parts[0]))
+    mean = np.sum(parts, axis=0) / count
+    parts = [np.square(images[start : start + 1000] - mean).sum(axis=axes) for start in blocks]
+    deviation = np.sqrt(np.sum(parts, axis=0) / count)
+    return mean / scale, np.where(deviation > 0, deviation / scale, 1.0)
+
+
+def _one_of(name: str, value: Any, known: Mapping[str, Any]) -> None:
+    if not isinstance(value, str) or value not in known:
+        raise SettingError(f"{name} {value!r} is not one of {', '.join(known)}")
+
+
+def _whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise SettingError(f"{name} is {value!r}: it must be a whole number, 1 or more")
+
+
+def _number(name: str, value: Any, *, least: float | None = None, above: float | None = None) -> None:
+    bound = f"above {above}" if above is not None else f"{least} or more"
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float | np.number)
+        or not math.isfinite(value)
+        or (value <= above if above is not None else value < (least or 0))
+    ):
+        raise SettingError(f"{name} is {value!r}: it must be a number {bound}")
