@@ -20,8 +20,9 @@ _names = {
     "scope": "nabi.graph.interpreter",
     "check_gradients": "nabi.gradient_check",
     "compile": "nabi._compile",
+    "load": "nabi.classifiers",
 }
-_modules = frozenset("classifiers data errors losses models nn ops optim random".split())
+_modules = frozenset("classifiers data errors figures losses metrics models nn ops optim random training".split())
 
 __all__ = sorted([*_names, *_modules])  # noqa: PLE0605
 

@@ -253,14 +253,13 @@ def tensor(data: Any, name: str | None = None, *, requires_grad: bool = False, d
     """
     if isinstance(data, Tensor):
         data = data._read("a copy")
-    known = isinstance(data, np.ndarray | np.generic) and not isinstance(data, float)
-    array = np.array(data) if known or not hasattr(data, "__array__") else np.array(data.__array__())
-    known = known or hasattr(data, "__array__")
+    keeps = hasattr(data, "__array__") and not isinstance(data, float)  # an array's own dtype is meant
+    array = np.array(data)
     if dtype is not None:
         array = array.astype(dtype)
-    elif (array.dtype.kind == "f" and (not known or array.dtype != np.float64)) or (
-        requires_grad and array.dtype.kind in "iub"
-    ):
+    elif array.dtype.kind == "f":
+        array = array.astype(np.float64 if keeps and array.dtype == np.float64 else _FLOAT32)
+    elif requires_grad and array.dtype.kind in "iub":
         array = array.astype(_FLOAT32)
     if array.dtype not in DTYPES:
         raise DTypeError(f"tensor: dtype {array.dtype} is not one of {', '.join(map(str, DTYPES))}")

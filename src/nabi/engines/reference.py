@@ -126,7 +126,7 @@ def _spare(made: list[Any], shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def cluster(nodes: Sequence[Node]) -> list[list[Node]]:
-    """Group neighbouring elementwise nodes of one large shape; what stands between and needs none of them goes first."""
+    """Group neighbouring elementwise nodes of one large shape; what stands between them and needs none goes first."""
     groups: list[list[Node]] = []
     current: list[Node] = []
     inside: set[int] = set()
