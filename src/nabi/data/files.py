@@ -281,6 +281,20 @@ def _inflating(file: IO[bytes], path: Path) -> IO[bytes]:
     return io.BufferedReader(_Capped(stream, path, os.fstat(file.fileno()).st_size), MEBIBYTE)  # type: ignore[type-var]
 
 
+class _UntilEnd:
+    """A stream that cannot be read past its end twice: tarfile would go on for as many bytes as a member claims."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.ended = stream, False
+
+    def read(self, size: int) -> bytes:
+        content = self.stream.read(size)
+        if not content and self.ended:
+            raise EOFError("the archive ends within a member")
+        self.ended = not content
+        return content
+
+
 class _TarMember(tarfile.TarInfo):
     """Checks each header before tarfile acts on it.
 
@@ -310,7 +324,8 @@ class _TarMember(tarfile.TarInfo):
 
 def _tar_members(file: IO[bytes], path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
     stream = _inflating(file, path)
-    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarMember) as archive:
+    source: Any = _UntilEnd(stream)
+    with tarfile.open(fileobj=source, mode="r|", tarinfo=_TarMember) as archive:
         for number, entry in enumerate(archive):
             archive.members = []  # type: ignore[attr-defined]  # it would keep every header
             _check_count(number)
