@@ -16,7 +16,7 @@ tensor(0.5, requires_grad=True)
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +30,7 @@ Moments = dict[str, Tensor]
 
 
 class Optimizer:
-    """The base of every optimiser: a subclass writes down `formula` and names its moments.
+    """The base of every optimiser: a subclass names its moments and writes down `formula`.
 
     Parameters
     ----------
@@ -40,6 +40,8 @@ class Optimizer:
         May be assigned at any time: ``optimizer.learning_rate.assign(schedule(step))``.
     weight_decay : float
         How strongly parameters are pulled to 0.
+    moments : sequence of str
+        What is kept of each parameter from step to step.
 
     Attributes
     ----------
@@ -51,13 +53,12 @@ class Optimizer:
         How many updates have been made.
     """
 
-    moment_names: ClassVar[tuple[str, ...]] = ()
-
     def __init__(
         self,
         parameters: Mapping[str, Tensor] | Sequence[Tensor],
         learning_rate: float = 0.01,
         weight_decay: float = 0.0,
+        moments: Sequence[str] = (),
     ) -> None:
         named = parameters if isinstance(parameters, Mapping) else {str(i): p for i, p in enumerate(parameters)}
         name = type(self).__name__
@@ -68,7 +69,7 @@ class Optimizer:
                 raise SettingError(f"{name}: parameter {path!r} is not a leaf that requires a gradient")
         _check(name, learning_rate=(learning_rate, 0, math.inf), weight_decay=(weight_decay, 0, math.inf))
         self.parameters = dict(named)
-        self.moments = {moment: {p: _zeros_like(t) for p, t in named.items()} for moment in self.moment_names}
+        self.moments = {moment: {path: _zeros_like(p) for path, p in named.items()} for moment in moments}
         self.weight_decay = weight_decay
         self.learning_rate = tensor(learning_rate, dtype=np.float64)
         self.step = tensor(0)
@@ -134,8 +135,7 @@ class SGD(Optimizer):
         _check("SGD", momentum=(momentum, 0, 1))
         if nesterov and not momentum:
             raise SettingError("SGD: nesterov needs a momentum above 0")
-        self.moment_names = ("velocity",) if momentum else ()  # type: ignore[misc]
-        super().__init__(parameters, learning_rate, weight_decay)
+        super().__init__(parameters, learning_rate, weight_decay, ["velocity"] if momentum else [])
         self.momentum = momentum
         self.nesterov = nesterov
 
@@ -166,8 +166,7 @@ class RMSProp(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         _check("RMSProp", decay=(decay, 0, 1), momentum=(momentum, 0, 1), epsilon=(epsilon, 0, math.inf))
-        self.moment_names = ("square", "velocity") if momentum else ("square",)  # type: ignore[misc]
-        super().__init__(parameters, learning_rate, weight_decay)
+        super().__init__(parameters, learning_rate, weight_decay, ["square", "velocity"] if momentum else ["square"])
         self.decay = decay
         self.momentum = momentum
         self.epsilon = epsilon
@@ -190,7 +189,6 @@ class Adam(Optimizer):
     Weight decay is added to the gradient. Source: Kingma and Ba, "Adam" (2015), algorithm 1.
     """
 
-    moment_names = ("first", "second")
     decoupled = False
 
     def __init__(
@@ -203,7 +201,7 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         _check(type(self).__name__, beta1=(beta1, 0, 1), beta2=(beta2, 0, 1), epsilon=(epsilon, 0, math.inf))
-        super().__init__(parameters, learning_rate, weight_decay)
+        super().__init__(parameters, learning_rate, weight_decay, ["first", "second"])
         self.beta1 = beta1
         self.beta2 = beta2
         self.epsilon = epsilon
