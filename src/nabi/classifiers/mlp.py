@@ -80,7 +80,7 @@ class MLPClassifier(NetworkClassifier):
             seed=seed,
         )
 
-    def _check_settings(self) -> None:
-        super()._check_settings()
+    def check_settings(self) -> None:
+        super().check_settings()
         if self.activation not in nn.ACTIVATIONS:
             raise SettingError(f"activation {self.activation!r} is not one of {', '.join(nn.ACTIVATIONS)}")

@@ -120,7 +120,7 @@ class NetworkClassifier(Classifier):
         checkpoint, about, stop
             As for `nabi.training.fit`.
         """
-        self._check_settings()
+        self.check_settings()
         images, labels = self._learn_input(X, y)
         held_out = None
         if validation is not None:
@@ -181,6 +181,28 @@ class NetworkClassifier(Classifier):
         probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
         return probabilities
 
+    def weight_pictures(self, most: int = 64) -> NDArray[np.float32] | None:
+        """The first layer's weights as pictures: templates, or what the first units or filters look for.
+
+        Parameters
+        ----------
+        most : int
+            Where there are more, those of the largest norm, in their order.
+
+        Returns
+        -------
+        ndarray of float32, (K, H, W, C), or None
+            None where they are no pictures: inputs are rows of numbers.
+        """
+        check_is_fitted(self, "classes_")
+        if len(self.input_shape_) != 3:
+            return None
+        weight = next(t for t in nn.parameters(self.model_).values() if t.ndim > 1).numpy()
+        shape = weight.shape[:-1] if weight.ndim == 4 else self.input_shape_
+        pictures = np.moveaxis(weight.reshape(*shape, -1), -1, 0)
+        strongest = np.argsort(-np.square(pictures).sum(axis=(1, 2, 3)), kind="stable")[:most]
+        return pictures[np.sort(strongest)]
+
     # --- what `Classifier` asks for ---
 
     def _batch_scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
@@ -191,7 +213,7 @@ class NetworkClassifier(Classifier):
         return {path: tensor.numpy() for path, tensor in nn.tensors(self.model_).items()}
 
     def _restore(self, arrays: Arrays) -> None:
-        self._check_settings()
+        self.check_settings()
         self.model_ = self._network(seed=0)
         nn.load_tensors(self.model_, arrays)
         self._prepare()
@@ -212,7 +234,8 @@ class NetworkClassifier(Classifier):
 
     # --- settings ---
 
-    def _check_settings(self) -> None:
+    def check_settings(self) -> None:
+        """Raise SettingError where a constructor argument has a value that it cannot have."""
         _one_of("loss", self.loss, LOSSES)
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)

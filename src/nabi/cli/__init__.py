@@ -1,0 +1,89 @@
+"""The command line: each command is a function of its own file, which is imported only when it runs.
+
+Here is the one place where errors become lines. A `NabiError` says what is wrong and where, and so does an error of the
+operating system that names its file: each ends in one line on stderr and exit code 2. Anything else is a fault of nabi,
+and shows its traceback.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from nabi import __version__
+from nabi.errors import NabiError
+
+COMMANDS = {
+    "train": "Train a classifier on pictures.",
+    "predict": "Say what is on pictures.",
+    "evaluate": "Measure a model's accuracy on labelled pictures.",
+    "look": "Look into a graph: every value and every gradient.",
+    "cache": "List what is kept of decoded pictures and downloads, or clear it.",
+}
+
+INTERRUPTED = 130  # as shells have it: 128 + SIGINT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and give its exit code: 0, 2 for bad input, 130 where Ctrl-C ended it.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        By default those that the process was given.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _application(given)(given, prog_name="nabi", standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        return _say("stopped", INTERRUPTED)
+    except NabiError as error:
+        return _say(str(error))
+    except BrokenPipeError:  # whoever reads has read enough, as in `nabi predict … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _say(f"{error.filename}: {error.strerror}")
+    except typer.Abort:
+        return _say("stopped", INTERRUPTED)
+    except Exception as error:
+        wrong_use = getattr(error, "format_message", None)  # an option that is unknown, or has a value it cannot have
+        if wrong_use is None:
+            raise
+        return _say(f"{wrong_use()} (nabi --help says more)")
+
+
+def _application(given: list[str]) -> typer.Typer:
+    """All commands by name and summary, but only the one that was asked for in earnest."""
+    application = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+    application.callback()(_options)
+    wanted = next((argument for argument in given if not argument.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        function: Callable[..., Any] = _not_asked_for
+        if name == wanted:
+            function = getattr(importlib.import_module(f"nabi.cli.{name}"), name)
+        application.command(name, short_help=summary)(function)
+    return application
+
+
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """nabi: image classifiers that you can see through."""
+    if version:
+        print(f"nabi {__version__}")
+        raise typer.Exit
+
+
+def _not_asked_for() -> None:
+    """Stands for a command of which only the name is shown."""
+
+
+def _say(message: str, code: int = 2) -> int:
+    print(f"nabi: {' '.join(message.split())}", file=sys.stderr)
+    return code

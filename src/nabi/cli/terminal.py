@@ -1,0 +1,38 @@
+"""What commands show while they work: a live line on a terminal, now and then a plain one on a pipe."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+Show = Callable[[str, int, int], None]
+
+
+def console(**options: Any) -> Console:
+    """Standard output (``stderr=True``: standard error): words as they are, never cut or coloured by what they say."""
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, **options)
+
+
+@contextmanager
+def bar(where: Console) -> Iterator[Show]:
+    """A function to be called as ``show(what, done, total)``: it moves a bar, or writes a line every ten seconds."""
+    if not where.is_terminal:
+        last = time.monotonic()
+
+        def write(what: str, done: int, total: int) -> None:
+            nonlocal last
+            if done < total and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                where.print(f"{what} {100 * done // max(total, 1)}%")
+
+        yield write
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=where, transient=True) as progress:
+        task = progress.add_task("")
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)

@@ -1,0 +1,245 @@
+"""``nabi train``: from pictures to a model in a folder."""
+
+import hashlib
+import inspect
+import shlex
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from nabi import data
+from nabi.classifiers import NetworkClassifier, registered
+from nabi.cli.results import write_measures, write_model
+from nabi.cli.run_folder import CHECKPOINT, METRICS, MODEL, RunFolder, free_folder
+from nabi.cli.terminal import bar, console
+from nabi.data import Dataset, Split
+from nabi.errors import DataError, NonFiniteError, SettingError
+from nabi.training import EpochEnded, Finished, Started, Stepped
+
+INTERRUPTED = 130
+
+# What an option is called in a classifier's constructor.
+ARGUMENTS = {
+    "loss": "loss",
+    "epochs": "max_iter",
+    "batch_size": "batch_size",
+    "learning_rate": "learning_rate",
+    "optimizer": "optimizer",
+    "hidden": "hidden_layer_sizes",
+    "dropout": "dropout",
+    "weight_decay": "alpha",
+    "flip": "flip",
+    "seed": "random_state",
+}
+
+
+def train(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DATA]",
+            show_default="digits",
+            help="digits, cifar10, cifar100, mnist, fashion-mnist, or a folder or archive of class folders.",
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(show_default="mlp", help="linear, mlp, three-layer or convnet.")] = None,
+    loss: Annotated[str | None, typer.Option(help="softmax, hinge or perceptron.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="How often to go through the training pictures.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures a step, at most.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest of the run.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd, rmsprop, adam or adamw.")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Units of the hidden layers, such as 512,256.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Share of hidden units left out at random.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="How strongly weights are pulled to zero.")] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option("--flip/--no-flip", show_default="colour pictures only", help="Train on mirror images, too."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(show_default="0", help="The same seed gives the same bits.")] = None,
+    size: Annotated[int | None, typer.Option(help="Height and width that pictures of folders are brought to.")] = None,
+    out: Annotated[Path | None, typer.Option(show_default="runs/NAME-N", help="The folder of the run.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+) -> None:
+    """Train a classifier on pictures.
+
+    Without arguments: a multilayer perceptron on 1,797 handwritten digits, in seconds. Ctrl-C stops and keeps the best
+    model so far; --resume goes on, and ends with the same bits as if it had never been stopped.
+    """
+    options: dict[str, Any] = {
+        "data": source,
+        "model": model,
+        "loss": loss,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "optimizer": optimizer,
+        "hidden": hidden,
+        "dropout": dropout,
+        "weight_decay": weight_decay,
+        "flip": flip,
+        "seed": seed,
+        "size": size,
+    }
+    asked = {name: value for name, value in options.items() if value is not None}
+    if "data" in asked and Path(asked["data"]).exists():
+        asked["data"] = str(Path(asked["data"]).resolve())
+    if resume and out is None:
+        raise SettingError("--resume goes on with the run in a folder: name it with --out")
+    folder = None if out is None else RunFolder(out)
+    if folder is not None and folder.used():
+        asked = _as_it_began(folder, asked, resume)
+        if (folder.path / METRICS).exists():
+            print(f"{folder.path}: this run is finished")
+            return
+    asked = {"data": "digits", "model": "mlp", "seed": 0} | asked
+    classifier = _classifier(asked)
+    where = console()
+    with bar(where) as show:
+        dataset = data.load(
+            asked["data"],
+            size=asked.get("size"),
+            progress=lambda done, total: show(f"reading {asked['data']}", done, total),
+        )
+    for name, reason in dataset.skipped:
+        console(stderr=True).print(f"nabi: skipped {name}: {reason}")
+    dataset = data.complete_splits(dataset)
+    classifier.flip = asked.get("flip", dataset.train.images.shape[3] == 3)
+    _run(classifier, dataset, folder or RunFolder(free_folder(dataset.name)), asked, where)
+
+
+def _as_it_began(folder: RunFolder, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
+    """What the run in the folder was asked for; what is asked for now must agree with it."""
+    began = folder.asked()
+    if not resume:
+        raise SettingError(f"{folder.path}: has a run in it: go on with --resume, or choose another folder with --out")
+    for name, value in asked.items():
+        if began.get(name) != value:
+            then = f"began with {began[name]!r}" if name in began else "began without it"
+            raise SettingError(f"--{name.replace('_', '-')} {value!r}: the run in {folder.path} {then}")
+    return began
+
+
+def _classifier(asked: Mapping[str, Any]) -> NetworkClassifier:
+    kind = registered(asked["model"])
+    arguments = {ARGUMENTS[name]: value for name, value in asked.items() if name in ARGUMENTS}
+    if "hidden" in asked:
+        try:
+            arguments["hidden_layer_sizes"] = tuple(int(units) for units in asked["hidden"].split(","))
+        except ValueError:
+            raise SettingError(f"--hidden {asked['hidden']!r}: it must be whole numbers, such as 512,256") from None
+    known = inspect.signature(kind).parameters
+    for name in asked:
+        if name in ARGUMENTS and ARGUMENTS[name] not in known:
+            raise SettingError(f"--{name.replace('_', '-')}: the model {asked['model']} has nothing of the kind")
+    classifier = kind(**arguments)
+    if not isinstance(classifier, NetworkClassifier):
+        raise SettingError(f"the model {asked['model']} is not trained step by step")
+    classifier.check_settings()
+    return classifier
+
+
+def _run(
+    classifier: NetworkClassifier, dataset: Dataset, folder: RunFolder, asked: Mapping[str, Any], where: Console
+) -> None:
+    """Train, and write down what comes out."""
+    images, labels = _labelled(dataset, dataset.train)
+    if len(set(labels.tolist())) < 2:
+        raise DataError(f"{asked['data']}: pictures of one class only: there is nothing to tell apart")
+    held_out = dataset.validation if dataset.validation is not None and len(dataset.validation) else None
+    folder.start(asked)
+    where.print(
+        f"{dataset.name}: {len(dataset.train):,} pictures of {len(dataset.classes)} classes to train on, "
+        f"{len(held_out or ()):,} for validation, {len(dataset.test or ()):,} for the test; writing to {folder.path}"
+    )
+    with _interruptible() as interrupted:
+        events = classifier.fit_events(
+            images,
+            labels,
+            validation=None if held_out is None else _labelled(dataset, held_out),
+            checkpoint=folder.path / CHECKPOINT,
+            about={"pictures": _fingerprint(dataset.train)},
+            stop=interrupted,
+        )
+        try:
+            finished = _show(events, where)
+        except NonFiniteError as error:
+            if not classifier.best_epoch_:
+                folder.give_up()
+                raise
+            write_model(classifier, dataset, folder, asked)
+            kept = f"{folder.path / MODEL} has the weights of epoch {classifier.best_epoch_}"
+            raise NonFiniteError(f"{error}; {kept}") from None
+        except BaseException:
+            if not (folder.path / CHECKPOINT).exists():
+                folder.give_up()
+            raise
+    write_model(classifier, dataset, folder, asked)
+    if finished.stopped:
+        again = f"nabi train --resume --out {shlex.quote(str(folder.path))}"
+        whose = f"the weights of epoch {finished.best_epoch}" if finished.best_epoch else "the weights as they were"
+        console(stderr=True).print(f"nabi: stopped; {folder.path / MODEL} has {whose}; to go on: {again}")
+        raise typer.Exit(INTERRUPTED)
+    where.print(write_measures(classifier, dataset, folder, asked))
+    (folder.path / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _show(events: Iterator[Any], where: Console) -> Finished:
+    """Show events as they come, until the last."""
+    with bar(where) as show:
+        for event in events:
+            match event:
+                case Started(epochs=epochs):
+                    width = len(str(epochs))
+                    if event.history or event.step:
+                        where.print(f"going on after epoch {event.epoch}, step {event.step}")
+                case Stepped():
+                    show(f"epoch {event.epoch}/{epochs}", event.step, event.steps_per_epoch)
+                case EpochEnded():
+                    line = f"epoch {event.epoch:{width}}/{epochs}"
+                    line += f"  loss {event.train_loss:.4f}  accuracy {event.train_accuracy:.4f}"
+                    if event.validation_loss is not None:
+                        line += f"  validation {event.validation_loss:.4f}  {event.validation_accuracy:.4f}"
+                    where.print(f"{line}  {event.seconds:.1f} s")
+                case Finished():
+                    return event
+    raise AssertionError("a run ends with Finished")
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed; pressed again, it interrupts at once."""
+    pressed = False
+
+    def press(number: int, frame: Any) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, press)
+    except ValueError:  # not in the main thread, where Ctrl-C does not arrive
+        yield lambda: False
+        return
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _labelled(dataset: Dataset, split: Split) -> tuple[Any, Any]:
+    """Pictures, and their classes by name."""
+    return split.images, np.array(dataset.classes)[split.labels]
+
+
+def _fingerprint(split: Split) -> str:
+    """A digest of the labels and of a thousand pictures: enough to see that a run goes on with other data."""
+    digest = hashlib.sha256(split.labels.tobytes())
+    digest.update(split.images[:: max(1, len(split) // 1000)].tobytes())
+    return digest.hexdigest()
