@@ -104,8 +104,8 @@ def members(
         stream = (_zip_members if start.startswith(_ZIP_STARTS) else _tar_members)(file, path, wanted)
         while True:
             with _reported(path):  # no `yield` in here: only the archive's errors are meant, never the caller's
-                member = next(stream, None)
-            report(size if member is None else min(file.tell(), size), size)
+                member, done = next(stream, (None, size))
+            report(min(done, size), size)
             if member is None:
                 return
             if not is_hidden(member.name):
@@ -322,63 +322,70 @@ class _TarMember(tarfile.TarInfo):
         return member
 
 
-def _tar_members(file: IO[bytes], path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
+def _tar_members(file: IO[bytes], path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[Member, int]]:
+    """Each member, with how far in the file it ends."""
     stream = _inflating(file, path)
     source: Any = _UntilEnd(stream)
     with tarfile.open(fileobj=source, mode="r|", tarinfo=_TarMember) as archive:
         for number, entry in enumerate(archive):
             archive.members = []  # type: ignore[attr-defined]  # it would keep every header
             _check_count(number)
-            name = _tidy(entry.name)
-            if entry.isdir():
-                yield Member(name + "/")
-            elif not entry.isreg() or entry.issparse():
-                yield Member(name, problem="not a regular file")
-            elif entry.size > MAX_FILE:
-                yield Member(name, problem=f"larger than {MAX_FILE // MEBIBYTE} MiB")
-            elif not wanted(name) or is_hidden(name):
-                yield Member(name, entry.size)
-            else:
-                opened = archive.extractfile(entry)
-                yield _held_member(name, opened.read() if opened else b"")
+            yield _tar_member(archive, entry, wanted), file.tell()
     while stream.read(MEBIBYTE):
         pass  # to the checksum behind the last byte
 
 
-def _zip_members(file: IO[bytes], path: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
-    packed_size = os.fstat(file.fileno()).st_size
-    left = max(MAX_UNPACKED_ANYWAY, MAX_RATIO * packed_size)
+def _tar_member(archive: tarfile.TarFile, entry: tarfile.TarInfo, wanted: Callable[[str], bool]) -> Member:
+    name = _tidy(entry.name)
+    if entry.isdir():
+        return Member(name + "/")
+    if not entry.isreg() or entry.issparse():
+        return Member(name, problem="not a regular file")
+    if entry.size > MAX_FILE:
+        return Member(name, problem=f"larger than {MAX_FILE // MEBIBYTE} MiB")
+    if is_hidden(name) or not wanted(name):
+        return Member(name, entry.size)
+    opened = archive.extractfile(entry)
+    content = opened.read() if opened else b""
+    return Member(name, len(content), read=lambda: content)
+
+
+def _zip_members(file: IO[bytes], path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[Member, int]]:
+    """Each member, with the part of the file that corresponds to its number."""
+    size = os.fstat(file.fileno()).st_size
+    left = max(MAX_UNPACKED_ANYWAY, MAX_RATIO * size)
     with zipfile.ZipFile(file) as archive:
-        for number, entry in enumerate(archive.infolist()):
+        entries = archive.infolist()
+        for number, entry in enumerate(entries):
             _check_count(number)
-            name = _tidy(entry.filename.replace("\\", "/"))
-            kind = stat.S_IFMT(entry.external_attr >> 16)
-            if entry.is_dir():
-                yield Member(name + "/")
-            elif kind not in (0, stat.S_IFREG):
-                yield Member(name, problem="not a regular file")
-            elif entry.flag_bits & 1:
-                yield Member(name, problem="encrypted")
-            elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                yield Member(name, problem="packed in a way other than zip's usual one")
-            elif entry.file_size > MAX_FILE:
-                yield Member(name, problem=f"larger than {MAX_FILE // MEBIBYTE} MiB")
-            elif not wanted(name) or is_hidden(name):
-                yield Member(name, entry.file_size)
-            else:
-                left -= entry.file_size
-                if left < 0:
-                    raise FormatError(f"unpacks to more than {MAX_RATIO} times its size")
-                yield _held_member(name, archive.read(entry))
+            member = _zip_member(archive, entry, wanted, left)
+            left -= member.size
+            yield member, size * number // len(entries)
+
+
+def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, wanted: Callable[[str], bool], left: int) -> Member:
+    name = _tidy(entry.filename.replace("\\", "/"))
+    if entry.is_dir():
+        return Member(name + "/")
+    if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
+        return Member(name, problem="not a regular file")
+    if entry.flag_bits & 1:
+        return Member(name, problem="encrypted")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return Member(name, problem="packed in a way other than zip's usual one")
+    if entry.file_size > MAX_FILE:
+        return Member(name, problem=f"larger than {MAX_FILE // MEBIBYTE} MiB")
+    if is_hidden(name) or not wanted(name):
+        return Member(name)
+    if entry.file_size > left:
+        raise FormatError(f"unpacks to more than {MAX_RATIO} times its size")
+    content = archive.read(entry)
+    return Member(name, len(content), read=lambda: content)
 
 
 def _tidy(name: str) -> str:
     """The name without empty parts, ``.`` and ``..``."""
     return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
-
-
-def _held_member(name: str, content: bytes) -> Member:
-    return Member(name, len(content), read=lambda: content)
 
 
 def _check_count(number: int) -> None:

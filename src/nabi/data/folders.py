@@ -19,6 +19,7 @@ from nabi.data.splits import content_key
 from nabi.errors import DataError
 
 DEFAULT_SIZE: Size = (32, 32)
+MAX_IN_MEMORY = 256 << 20  # of decoded pictures, before they go to a temporary file
 FORMAT = 1  # of what is cached: to be raised when decoding changes
 
 Progress = Callable[[int, int], None]
@@ -85,7 +86,7 @@ def layout(names: Iterable[str]) -> Layout:
         raise DataError("has no class folders: expected CLASS/PICTURE or train/CLASS/PICTURE")
     roles = [SPLITS[name] for name in sorted(splits)]
     if len(roles) != len(set(roles)):
-        raise DataError(f"has more than one validation folder: {', '.join(sorted(splits))}")
+        raise DataError(f"has more than one validation folder: {', '.join(sorted(splits - {'train', 'test'}))}")
 
     def place(name: str) -> Place | None:
         parts = tuple(composed(name).split("/"))[len(top) :]
@@ -199,7 +200,7 @@ class _Pictures:
             place = str(cache.private_folder("pictures"))
         except OSError:
             place = None
-        return tempfile.SpooledTemporaryFile(256 << 20, dir=place)
+        return tempfile.SpooledTemporaryFile(MAX_IN_MEMORY, dir=place)
 
 
 @dataclass(frozen=True)

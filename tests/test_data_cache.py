@@ -1,0 +1,281 @@
+"""The cache of decoded pictures: quick, private, capped, and never trusted blindly."""
+
+import os
+import shutil
+import stat
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from made_files import encoded, hash_of, pets, pixels, tar, write_tree
+from nabi import data
+from nabi.data import cache, folders
+from nabi.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """The cache folder, which is not there yet."""
+    monkeypatch.setenv("NABI_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_tree(tmp_path / "pets", pets())
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Names of the pictures that are decoded, as they are."""
+    names = []
+
+    def counted(content, name):
+        names.append(name)
+        return real(content, name)
+
+    real = folders.decode
+    monkeypatch.setattr(folders, "decode", counted)
+    return names
+
+
+def same(first, second):
+    assert first.classes == second.classes
+    assert first.skipped == second.skipped
+    assert first.name == second.name
+    for name in ("train", "validation", "test"):
+        one, other = getattr(first, name), getattr(second, name)
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.keys, other.keys)
+        assert one.names == other.names
+        assert one.labels.dtype == other.labels.dtype == np.int64
+
+
+def test_the_second_start_decodes_nothing(root, decoded):
+    first = data.load(root)
+    assert len(decoded) == 8
+    second = data.load(root)
+    assert len(decoded) == 8
+    same(first, second)
+    assert isinstance(second.train.images, np.memmap)
+    assert not second.train.images.flags.writeable
+
+
+def test_an_archive_too(tmp_path, decoded):
+    (tmp_path / "pets.tar").write_bytes(tar(pets()))
+    same(data.load(tmp_path / "pets.tar"), data.load(tmp_path / "pets.tar"))
+    assert len(decoded) == 8
+
+
+def test_skipped_files_are_remembered(root):
+    write_tree(root, {"train/cat/x.txt": b"x"})
+    assert (
+        data.load(root).skipped == data.load(root).skipped == [("train/cat/x.txt", "not a picture of a known format")]
+    )
+
+
+@pytest.mark.parametrize("change", ["content", "time", "new", "gone", "renamed"])
+def test_what_has_changed_is_decoded_again(root, decoded, change):
+    data.load(root)
+    path = root / "train/cat/0.png"
+    if change == "content":
+        path.write_bytes(encoded(pixels(77)))
+    elif change == "time":
+        os.utime(path, ns=(0, 1))
+    elif change == "new":
+        (root / "train/cat/9.png").write_bytes(encoded(pixels(77)))
+    elif change == "gone":
+        path.unlink()
+    else:
+        path.rename(root / "train/cat/9.png")
+    before = len(decoded)
+    found = data.load(root)
+    assert len(decoded) > before
+    assert any((image == pixels(77)).all() for image in found.train.images) == (change in ("content", "new"))
+
+
+def test_another_size_is_another_entry(root, decoded):
+    assert data.load(root).train.images.shape[1:] == (6, 7, 3)
+    assert data.load(root, size=4).train.images.shape[1:] == (4, 4, 3)
+    assert len(cache.entries()) == 2
+    assert data.load(root, size=4).train.images.shape[1:] == (4, 4, 3)
+    assert len(decoded) == 16
+
+
+def files_of(home):
+    (entry,) = cache.entries()
+    return sorted(path for path in entry.path.iterdir())
+
+
+def test_every_kind_of_damage_is_noticed_and_repaired(root, home, decoded):
+    expected = data.load(root)
+    kept = {split: getattr(expected, split).images.copy() for split in ("train", "validation", "test")}
+    for number in range(len(files_of(home))):
+        size = files_of(home)[number].stat().st_size
+        for place in sorted({*range(0, size, 41), size - 1}):
+            path = files_of(home)[number]
+            content = bytearray(path.read_bytes())
+            status = path.stat()
+            content[place] ^= 4
+            path.chmod(0o600)
+            path.write_bytes(content)
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+            before = len(decoded)
+            found = data.load(root)
+            for split, images in kept.items():
+                np.testing.assert_array_equal(getattr(found, split).images, images)
+            assert found.classes == ("cat", "dog", "snake")
+            if path.name == "about" or place >= 128:  # in the header, a changed space changes nothing
+                assert len(decoded) == before + 8, (path.name, place)
+
+
+@pytest.mark.parametrize("name", ["about", "images.npy"])
+@pytest.mark.parametrize("damage", ["empty", "half", "missing", "folder", "more"])
+def test_files_that_are_not_whole(root, home, decoded, name, damage):
+    data.load(root)
+    (path,) = [path for path in files_of(home) if path.name == name]
+    content = path.read_bytes()
+    if damage in ("missing", "folder"):
+        path.unlink()
+        if damage == "folder":
+            path.mkdir()
+    else:
+        path.write_bytes({"empty": b"", "half": content[: len(content) // 2], "more": content + b"x"}[damage])
+    found = data.load(root)
+    assert len(found.train) == 4
+    if (name, damage) != ("images.npy", "more"):
+        assert len(decoded) == 16
+
+
+def test_the_folders_are_the_users_own(root, home):
+    if os.name != "posix":
+        pytest.skip("permissions are of POSIX")
+    data.load(root)
+    for path in (home, home / "pictures", *(entry.path for entry in cache.entries())):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    (home / "pictures").chmod(0o777)
+    data.load(root)
+    assert stat.S_IMODE((home / "pictures").stat().st_mode) == 0o700
+
+
+def test_entries_and_clear(root, home):
+    assert cache.entries() == []
+    assert cache.clear() == 0
+    data.load(root)
+    (entry,) = cache.entries()
+    assert entry.kind == "pictures"
+    assert entry.source == str(root)
+    assert entry.size == sum(path.stat().st_size for path in files_of(home))
+    assert abs(entry.used - time.time()) < 60
+    assert cache.clear("downloads") == 0
+    assert cache.clear() == entry.size
+    assert cache.entries() == []
+    assert len(data.load(root).train) == 4
+
+
+def test_clear_touches_nothing_that_was_not_made_here(root, home):
+    write_tree(home, {"pictures/holiday.jpg": b"precious", "letters/a.txt": b"precious"})
+    assert len(data.load(root).train) == 4  # without a cache
+    assert cache.entries() == []
+    assert cache.clear() == 0
+    assert (home / "pictures/holiday.jpg").read_bytes() == (home / "letters/a.txt").read_bytes() == b"precious"
+    assert sorted(path.name for path in (home / "pictures").iterdir()) == ["holiday.jpg"]
+
+
+def test_a_linked_folder_is_no_cache(root, home, tmp_path):
+    write_tree(tmp_path, {"elsewhere/x": b"precious"})
+    home.mkdir()
+    (home / "pictures").symlink_to(tmp_path / "elsewhere")
+    assert len(data.load(root).train) == 4
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("trouble", ["disk", "cap", "file", "write"])
+def test_without_a_cache_everything_is_in_memory(root, home, monkeypatch, trouble):
+    if trouble == "disk":
+        monkeypatch.setattr(cache, "KEEP_FREE", 1 << 62)
+    elif trouble == "cap":
+        monkeypatch.setattr(cache, "MAX_TOTAL", 100)
+    elif trouble == "file":
+        home.write_bytes(b"a file where the folder should be")
+    else:
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(cache, "_write_images", full)
+    found = data.load(root)
+    assert len(found.train) == 4
+    assert not isinstance(found.train.images, np.memmap)
+    if trouble != "file":
+        assert cache.entries() == []
+
+
+def test_the_least_recently_used_give_way(tmp_path, home, monkeypatch):
+    roots = [write_tree(tmp_path / str(number), pets()) for number in range(3)]
+    data.load(roots[0])
+    size = cache.entries()[0].size
+    monkeypatch.setattr(cache, "MAX_TOTAL", int(2.5 * size))
+    data.load(roots[1])
+    for entry in cache.entries():
+        os.utime(entry.path, (1, 1) if entry.source == str(roots[1]) else (2, 2))
+    data.load(roots[0])  # used again
+    data.load(roots[2])
+    assert {entry.source for entry in cache.entries()} == {str(roots[0]), str(roots[2])}
+
+
+def test_a_process_that_was_quicker_wins(root, home, monkeypatch):
+    """Two processes decode the same at once: whoever comes second finds the entry there."""
+    real = cache._write_images
+
+    def overtaken(path, shape, rows):
+        result = real(path, shape, rows)
+        monkeypatch.setattr(cache, "_write_images", real)
+        data.load(root)
+        return result
+
+    monkeypatch.setattr(cache, "_write_images", overtaken)
+    assert len(data.load(root).train) == 4
+    assert len(cache.entries()) == 1
+
+
+def test_interrupted_work_leaves_no_entry(root, home, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache, "_write_synced", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data.load(root)
+    assert cache.entries() == []
+
+
+def test_many_pictures_go_through_a_file(root, monkeypatch):
+    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 100)
+    found = data.load(root)
+    np.testing.assert_array_equal(found.train.images[0], pixels(hash_of("train/cat/0.png")))
+
+
+def test_no_room_for_many_pictures_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 100)
+    monkeypatch.setattr(cache, "BLOCK", 100)
+    monkeypatch.setattr(cache, "KEEP_FREE", 1 << 62)
+    root = write_tree(tmp_path / "pets", pets())
+    with pytest.raises(DataError, match=r"no room for the decoded pictures in .*NABI_CACHE"):
+        data.load(root)
+
+
+@pytest.mark.long
+def test_cifar_10_starts_the_second_time_in_under_a_second(real_data):
+    path = real_data / "cifar10-jpeg.tar.xz"
+    if not path.exists():
+        pytest.skip("real data: no cifar10-jpeg.tar.xz")
+    first = data.load(path)
+    assert first.train.images.shape == (50_000, 32, 32, 3)
+    started = time.perf_counter()
+    second = data.load(path)
+    assert time.perf_counter() - started < 1
+    np.testing.assert_array_equal(first.test.images, second.test.images)
+    shutil.rmtree(Path(os.environ["NABI_CACHE"]))
