@@ -1,8 +1,9 @@
 """Array libraries as ``xp``: their own functions, thin adapters where a name is missing, and every declared operation.
 
 A formula may use any name of the Array API standard, ``pad``, ``getitem``, ``scatter_add`` and all declared
-operations. A namespace looks a name up among its adapters, then in the library, then in the registry, where the
-operation's own formula is run over this same namespace.
+operations. A namespace looks a name up among its adapters; then among the operations, whose formula is run over this
+same namespace, so that ``xp.mean`` rounds as the operation ``mean`` does; and then in the library, which is also where
+a formula arrives that calls its own name, such as ``xp.exp``.
 """
 
 import functools
@@ -30,11 +31,11 @@ class Namespace:
         self.__dict__.update(adapters)
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._library, name, None)
-        if found is None:
-            if name not in registry:
-                raise AttributeError(f"neither the array library nor the operations have {name!r}")
-            found = functools.partial(registry[name].forward, self)
+        operation = registry.get(name)
+        if operation is not None and not operation.native:
+            found: Any = functools.partial(operation.forward, self)
+        else:
+            found = getattr(self._library, name)
         setattr(self, name, found)
         return found
 
@@ -60,11 +61,18 @@ def _scatter_add(x: Any, updates: Any, *indices: Any, key: tuple[Any, ...]) -> A
     return result
 
 
+def _sum(x: Any, *, axis: Any = None, keepdims: bool = False) -> Any:
+    # NumPy adds the rows of a float32 array up one after another; in float64 no rounding is left to see.
+    if x.dtype == np.float32:
+        return np.add.reduce(x, axis=axis, keepdims=keepdims, dtype=np.float64).astype(np.float32)
+    return np.add.reduce(x, axis=axis, keepdims=keepdims)
+
+
 def _erf(x: Any) -> Any:
     from scipy.special import erf
 
     return erf(x)
 
 
-numpy = Namespace(np, erf=_erf, pad=_pad, getitem=_getitem, scatter_add=_scatter_add)
+numpy = Namespace(np, sum=_sum, erf=_erf, pad=_pad, getitem=_getitem, scatter_add=_scatter_add)
 """NumPy as ``xp``: computes at once."""

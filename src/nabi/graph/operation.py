@@ -123,6 +123,7 @@ class Operation:
         self.floating = floating
         self.differentiable = differentiable
         self.composite = kind == "composite"
+        self.native = self.name in forward.__code__.co_names  # the formula is the library's own function
         self.arrays = tuple(p.name for p in positional)
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self.holds = tuple(p.annotation if p.annotation in (Integer, Boolean, AsIs) else None for p in positional)
