@@ -83,7 +83,7 @@ def test_compiled_gives_the_same_bits_and_is_compiled_once(make: Callable[[Any],
 
 
 def one_parameter(value: float = 2.0) -> Any:
-    return nabi.tensor(np.float64(value), requires_grad=True)
+    return nabi.tensor(np.array(value), requires_grad=True)
 
 
 def steps(make: Callable[..., optim.Optimizer], gradients: list[float], **settings: Any) -> list[float]:
@@ -92,7 +92,7 @@ def steps(make: Callable[..., optim.Optimizer], gradients: list[float], **settin
     optimizer = make([p], **settings)
     found = []
     for gradient in gradients:
-        optimizer.update([nabi.tensor(np.float64(gradient))])
+        optimizer.update([nabi.tensor(np.array(gradient))])
         found.append(p.item())
     return found
 
