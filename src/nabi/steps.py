@@ -87,34 +87,46 @@ class Step(NamedTuple):
     upstream: Any
     flows: tuple[Flow, ...]
 
-    def __str__(self) -> str:
+    def lines(self) -> list["Line"]:
+        """The step as it is printed: first the node and what arrives, then a line for each input.
+
+        On the left stands what the node knows by itself, on the right the gradients that pass through it.
+        """
         head = f"{self.name} = {self.formula}"
-        plain = self.formula == f"{self.operation}({', '.join(self.formula.split('(', 1)[-1].rstrip(')').split(', '))})"
         if self.numbers and self.numbers not in (self.formula, tell(self.value)):
             head += f" = {self.numbers}"
-        head += f" = {tell(self.value)}" if np.ndim(self.value) == 0 else f": {tell(self.value)}"
-        lines = [(head, f"upstream d{self.root}/d{self.name}{_is(self.upstream)}")]
-        for flow in self.flows:
-            local = ""
-            if flow.derivative:
-                local = f"∂{self.name}/∂{flow.name} = {flow.derivative}"
-                if flow.condition:
-                    local += f", as {flow.condition}"
-                if flow.local is not None:
-                    shown = [s for s in (flow.numbers, write_number(flow.local)) if s]
-                    local += "".join(f" = {s}" for s in dict.fromkeys(shown) if s != flow.derivative)
-            down = f"d{self.root}/d{flow.name}"
-            if flow.local is not None:
-                down += f" = {_factor(float(self.upstream))}·{_factor(flow.local)}{_is(flow.gradient)}"
-            else:
-                down += f" = {flow.product}: {tell(flow.gradient)}"
-            if flow.total is not flow.gradient:
-                down += f", in all {tell(flow.total)}"
-            lines.append((f"    {local}", down) if local else (f"    {down}", ""))
-        wide = max(len(left) for left, right in lines if right)
-        text = "\n".join(f"{left:<{wide}}    {right}".rstrip() for left, right in lines)
-        said = f"\n    {self.operation}: {self.mathematics}" if plain or self.formula[:1] in "σ" else ""
-        return text + said
+        rows = [(head + _is(self.value), f"upstream d{self.root}/d{self.name}{_is(self.upstream)}")]
+        rows += [self._flow(flow) for flow in self.flows]
+        wide = max(len(left) for left, _ in rows if left) + 4
+        result = [Line(f"{left:<{wide}}" if left else " " * 4, right) for left, right in rows]
+        if self.formula[:1] == "σ" or self.formula.startswith(f"{self.operation}("):  # not plain from the formula
+            result.append(Line(f"    {self.operation}: {self.mathematics}", ""))
+        return result
+
+    def _flow(self, flow: Flow) -> tuple[str, str]:
+        local = ""
+        if flow.derivative:
+            shown = [flow.derivative, flow.numbers, "" if flow.local is None else write_number(flow.local)]
+            local = " = ".join([f"    ∂{self.name}/∂{flow.name}", *dict.fromkeys(filter(None, shown))])
+            local += f" where {flow.condition}" if flow.condition else ""
+        down = f"d{self.root}/d{flow.name} = "
+        if flow.local is None:
+            down += f"{flow.product}: {tell(flow.gradient)}"
+        else:
+            down += f"{_factor(float(self.upstream))}·{_factor(flow.local)} = {tell(flow.gradient)}"
+        if flow.total is not flow.gradient:
+            down += f", in all {tell(flow.total)}"
+        return local, down
+
+    def __str__(self) -> str:
+        return "\n".join((line.left + line.right).rstrip() for line in self.lines())
+
+
+class Line(NamedTuple):
+    """One printed line: what stands on the left, padded, and what on the right."""
+
+    left: str
+    right: str
 
 
 def tell(value: Any) -> str:

@@ -93,6 +93,11 @@ class Graph:
         self._gradients = _gradients(root, self._nodes)
         self._seconds = _measure(self._nodes, self._gradients) if timed else {}
 
+    @property
+    def name(self) -> str:
+        """What the tensor is called in it: its own name, or "f"."""
+        return self._names[self._root.serial]
+
     def svg(self) -> str:
         """The picture as SVG."""
         return draw.svg(self.picture())
