@@ -80,29 +80,37 @@ class Classifier(ClassifierMixin, BaseEstimator):
         ShapeError, DTypeError
             Inputs of another shape, or floats where it was fitted on uint8, or the reverse.
         """
-        check_is_fitted(self, "classes_")
-        answers: NDArray[Any] = self.classes_[self._scores(X).argmax(axis=1)]
+        answers: NDArray[Any] = self.classes_[self.scores(X).argmax(axis=1)]
         return answers
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float32]:
-        """The scores of each class, before any softmax.
+    def scores(self, X: ArrayLike) -> NDArray[np.float32]:
+        """The score of each class, before any softmax, for any number of classes.
+
+        Looked at in batches: beyond inputs and scores, memory does not grow with their number.
 
         Returns
         -------
         ndarray of float32, (N, K)
-            With two classes (N,), as scikit-learn has it: the score of the second less that of the first.
+            In the order of ``classes_``.
         """
         check_is_fitted(self, "classes_")
-        scores = self._scores(X)
-        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
-
-    def _scores(self, X: ArrayLike) -> NDArray[np.float32]:
         images = self._checked(X)
         bounds = batch_bounds(len(images), evaluation_batch(self.input_shape_))
         scores = np.empty((len(images), len(self.classes_)), np.float32)
         for start, end in itertools.pairwise(bounds):
             scores[start:end] = self._batch_scores(np.asarray(images[start:end]))
         return scores
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float32]:
+        """The scores as scikit-learn has them.
+
+        Returns
+        -------
+        ndarray of float32, (N, K)
+            With two classes (N,): the score of the second less that of the first.
+        """
+        scores = self.scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     # --- what comes in ---
 

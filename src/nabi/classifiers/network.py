@@ -175,8 +175,7 @@ class NetworkClassifier(Classifier):
         ndarray of float32, (N, K)
             In the order of ``classes_``.
         """
-        check_is_fitted(self, "classes_")
-        scores = self._scores(X)
+        scores = self.scores(X)
         exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
         probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
         return probabilities

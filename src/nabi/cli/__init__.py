@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments : sequence of str, optional
         By default those that the process was given.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         return _application(given)(given, prog_name="nabi", standalone_mode=False) or 0
     except KeyboardInterrupt:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _application(given: list[str]) -> typer.Typer:
     """All commands by name and summary, but only the one that was asked for in earnest."""
-    application = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+    application = typer.Typer(add_completion=False, rich_markup_mode=None)
     application.callback()(_options)
     wanted = next((argument for argument in given if not argument.startswith("-")), None)
     for name, summary in COMMANDS.items():
@@ -71,13 +71,18 @@ def _application(given: list[str]) -> typer.Typer:
     return application
 
 
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    """nabi: image classifiers that you can see through."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(f"nabi {__version__}")
         raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """nabi: image classifiers that you can see through."""
 
 
 def _not_asked_for() -> None:

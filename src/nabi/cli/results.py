@@ -49,12 +49,12 @@ def write_measures(classifier: NetworkClassifier, dataset: Dataset, folder: RunF
         "test_accuracy": None,
         "versions": versions(),
     }
-    line = f"no test pictures; validation accuracy {validation}"
+    line = f"no test pictures, validation accuracy {validation}"
     if dataset.test is not None and len(dataset.test):
         measured, matrix = measure(classifier, dataset, dataset.test)
         content |= {f"test_{name}": value for name, value in measured.items()}
         figures.confusion(matrix, measured["classes"], folder.path / "confusion.svg")
-        line = said(measured)
+        line = f"test {said(measured)}"
     folder.write_json(METRICS, content)
     return f"{line}; {content['seconds']:.1f} s of training; all in {folder.path}"
 
@@ -96,7 +96,7 @@ def said(measured: Mapping[str, Any]) -> str:
     """What was measured, for people."""
     low, high = measured["interval"]
     return (
-        f"test accuracy {measured['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}): "
+        f"accuracy {measured['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}): "
         f"{measured['correct']:,} of {measured['total']:,} right"
     )
 

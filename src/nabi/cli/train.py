@@ -24,6 +24,8 @@ from nabi.training import EpochEnded, Finished, Started, Stepped
 
 INTERRUPTED = 130
 
+DEFAULTS: dict[str, Any] = {"data": "digits", "model": "mlp", "seed": 0}
+
 # What an option is called in a classifier's constructor.
 ARGUMENTS = {
     "loss": "loss",
@@ -97,7 +99,7 @@ def train(
         if (folder.path / METRICS).exists():
             print(f"{folder.path}: this run is finished")
             return
-    asked = {"data": "digits", "model": "mlp", "seed": 0} | asked
+    asked = DEFAULTS | asked
     classifier = _classifier(asked)
     where = console()
     with bar(where) as show:
@@ -121,7 +123,7 @@ def _as_it_began(folder: RunFolder, asked: dict[str, Any], resume: bool) -> dict
     for name, value in asked.items():
         if began.get(name) != value:
             then = f"began with {began[name]!r}" if name in began else "began without it"
-            raise SettingError(f"--{name.replace('_', '-')} {value!r}: the run in {folder.path} {then}")
+            raise SettingError(f"{_as_typed(name)} {value!r}: the run in {folder.path} {then}")
     return began
 
 
@@ -136,12 +138,21 @@ def _classifier(asked: Mapping[str, Any]) -> NetworkClassifier:
     known = inspect.signature(kind).parameters
     for name in asked:
         if name in ARGUMENTS and ARGUMENTS[name] not in known:
-            raise SettingError(f"--{name.replace('_', '-')}: the model {asked['model']} has nothing of the kind")
+            raise SettingError(f"{_as_typed(name)}: the model {asked['model']} has nothing of the kind")
     classifier = kind(**arguments)
     if not isinstance(classifier, NetworkClassifier):
         raise SettingError(f"the model {asked['model']} is not trained step by step")
-    classifier.check_settings()
+    try:
+        classifier.check_settings()
+    except SettingError as error:
+        argument, _, what = str(error).partition(" ")
+        option = next((option for option, name in ARGUMENTS.items() if name == argument), argument)
+        raise SettingError(f"{_as_typed(option)} {what}") from None
     return classifier
+
+
+def _as_typed(option: str) -> str:
+    return "--" + option.replace("_", "-")
 
 
 def _run(

@@ -1,0 +1,26 @@
+"""``nabi cache``: what is kept, so that the second start is quick."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from nabi.data import cache as kept
+
+
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
+) -> None:
+    """List what is kept of decoded pictures and downloads, or clear it."""
+    if clear:
+        print(f"{_size(kept.clear())} removed from {kept.folder()}")
+        return
+    entries = kept.entries()
+    for entry in entries:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        print(f"{entry.kind}  {_size(entry.size):>9}  {used}  {entry.source}")
+    print(f"{_size(sum(entry.size for entry in entries))} in {kept.folder()}; nabi cache --clear removes it")
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,104 @@
+"""``nabi evaluate``: how good a model is on labelled pictures."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from nabi import data
+from nabi.classifiers import Classifier, load
+from nabi.cli.results import measure, said
+from nabi.cli.terminal import bar, console
+from nabi.data import Dataset, Split
+from nabi.data.decode import grey
+from nabi.errors import DataError, ModelFileError, SettingError
+
+SPLITS = ("test", "validation", "train", "all")
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model file, as nabi train writes it.")],
+    source: Annotated[str, typer.Argument(metavar="DATA", help="A name, folder or archive, as for nabi train.")],
+    split: Annotated[str, typer.Option(help="Which pictures: test, validation, train or all.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Everything that was measured, as JSON.")] = False,
+) -> None:
+    """Measure a model's accuracy on labelled pictures.
+
+    Classes are matched by name. A split that the data lack is made from the pictures' content, as nabi train makes it:
+    the test pictures are those that training on the same data never saw.
+    """
+    if split not in SPLITS:
+        raise SettingError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
+    classifier = load(model)
+    if len(classifier.input_shape_) != 3 or classifier.input_dtype_ != np.uint8:
+        raise ModelFileError(f"{model}: was not trained on pictures, but on {classifier.input_dtype_} rows of numbers")
+    dataset = _loaded(source, classifier)
+    for name, reason in dataset.skipped:
+        console(stderr=True).print(f"nabi: skipped {name}: {reason}")
+    if not set(dataset.classes) & set(map(str, classifier.classes_)):
+        theirs, ours = _few(dataset.classes), _few(classifier.classes_)
+        raise DataError(f"{source}: none of its classes ({theirs}) is among the model's ({ours})")
+    measured, _ = measure(classifier, dataset, _chosen(dataset, split, source))
+    if as_json:
+        print(json.dumps({"data": dataset.name, "split": split, **measured}, ensure_ascii=False, indent=2))
+        return
+    print(f"{dataset.name}, {split}: {said(measured)}")
+    width = max(map(len, measured["classes"]))
+    for name, numbers in measured["per_class"].items():
+        print(
+            f"  {name:{width}}  precision {numbers['precision']:.3f}  recall {numbers['recall']:.3f}  "
+            f"{numbers['support']:,} pictures"
+        )
+
+
+def _loaded(source: str, classifier: Classifier) -> Dataset:
+    """The data, in the shape that the model takes."""
+    height, width, channels = classifier.input_shape_
+    with bar(console(stderr=True)) as show:
+        progress = lambda done, total: show(f"reading {source}", done, total)
+        dataset = data.load(source, progress=progress)
+        if dataset.train.images.shape[1:3] != (height, width):
+            try:
+                dataset = data.load(source, size=(height, width), progress=progress)
+            except SettingError:  # of a data set whose pictures have one size
+                there = "x".join(map(str, dataset.train.images.shape[1:3]))
+                raise DataError(f"{source}: pictures of {there}, and the model takes {height}x{width}") from None
+    return _with_channels(dataset, channels)
+
+
+def _with_channels(dataset: Dataset, channels: int) -> Dataset:
+    """Grey pictures in three equal channels for a model of colours, and colours made grey for one of greys."""
+    train, validation, test = (
+        None if part is None else replace(part, images=_channels(part.images, channels))
+        for part in (dataset.train, dataset.validation, dataset.test)
+    )
+    assert train is not None
+    return replace(dataset, train=train, validation=validation, test=test)
+
+
+def _channels(images: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    if images.shape[3] == channels or not len(images):
+        return images
+    if images.shape[3] == 1:
+        return np.broadcast_to(images, (*images.shape[:3], channels))
+    return np.stack([grey(image) for image in images])
+
+
+def _chosen(dataset: Dataset, split: str, source: str) -> Split:
+    """The pictures to measure on."""
+    if split == "all":
+        parts = [part for part in (dataset.train, dataset.validation, dataset.test) if part is not None]
+        images = np.concatenate([part.images for part in parts])
+        return Split(images, np.concatenate([part.labels for part in parts]))
+    chosen: Split | None = getattr(data.complete_splits(dataset), split)
+    if chosen is None or not len(chosen):
+        raise DataError(f"{source}: no pictures in its {split} split: choose another with --split")
+    return chosen
+
+
+def _few(names: Any) -> str:
+    return ", ".join(map(str, names[:5])) + (", …" if len(names) > 5 else "")

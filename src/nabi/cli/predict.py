@@ -1,0 +1,94 @@
+"""``nabi predict``: what is on pictures, one after another, however many there are."""
+
+import csv
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from nabi import data
+from nabi.classifiers import Classifier, load
+from nabi.cli.terminal import console
+from nabi.errors import DataError, ModelFileError, PictureError, SettingError
+from nabi.training import evaluation_batch
+
+Answer = tuple[str, list[tuple[str, float]]]
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model file, as nabi train writes it.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="IMAGE-OR-FOLDER...", help="Pictures, or folders of them.")],
+    top: Annotated[int, typer.Option(help="How many classes to name for each picture.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON array, one picture a line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Columns path, rank, class, score.")] = False,
+) -> None:
+    """Say what is on pictures: the most likely classes, each with its score.
+
+    A score is a probability where the model was trained with the softmax loss. Files that are no pictures are skipped,
+    and named on standard error.
+    """
+    if as_json and as_csv:
+        raise SettingError("--json and --csv: choose one")
+    if top < 1:
+        raise SettingError(f"--top {top}: it must be 1 or more")
+    classifier = load(model)
+    if len(classifier.input_shape_) != 3 or classifier.input_dtype_ != np.uint8:
+        raise ModelFileError(f"{model}: was not trained on pictures, but on {classifier.input_dtype_} rows of numbers")
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+    write = _write_json if as_json else _write_csv if as_csv else _write_text
+    answers = _answers(classifier, paths, top)
+    first = next(answers, None)
+    if first is None:
+        raise DataError(f"{', '.join(map(str, paths))}: no picture that can be read")
+    write(itertools.chain([first], answers))
+
+
+def _answers(classifier: Classifier, paths: list[Path], top: int) -> Iterator[Answer]:
+    """Each picture's path and top classes, a batch at a time."""
+    height, width, channels = classifier.input_shape_
+    pictures = data.pictures(paths, size=(height, width), channels=channels)  # type: ignore[arg-type]
+    readable = _readable(pictures)
+    answer = getattr(classifier, "predict_proba", classifier.scores)
+    while batch := list(itertools.islice(readable, evaluation_batch(classifier.input_shape_))):
+        scores = answer(np.stack([picture for _, picture in batch]))
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+        for (path, _), places, row in zip(batch, best, scores, strict=True):
+            yield path, [(str(classifier.classes_[place]), round(float(row[place]), 6)) for place in places]
+
+
+def _readable(pictures: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    notes = console(stderr=True)
+    for path, picture in pictures:
+        if isinstance(picture, PictureError):
+            notes.print(f"nabi: skipped {picture}")
+        else:
+            yield path, picture
+
+
+def _write_text(answers: Iterator[Answer]) -> None:
+    for path, best in answers:
+        print(path, *(f"{name} {score:.3f}" for name, score in best), sep="  ")
+
+
+def _write_csv(answers: Iterator[Answer]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", "rank", "class", "score"])
+    for path, best in answers:
+        writer.writerows([path, rank, name, score] for rank, (name, score) in enumerate(best, 1))
+
+
+def _write_json(answers: Iterator[Answer]) -> None:
+    before = "["
+    for path, best in answers:
+        predictions = [{"class": name, "score": score} for name, score in best]
+        print(before, json.dumps({"path": path, "predictions": predictions}, ensure_ascii=False), sep="\n", end="")
+        before = ","
+    print("\n]")
