@@ -1,5 +1,7 @@
 """The tensor: an array that remembers where it came from; and the eager interpreter, which computes at once."""
 
+import html
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +11,12 @@ import numpy.typing as npt
 from nabi import ops
 from nabi.errors import CompileError, DTypeError, GraphError, ShapeError
 from nabi.graph import namespace
+from nabi.graph.backward import pull_back
 from nabi.graph.interpreter import scope, set_base, stack
 from nabi.graph.node import Node, numbers
 from nabi.graph.operation import AsIs, Integer, Operation, operations
 from nabi.graph.shapes import Axis, explain, infer
+from nabi.graph.whiteboard import Graph
 
 Array = npt.NDArray[Any]
 
@@ -146,8 +150,6 @@ class Tensor(Node):
         return f"tensor({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
-        import html
-
         return f"<pre>{html.escape(repr(self))}</pre>"
 
     # --- gradients ---
@@ -160,11 +162,24 @@ class Tensor(Node):
         GraphError
             Where this tensor is not a single floating-point number, or nothing requires a gradient.
         """
-        from nabi import autodiff
+        if stack.recording:
+            raise GraphError("backward() keeps gradients on tensors; inside a compiled function use nabi.gradients()")
+        self.starts("backward")
+        if not self.requires_grad:
+            raise GraphError("backward: nothing that this tensor was made from requires a gradient")
+        for leaf, g in pull_back(self, self.dtype.type(1), _numpy, operator.attrgetter("value")):
+            leaf.grad = Tensor(np.array(g)[()] if leaf.grad is None else leaf.grad.value + g)
 
-        autodiff.backward(self)
+    def starts(self, what: str) -> None:
+        """Raise unless a gradient can start from this tensor; ``what`` is who asks."""
+        if self.shape != ():
+            raise GraphError(
+                f"{what}: a gradient starts from one number, but this tensor has shape {self.shape}: sum or average it"
+            )
+        if self.dtype.kind != "f":
+            raise DTypeError(f"{what}: gradients flow through floating-point numbers only, not {self.dtype}")
 
-    def graph(self, depth: int | None = None, *, limit: int = 30, timed: bool = False) -> Any:
+    def graph(self, depth: int | None = None, *, limit: int = 30, timed: bool = False) -> Graph:
         """The graph that this tensor was made by, to look at: drawn, priced, and walked back step by step.
 
         Parameters
@@ -178,12 +193,10 @@ class Tensor(Node):
 
         Returns
         -------
-        nabi.whiteboard.Graph
+        Graph
             Notebooks show it; it has ``svg()``, ``dot()``, ``save(path)``, ``steps()`` and ``costs()``.
         """
-        from nabi import whiteboard
-
-        return whiteboard.Graph(self, depth, limit, timed)
+        return Graph(self, depth, limit, timed)
 
     def detach(self) -> "Tensor":
         """The same numbers as a constant."""
@@ -344,7 +357,9 @@ class Eager:
     def apply(self, operation: Operation, arguments: tuple[Any, ...], settings: dict[str, Any]) -> Any:
         if operation.composite:
             return self._composite(operation, arguments, settings)
-        dtype, wanted, values = None, False, []
+        dtype: Any = None
+        wanted = False
+        values: list[Any] = []
         for argument in arguments:  # in one pass where there is nothing to promote: small graphs spend their time here
             if type(argument) is not Tensor:
                 if type(argument) is not float or len(values) != 1 or len(arguments) != 2 or dtype.kind != "f":
