@@ -164,13 +164,19 @@ def bomb(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("sides", [(20_000, 5_001), (12_000, 12_000), (100_000, 100_000), (2**31 - 1, 2**31 - 1)])
+@pytest.mark.parametrize(
+    "sides", [(4_000, 4_001), (20_000, 5_001), (12_000, 12_000), (100_000, 100_000), (2**31 - 1, 2**31 - 1)]
+)
 def test_a_bomb_is_refused_without_a_warning(sides):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         with pytest.raises(PictureError, match="bomb"):
             decode(bomb(*sides), "bomb")
     assert seen == []
+
+
+def test_a_flat_picture_of_16_million_pixels_is_honest():
+    assert shown(Image.new("L", (4_000, 4_000))).shape == (4_000, 4_000, 3)
 
 
 def test_formats_that_start_programs_are_not_opened():

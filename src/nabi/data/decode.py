@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from nabi.errors import PictureError, SettingError
 
+# A small file can be an honest picture of 16 million pixels; a larger one must have earned it by its own size.
 MAX_PIXELS = 100_000_000
+MAX_PIXELS_ANYWAY = 16_000_000
+MAX_PIXELS_PER_BYTE = 1000
 MAX_SIDE = 16384
 
 # Not all that Pillow can open: EPS would start Ghostscript, and nobody's photos are FLI or WMF.
@@ -58,15 +61,15 @@ def decode(content: bytes, name: str) -> NDArray[np.uint8]:
     Raises
     ------
     PictureError
-        If it is no picture, damaged, or has more than 100 million pixels.
+        If it is no picture, damaged, or has more than 100 million pixels (or 16 million, and 1000 a byte of the file).
     """
     from PIL import Image, UnidentifiedImageError
 
     _silence_pillow()
     try:
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise PictureError(f"{image.width}x{image.height} is more than {MAX_PIXELS} pixels")
+            if image.width * image.height > _most_pixels(len(content)):
+                raise PictureError(f"{image.width}x{image.height} is too large for a file of {len(content)} bytes")
             image.load()
             return np.asarray(_upright(_over_white(_eight_bits(image)), _orientation(image)))
     except PictureError as error:
@@ -101,6 +104,10 @@ def grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     from PIL import Image
 
     return picture[..., :1] if is_grey(picture) else np.asarray(Image.fromarray(picture).convert("L"))[..., None]
+
+
+def _most_pixels(bytes_there: int) -> int:
+    return min(MAX_PIXELS, max(MAX_PIXELS_ANYWAY, MAX_PIXELS_PER_BYTE * bytes_there))
 
 
 def _eight_bits(image: Any) -> Any:

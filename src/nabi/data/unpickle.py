@@ -48,6 +48,7 @@ def unpickle(content: bytes, name: str) -> Any:
         struct.error,
         ArithmeticError,
         AttributeError,
+        DeprecationWarning,  # of a backslash in a name, where warnings are errors
         EOFError,
         LookupError,
         MemoryError,
