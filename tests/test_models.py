@@ -92,6 +92,17 @@ def test_mlp_settings() -> None:
         models.mlp((4,), 2, activation="cube")
 
 
+def test_masks_and_weights_are_drawn_from_different_keys() -> None:
+    """From one key, the first mask would be made of the very numbers that the weights are made of."""
+    model = models.mlp((4,), 2, hidden=(8, 8), dropout=0.5)
+    layers = (model.linear1, model.linear2, model.linear3)
+    for mask in (model.dropout1, model.dropout2):
+        for layer in layers:
+            for initializer in (nn.initializers.he_uniform, nn.initializers.glorot_uniform):
+                assert (initializer(mask.key, layer.weight.shape) != layer.weight.numpy()).any()
+    assert (model.dropout1.key.numpy() != model.dropout2.key.numpy()).any()
+
+
 def test_convnet_leaves_out_pools_that_do_not_fit() -> None:
     def pools(*shape: int) -> int:
         return sum(isinstance(layer, nn.MaxPool2d) for layer in models.convnet(shape, 2, channels=(2, 2, 2, 2)))

@@ -142,6 +142,16 @@ def test_a_run_that_is_taken_up_again_goes_on_with_the_same_bits() -> None:
     np.testing.assert_array_equal(run(False), run(True))
 
 
+def test_an_optimiser_of_ones_own_is_a_formula_that_leaves_no_history() -> None:
+    class SignDescent(optim.Optimizer):
+        def formula(self, p: Any, g: Any, moments: Any, learning_rate: Any) -> Any:
+            new = p - learning_rate * ops.sign(g)
+            assert not new.requires_grad  # nothing of the update is kept in memory for a gradient
+            return new, {}
+
+    assert steps(SignDescent, [3.0, -0.1, 7.0], learning_rate=0.5) == [1.5, 2.0, 1.5]
+
+
 def test_names() -> None:
     parameters, _ = valley()
     optimizer = optim.Adam(parameters)
