@@ -14,7 +14,7 @@ from nabi._tensor import Tensor
 from nabi.cli.terminal import console
 from nabi.errors import SettingError
 from nabi.graph.mathematics import write_number
-from nabi.steps import Step
+from nabi.graph.steps import Step
 
 
 def look(

@@ -7,7 +7,6 @@ has terms, however an engine arranges it.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,51 +80,52 @@ _PRODUCTS: dict[str, Callable[..., int]] = {
 }
 
 
-def forward_cost(operation: Operation, specs: Sequence[Any], settings: dict[str, Any] | None) -> int:
-    """Multiply-adds of an operation's formula.
+def cost(
+    operation: Operation, specs: Sequence[Any], settings: dict[str, Any] | None = None, flows: Sequence[int] = ()
+) -> tuple[int, int]:
+    """Multiply-adds of an operation's formula, and of the rules that carry a gradient back.
+
+    Parameters
+    ----------
+    operation : Operation
+    specs : sequence of Spec
+        The shapes and dtypes of its inputs.
+    settings : dict, optional
+    flows : sequence of int
+        The places of the inputs that a gradient is wanted on.
 
     Examples
     --------
-    >>> forward_cost(registry["matmul"], [Spec((2, 3), "float32"), Spec((3, 4), "float32")], {})
-    24
+    >>> cost(registry["matmul"], [Spec((2, 3), "float32"), Spec((3, 4), "float32")], flows=(0, 1))
+    (24, 48)
     """
-    return _counted(operation, None, tuple(map(_key, specs)), _items(settings))
+    if operation.kind == "projection":
+        return 0, 0
+    keys = tuple((spec.shape, spec.dtype) for spec in specs)
+    return _counted(operation, keys, tuple((settings or {}).items()), tuple(flows))
 
 
-def backward_cost(operation: Operation, index: int, specs: Sequence[Any], settings: dict[str, Any] | None) -> int:
-    """Multiply-adds of the rule that carries a gradient back to one input; 0 where there is none."""
-    if operation.rule(index) is None:
-        return 0
-    return _counted(operation, index, tuple(map(_key, specs)), _items(settings))
-
-
-def _key(spec: Any) -> tuple[tuple[int, ...], Any]:
-    return spec.shape, spec.dtype
-
-
-def _items(settings: dict[str, Any] | None) -> tuple[tuple[str, Any], ...]:
-    return tuple((settings or {}).items())
+def forward_cost(operation: Operation, specs: Sequence[Any], settings: dict[str, Any] | None = None) -> int:
+    """Multiply-adds of an operation's formula alone."""
+    return cost(operation, specs, settings)[0]
 
 
 @functools.lru_cache(maxsize=4096)
-def _counted(operation: Operation, index: int | None, keys: tuple[Any, ...], items: tuple[tuple[str, Any], ...]) -> int:
+def _counted(
+    operation: Operation, keys: tuple[Any, ...], items: tuple[tuple[str, Any], ...], flows: tuple[int, ...]
+) -> tuple[int, int]:
     counter = _Counter()
-    settings = dict(items)
     inputs = [counter.wrap(Spec(*key)) for key in keys]
-    if index is None and operation.kind == "elementwise":
-        return math.prod(operation.forward(shapes, *[Spec(*key) for key in keys], **settings).shape)
-    if operation.kind == "projection":
-        return 0
+    settings = dict(items)
     if operation.variadic:
         y = operation.forward(counter, *inputs, **settings)
     else:
         y = getattr(counter, operation.name)(*inputs, **settings)
-    if index is not None:
-        counter.total = 0
+    forward, counter.total = counter.total, 0
+    g = (y[0], *(None for _ in y[1:])) if isinstance(y, tuple) else y
+    for index in flows:
         rule = operation.rule(index)
-        assert rule is not None
-        g = (y[0], *(None for _ in y[1:])) if isinstance(y, tuple) else y
-        flow = rule(counter, g, y, *inputs, **settings)
-        if flow.shape != inputs[index].shape:
+        flow = rule(counter, g, y, *inputs, **settings) if rule is not None else None
+        if flow is not None and flow.shape != inputs[index].shape:
             counter.total += flow.size  # summed back to the shape of what was broadcast
-    return counter.total
+    return forward, counter.total

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nabi import steps
-from nabi.autodiff import pull_back
 from nabi.container import replace_file
 from nabi.errors import GraphError, SettingError
-from nabi.graph import draw, namespace
-from nabi.graph.cost import backward_cost, forward_cost
+from nabi.graph import draw, namespace, steps
+from nabi.graph.backward import pull_back
+from nabi.graph.cost import cost
 from nabi.graph.draw import Item, Picture
 from nabi.graph.groups import Group, group
 from nabi.graph.mathematics import write_number
@@ -173,7 +172,7 @@ class Graph:
         """What is drawn, as plain data."""
         groups = group(self._nodes, self._depth, self._limit)
         costs = {node.serial: _multiply_adds(node) for node in self._nodes if node.operation is not None}
-        heavy = any(sum(cost) >= 1000 for cost in costs.values()) or bool(self._seconds)
+        heavy = any(sum(pair) >= 1000 for pair in costs.values()) or bool(self._seconds)
         items = tuple(self._item(one, costs, heavy) for one in groups)
         return Picture(f"The graph of {self._names[self._root.serial]}", items, tuple(self._notes(costs)))
 
@@ -207,19 +206,19 @@ class Graph:
             return Item("leaf", name, above=() if constant else above, below=below, hint=self._hint(one))
         inside: list[Any] = [n for n in one.nodes if n.operation is not None and n.operation.kind != "projection"]
         forward, backward = (sum(costs[n.serial][i] for n in inside) for i in (0, 1))
-        cost: tuple[str, ...] = ()
+        told: tuple[str, ...] = ()
         if heavy and forward + backward:
-            cost = (f"→ {_amount(forward)}  ← {_amount(backward)}",)
+            told = (f"→ {_amount(forward)}  ← {_amount(backward)}",)
         if self._seconds:
             times = [sum(self._seconds[n.serial][i] for n in inside) for i in (0, 1)]
-            cost += (f"→ {_duration(times[0])}  ← {_duration(times[1])}",)
+            told += (f"→ {_duration(times[0])}  ← {_duration(times[1])}",)
         operation = inside[0].operation.name
         if one.scope and (len(inside) > 1 or one.scope[-1] != operation):
             kind, title = "group", f"{one.scope[-1]}\n{self._inside(one, inside)}"
             name = node.name or ""
         else:
             kind, title = "operation", _SYMBOLS.get(operation, operation)
-        return Item(kind, title, one.inputs, name, above, below, cost, self._hint(one))
+        return Item(kind, title, one.inputs, name, above, below, told, self._hint(one))
 
     def _inside(self, one: Group, inside: list[Any]) -> str:
         parameters = sum(n.size for n in one.nodes if n.operation is None and n.requires_grad)
@@ -255,15 +254,10 @@ def _is_tuple(node: Any) -> bool:
 
 
 def _multiply_adds(node: Any) -> tuple[int, int]:
-    operation = node.operation
-    if operation.kind == "projection":
+    if node.operation.kind == "projection":
         return 0, 0
-    specs = [source.spec for source in node.inputs]
-    flows = [i for i, source in enumerate(node.inputs) if source.requires_grad]
-    return (
-        forward_cost(operation, specs, node.settings),
-        sum(backward_cost(operation, i, specs, node.settings) for i in flows) if node.requires_grad else 0,
-    )
+    flows = [place for place, source in enumerate(node.inputs) if source.requires_grad] if node.requires_grad else []
+    return cost(node.operation, [source.spec for source in node.inputs], node.settings, flows)
 
 
 def _measure(nodes: list[Any], gradients: dict[int, Any]) -> dict[int, tuple[float, float]]:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nabi.autodiff import pull_back
 from nabi.graph import namespace
+from nabi.graph.backward import pull_back
 from nabi.graph.mathematics import Term, mathematics, number, symbol, write_number
 from nabi.graph.node import Node
 from nabi.graph.shapes import Spec
