@@ -118,7 +118,10 @@ def arena(tmp_path, monkeypatch):
     (tmp_path / "files").mkdir()
 
     def write(name, content):
-        folder = tmp_path / "files" / str(next(numbers))
+        number = next(numbers)
+        if number % 100 == 99:
+            data.cache.clear()
+        folder = tmp_path / "files" / str(number)
         folder.mkdir()
         (folder / name).write_bytes(content)
         return folder / name
