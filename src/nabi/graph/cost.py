@@ -49,7 +49,7 @@ class _Counter:
             return lambda *given, **settings: declared.forward(self, *given, **{**declared.defaults, **settings})
 
         def call(*given: Any, **settings: Any) -> Any:
-            result = known(*given, **settings)
+            result = known(*map(_bare, given), **settings)
             if name in _PRODUCTS:
                 self.total += _PRODUCTS[name](result, *given)
             elif name in _REDUCTIONS:
@@ -61,6 +61,13 @@ class _Counter:
             return self.wrap(result)
 
         return call
+
+
+def _bare(value: Any) -> Any:
+    """Without the counting: an operation that counts as one must not be counted inside as well."""
+    if isinstance(value, list | tuple):
+        return type(value)(_bare(item) for item in value)
+    return Spec(value.shape, value.dtype) if isinstance(value, _Counted) else value
 
 
 def _size(value: Any) -> int:

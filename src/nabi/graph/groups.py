@@ -123,7 +123,7 @@ def _absorb_parameters(
         for place, source in enumerate(node.inputs):
             if source.operation is None:
                 users.setdefault(source.serial, set()).add(homes[node.serial] if keys[node.serial] else -1)
-                if place == 0 and source.shape != ():
+                if place == 0:
                     is_data.add(source.serial)
     for node in nodes:
         homes_of_users = users.get(node.serial, {-1})
