@@ -1,0 +1,350 @@
+"""The fit loop: events, checkpoints that go on with the same bits, what is kept, and what made a loss infinite."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nabi import container, losses, models, nn, ops, optim, training
+from nabi.errors import DataError, ModelFileError, NonFiniteError, SettingError
+from nabi.training import EpochEnded, Finished, Started, Stepped
+
+EPOCHS, BATCH, N, K = 4, 16, 70, 3  # 70 pictures: five steps of 14
+
+
+def pictures(seed: int = 0, n: int = N):
+    """Noise that is brighter in another place for each class."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, K, n)
+    images = random.integers(0, 120, (n, 4, 4, 1))
+    images[np.arange(n), labels] += 100
+    return images.astype(np.uint8), labels
+
+
+def made(seed: int = 0, rate: float = 0.01, kind=optim.AdamW):
+    model = models.mlp((4, 4, 1), K, hidden=(8,), dropout=0.3, seed=seed)
+    return model, kind(nn.parameters(model), rate)
+
+
+def run(model, optimizer, **changes):
+    arguments = {
+        "epochs": EPOCHS,
+        "batch_size": BATCH,
+        "schedule": optim.cosine(0.01, EPOCHS * 5),
+        "seed": 5,
+        "flip": True,
+        "validation": pictures(1),
+    } | changes
+    train = arguments.pop("train", None) or pictures()
+    return training.fit(model, optimizer, losses.softmax_cross_entropy, train, **arguments)
+
+
+def weights(model):
+    return {path: tensor.numpy() for path, tensor in nn.tensors(model).items()}
+
+
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[path], other[path]) for path in one)
+
+
+def stopping(after: int):
+    """A ``stop`` that says yes when it is asked for the time ``after``."""
+    asked = iter(range(1, 10**6))
+    return lambda: next(asked) == after
+
+
+def timeless(history):
+    return [{name: value for name, value in vars(row).items() if name != "seconds"} for row in history]
+
+
+# --- events ---
+
+
+def test_events_come_in_order_and_count_from_one() -> None:
+    events = list(run(*made()))
+    kinds = "".join(type(event).__name__[0] + type(event).__name__[1] for event in events)
+    assert kinds == "St" + EPOCHS * ("St" * 5 + "Ep") + "Fi"
+    assert events[0] == Started(EPOCHS, 0, 0, 5, ())
+    steps = [(event.epoch, event.step) for event in events if isinstance(event, Stepped)]
+    assert steps == [(epoch, step) for epoch in range(1, EPOCHS + 1) for step in range(1, 6)]
+    rows = [event for event in events if isinstance(event, EpochEnded)]
+    assert [row.epoch for row in rows] == list(range(1, EPOCHS + 1))
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert (last.epochs, last.stopped, list(last.history)) == (EPOCHS, False, rows)
+
+
+def test_learns_and_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    *_, finished = run(*made(), epochs=15, schedule=None)
+    assert finished.history[-1].validation_accuracy > 0.9 > 0.6 > finished.history[0].train_accuracy
+    assert finished.history[-1].train_loss < finished.history[0].train_loss
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_pictures() -> None:
+    model, optimizer = made(rate=1e-12)  # as good as standing still
+    *_, finished = run(model, optimizer, epochs=1, schedule=None, flip=False, validation=pictures(), batch_size=23)
+    images, labels = pictures()
+    scores = model(images, training=False)
+    row = finished.history[0]
+    assert row.validation_loss == pytest.approx(float(losses.softmax_cross_entropy(scores, labels)), abs=1e-5)
+    assert row.validation_accuracy == np.mean(scores.numpy().argmax(axis=1) == labels)
+
+
+def test_keeps_the_weights_of_the_epoch_that_was_best_on_validation() -> None:
+    model, optimizer = made()
+    after, best = {}, 0
+    for event in run(model, optimizer, epochs=12, validation=pictures(1, 40), schedule=optim.constant(0.05)):
+        if isinstance(event, EpochEnded):
+            after[event.epoch] = weights(model)
+        elif isinstance(event, Finished):
+            best = event.best_epoch
+            rows = event.history
+    merits = [(row.validation_accuracy, -row.validation_loss) for row in rows]
+    assert merits[best - 1] == max(merits)
+    assert best < 12  # so that the last weights are others
+    assert same(weights(model), after[best])
+    assert not same(after[best], after[12])
+
+
+def test_without_validation_the_last_epoch_is_kept() -> None:
+    model, optimizer = made()
+    for event in run(model, optimizer, validation=None):
+        if isinstance(event, EpochEnded):
+            last = weights(model)
+            assert event.validation_loss is event.validation_accuracy is None
+    assert event.best_epoch == EPOCHS
+    assert same(weights(model), last)
+
+
+def test_the_schedule_is_followed_step_by_step() -> None:
+    model, optimizer = made()
+    seen = [float(optimizer.learning_rate) for event in run(model, optimizer) if isinstance(event, Stepped)]
+    schedule = optim.cosine(0.01, EPOCHS * 5)
+    assert seen == [schedule(step) for step in range(EPOCHS * 5)]
+
+
+def test_nothing_to_train_on() -> None:
+    with pytest.raises(DataError, match="no pictures"):
+        list(run(*made(), train=(np.zeros((0, 4, 4, 1), np.uint8), np.zeros(0, np.int64))))
+
+
+# --- batches ---
+
+
+@given(st.integers(1, 500), st.integers(1, 600))
+@settings(max_examples=200)
+def test_batches_are_as_few_as_fit_and_nearly_equal(length: int, batch_size: int) -> None:
+    bounds = training.batch_bounds(length, batch_size)
+    sizes = np.diff(bounds)
+    assert bounds[0] == 0
+    assert bounds[-1] == length
+    assert len(sizes) == -(-length // batch_size)
+    assert sizes.max() <= batch_size
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_every_epoch_shows_each_picture_once_in_another_order() -> None:
+    images = np.arange(50, dtype=np.float32).reshape(50, 1)
+    seen = []
+
+    class Watching(nn.Layer):
+        def __init__(self) -> None:
+            self.seen = nn.Linear(1, 2, key=np.array([0, 1], np.uint32))
+            self.last = ops.zeros(shape=(10, 1))
+
+        def forward(self, x, training):
+            if training:
+                self.last.assign(x)
+            return self.seen(x)
+
+    model = Watching()
+    optimizer = optim.SGD(nn.parameters(model), 1e-6)
+    labels = np.zeros(50, np.int64)
+    for event in run(model, optimizer, train=(images, labels), validation=None, batch_size=10, epochs=3, flip=False):
+        if isinstance(event, Stepped):
+            seen += model.last.numpy().ravel().tolist()
+    epochs = [seen[start : start + 50] for start in (0, 50, 100)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != sorted(epochs[2])
+
+
+# --- seeds ---
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
+    runs = []
+    for seed in (5, 5, 6):
+        model, optimizer = made()
+        *_, finished = run(model, optimizer, seed=seed)
+        runs.append((weights(model), timeless(finished.history)))
+    assert same(runs[0][0], runs[1][0])
+    assert runs[0][1] == runs[1][1]
+    assert not same(runs[0][0], runs[2][0])
+
+
+# --- going on ---
+
+
+@pytest.mark.parametrize("after", [1, 5, 6, 7, 13])
+def test_a_run_that_goes_on_ends_with_the_bits_of_one_never_stopped(tmp_path, after: int) -> None:
+    model, optimizer = made()
+    *_, whole = run(model, optimizer)
+
+    path = tmp_path / "checkpoint"
+    first, its_optimizer = made()
+    *_, stopped = run(first, its_optimizer, checkpoint=path, stop=stopping(after))
+    assert stopped.stopped
+    second, its_optimizer = made(seed=1, rate=0.7)  # everything comes from the checkpoint
+    started, *_, finished = run(second, its_optimizer, checkpoint=path)
+    assert (started.epoch, started.step) == divmod(after, 5) if after < 5 else started.epoch >= 1
+    assert same(weights(second), weights(model))
+    assert timeless(finished.history) == timeless(whole.history)
+    assert finished.best_epoch == whole.best_epoch
+
+
+def test_a_run_may_be_stopped_at_every_step(tmp_path) -> None:
+    model, optimizer = made()
+    list(run(model, optimizer))
+    path = tmp_path / "checkpoint"
+    for seed in range(EPOCHS * 6):
+        other, its_optimizer = made(seed)
+        *_, last = run(other, its_optimizer, checkpoint=path, stop=lambda: True)
+        if not last.stopped:
+            break
+    assert same(weights(other), weights(model))
+
+
+def test_a_finished_run_goes_on_to_its_end_at_once(tmp_path) -> None:
+    model, optimizer = made()
+    *_, finished = run(model, optimizer, checkpoint=tmp_path / "checkpoint")
+    other, its_optimizer = made(seed=3)
+    started, again = run(other, its_optimizer, checkpoint=tmp_path / "checkpoint")
+    assert started.epoch == EPOCHS
+    assert again == finished
+    assert same(weights(other), weights(model))
+
+
+def test_a_checkpoint_is_written_at_ends_of_epochs(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    path = tmp_path / "checkpoint"
+    epochs = []
+    for event in run(*made(), checkpoint=path):
+        if isinstance(event, EpochEnded):
+            epochs.append(container.read(path)[1]["checkpoint"]["epoch"])
+    assert epochs == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"), [({"epochs": 5}, "epochs"), ({"seed": 6}, "seed"), ({"about": {"data": "b"}}, "data")]
+)
+def test_refuses_to_go_on_with_something_else(tmp_path, changes, name: str) -> None:
+    path = tmp_path / "checkpoint"
+    begun = {"about": {"data": "a"}, "checkpoint": path}
+    list(run(*made(), **begun, stop=stopping(3)))
+    model, optimizer = made()
+    before = weights(model)
+    with pytest.raises(SettingError, match=f"{path}: of a run with {name}="):
+        list(run(model, optimizer, **(begun | changes)))
+    assert same(weights(model), before)
+
+
+def test_refuses_a_file_that_is_no_checkpoint(tmp_path) -> None:
+    path = tmp_path / "checkpoint"
+    container.write(path, {}, {"classifier": "mlp"})
+    with pytest.raises(ModelFileError, match="not the checkpoint of a run"):
+        list(run(*made(), checkpoint=path))
+    list(run(*made(), checkpoint=tmp_path / "other"))
+    other = models.linear((4, 4, 1), K)
+    with pytest.raises(ModelFileError, match="of another model"):
+        list(run(other, optim.AdamW(nn.parameters(other)), checkpoint=tmp_path / "other"))
+
+
+def test_closing_the_generator_keeps_the_best() -> None:
+    model, optimizer = made()
+    events = run(model, optimizer)
+    for event in events:
+        if isinstance(event, EpochEnded):
+            first = weights(model)
+        if isinstance(event, Stepped) and event.epoch == 2:
+            assert not same(weights(model), first)
+            break
+    events.close()
+    assert same(weights(model), first)
+
+
+# --- what is not finite ---
+
+
+class Exploding(nn.Layer):
+    """A model whose scores are not finite from the given step on."""
+
+    label = "exploding"
+
+    def __init__(self, step: int) -> None:
+        self.body = models.linear((4, 4, 1), K)
+        self.count = ops.zeros(shape=())
+        self.step = step
+
+    def forward(self, x, training):
+        scores = self.body(x, training=training)
+        if training:
+            self.count.assign(self.count + 1)
+            scores = scores + ops.log(self.step - self.count)
+        return scores
+
+
+def test_names_epoch_step_and_the_first_node_and_keeps_the_last_good_model() -> None:
+    model = Exploding(8)
+    optimizer = optim.SGD(nn.parameters(model), 0.01)
+    good = None
+    with pytest.raises(NonFiniteError, match=r"^epoch 2, step 3: the loss is .* of log in exploding: -inf$") as caught:
+        for event in run(model, optimizer):
+            if isinstance(event, EpochEnded):
+                good = weights(model)
+    assert "\n" not in str(caught.value)
+    assert same(weights(model), good)
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e38])
+def test_finds_the_update_that_went_too_far(rate: float) -> None:
+    with pytest.raises(NonFiniteError, match=r"epoch 1, step \d+: .* the first value that is not finite is"):
+        list(run(*made(rate=rate, kind=optim.SGD), schedule=None))
+
+
+def test_an_infinite_weight_is_found_although_the_loss_is_finite() -> None:
+    class Deaf(nn.Layer):
+        """A model that does not look at one of its weights."""
+
+        def __init__(self) -> None:
+            self.body = models.linear((4, 4, 1), K)
+            self.unused = ops.ones(shape=())
+
+        def forward(self, x, training):
+            if training:
+                self.unused.assign(self.unused * 1e8)
+            return self.body(x, training=training)
+
+    model = Deaf()
+    with pytest.raises(NonFiniteError, match=r"epoch 1, step 5: a weight is not finite; .* multiply"):
+        list(run(model, optim.SGD(nn.parameters(model), 0.01)))
+
+
+def test_pictures_that_are_not_finite_are_named() -> None:
+    images = pictures()[0].astype(np.float32)
+    images[33, 2, 2] = np.nan
+    with pytest.raises(NonFiniteError, match="is in 'argument 0'"):
+        list(run(*made(), train=(images, pictures()[1]), flip=False))
+
+
+# --- flipping ---
+
+
+def test_flip_mirrors_about_half_of_the_pictures_and_leaves_the_data_alone() -> None:
+    images = np.zeros((400, 1, 2, 1), np.uint8)
+    images[:, :, 0] = 255
+    kept = images.copy()
+    flipped = training._flipped(images[np.arange(400)], np.array([3, 4], np.uint32))
+    assert np.array_equal(images, kept)
+    assert 150 < (flipped[:, 0, 1, 0] == 255).sum() < 250
+    assert (flipped.sum(axis=(1, 2, 3)) == 255).all()
