@@ -244,7 +244,7 @@ def _flow(node: Any, source: Any, gradient: Any, total: Any, names: Mapping[int,
     derivative = _rule(node, source, names, False, one)
     condition = " and ".join(derivative.conditions)
     product = f"{upstream}·∂{names[node.serial]}/∂{names[source.serial]}"
-    if source.shape != node.shape:
+    if by_element and source.shape != node.shape:
         product = f"Σ({product})"  # over the axes that it was broadcast along
     if not scalars:
         return Flow(names[source.serial], _cut(derivative.source), condition, "", None, product, gradient, total)
