@@ -18,8 +18,6 @@ FLOORS = [
     ["random", "threads", "container", "metrics"],
     ["graph", "data", "figures"],
     ["ops"],
-    ["steps"],
-    ["whiteboard"],
     ["_tensor"],
     ["autodiff", "engines"],
     ["gradient_check", "_compile", "expressions"],

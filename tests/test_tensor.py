@@ -34,6 +34,7 @@ def test_dtypes_on_the_way_in() -> None:
     assert nabi.tensor([1.0]).dtype == np.float32
     assert nabi.tensor(np.array([1.0])).dtype == np.float64
     assert nabi.tensor(np.array([1.0], np.float16)).dtype == np.float32
+    assert nabi.tensor(np.float64(1)).dtype == np.float64
     assert nabi.tensor([1]).dtype == np.int64
     assert nabi.tensor([True]).dtype == np.bool_
     assert nabi.tensor(1, requires_grad=True).dtype == np.float32

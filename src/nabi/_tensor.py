@@ -266,7 +266,7 @@ def tensor(data: Any, name: str | None = None, *, requires_grad: bool = False, d
     """
     if isinstance(data, Tensor):
         data = data._read("a copy")
-    keeps = hasattr(data, "__array__") and not isinstance(data, float)  # an array's own dtype is meant
+    keeps = hasattr(data, "__array__")  # an array's own dtype is meant, and a NumPy scalar's
     array = np.array(data)
     if dtype is not None:
         array = array.astype(dtype)
