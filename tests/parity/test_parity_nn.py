@@ -1,11 +1,12 @@
 """Layers, losses, optimisers and whole models against PyTorch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_limits
 
 import nabi
 from nabi import losses, models, nn, optim
@@ -16,6 +17,16 @@ functional = torch.nn.functional
 pytestmark = pytest.mark.parity
 
 KEY = nabi.random.key(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Two libraries' threads that wait for each other's cores make these small problems ten times as slow."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
 
 
 def numbers(*shape: int, seed: int = 0) -> Any:
