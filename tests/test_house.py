@@ -131,6 +131,12 @@ def test_the_public_face() -> None:
         _ = nabi.nothing
 
 
+def test_the_face_for_type_checkers_shows_the_same() -> None:
+    tree = ast.parse((SOURCE / "__init__.pyi").read_text(encoding="utf-8"))
+    shown = {alias.asname for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert shown == set(nabi.__all__)
+
+
 def test_every_public_function_has_an_example_or_says_what_it_raises() -> None:
     for name in nabi.__all__:
         thing = getattr(nabi, name)

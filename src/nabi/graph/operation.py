@@ -170,7 +170,7 @@ class Operation:
                 raise TypeError(f"{self.name} needs the setting {name!r}")
         return complete
 
-    def vjp(self, *names: str, **rules: Formula) -> Any:
+    def vjp(self, *names: str, **rules: Formula) -> Callable[[Formula], Formula]:
         """Declare the vector-Jacobian product for one argument or several.
 
         Each rule is ``rule(xp, g, y, *arrays, **settings)``: from ``g``, the gradient on the output ``y``, to the
@@ -183,8 +183,6 @@ class Operation:
         """
         for name, rule in rules.items():
             self.rules[self.arrays.index(name)] = rule
-        if not names:
-            return None
 
         def declare(rule: Formula) -> Formula:
             for name in names:
