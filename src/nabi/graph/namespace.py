@@ -64,8 +64,8 @@ def _scatter_add(x: Any, updates: Any, *indices: Any, key: tuple[Any, ...]) -> A
 def _sum(x: Any, *, axis: Any = None, keepdims: bool = False) -> Any:
     # NumPy adds the rows of a float32 array up one after another; in float64 no rounding is left to see.
     if x.dtype == np.float32:
-        return np.add.reduce(x, axis=axis, keepdims=keepdims, dtype=np.float64).astype(np.float32)
-    return np.add.reduce(x, axis=axis, keepdims=keepdims)
+        return np.sum(x, axis=axis, keepdims=keepdims, dtype=np.float64).astype(np.float32)
+    return np.sum(x, axis=axis, keepdims=keepdims)
 
 
 def _erf(x: Any) -> Any:
