@@ -258,6 +258,12 @@ def test_many_pictures_go_through_a_file(root, monkeypatch):
     np.testing.assert_array_equal(found.train.images[0], pixels(hash_of("train/cat/0.png")))
 
 
+def test_few_pictures_need_no_room(root, monkeypatch):
+    monkeypatch.setattr(cache, "BLOCK", 100)
+    monkeypatch.setattr(cache, "KEEP_FREE", 1 << 62)
+    assert len(data.load(root).train) == 4
+
+
 def test_no_room_for_many_pictures_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "MAX_IN_MEMORY", 100)
     monkeypatch.setattr(cache, "BLOCK", 100)

@@ -244,6 +244,17 @@ def test_what_is_no_data_set(tmp_path, tree, message):
         data.load(path)
 
 
+def test_mixed_sizes_without_a_class_folder(written):
+    path = written({"1.png": encoded(pixels(1, 5, 9)), "2.png": encoded(pixels(2, 9, 5))})
+    with pytest.raises(DataError, match=rf"^{path}: has no class folders"):
+        data.load(path)
+
+
+def test_idx_files_further_down_do_not_make_it_idx(tmp_path):
+    write_tree(tmp_path, pets() | {"train/cat/train-images-idx3-ubyte.gz": b"x"})
+    assert data.load(tmp_path).skipped == [("train/cat/train-images-idx3-ubyte.gz", "not a picture of a known format")]
+
+
 @pytest.mark.parametrize("path", ["nothing-here", "/nothing/here", "cifar11", ""])
 def test_a_path_that_is_nothing_lists_the_known_names(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)

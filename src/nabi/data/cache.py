@@ -121,7 +121,8 @@ def load(name: str) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
         blocks = (flat[start : start + BLOCK] for start in range(0, flat.size, BLOCK))
         if list(threads.map_in_order(zlib.crc32, blocks)) != about["checksums"]:
             raise ValueError("a checksum differs")
-        os.utime(path)
+        with contextlib.suppress(OSError):  # a cache that can only be read
+            os.utime(path)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         _remove(path)
         return None

@@ -23,11 +23,11 @@ MAX_IN_MEMORY = 256 << 20  # of decoded pictures, before they go to a temporary 
 FORMAT = 1  # of what is cached: to be raised when decoding changes
 
 Progress = Callable[[int, int], None]
+Stored = tuple[dict[str, Any], NDArray[np.uint8]]  # what is known of the pictures, and they themselves
 
 SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _ORDER = ("train", "validation", "test")
 _OUTSIDE = "not in a class folder"
-_ROWS = 1024  # moved at once
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,35 @@ def load_folder(path: Path, name: str, size: Size | None, progress: Progress | N
     """
     listing = list(members(path)) if path.is_dir() else None
     key = _cache_key(path, listing, size)
-    stored = cache.load(key)
-    if stored is None:
-        with _decoded(path, listing, size, progress) as pictures:
-            about, order = _describe(path, name, pictures)
-            channels = 1 if all(pictures.grey[row] for row in order) else 3
-            shape = (len(order), *pictures.shape, channels)
-            stored = cache.store(key, about, shape, pictures.blocks(order, channels))
-            if stored is None:
-                stored = about, _in_memory(path, shape, pictures.blocks(order, channels))
+    stored = cache.load(key) or _decode_and_store(path, name, key, listing, size, progress)
     return _dataset(*stored)
+
+
+def _decode_and_store(
+    path: Path, name: str, key: str, listing: list[Member] | None, size: Size | None, progress: Progress | None
+) -> Stored:
+    """Decode everything; once more without the files outside class folders if only these are of another size."""
+    with _decode_all(path, listing, size, progress, lambda _: True) as pictures:
+        found = pictures.layout()
+        shapes = {
+            native
+            for file, native in zip(pictures.names, pictures.natives, strict=True)
+            if found.place(file) is not None
+        }
+        if size is not None or not pictures.fixed or len(shapes) != 1:
+            return _store(pictures, name, key)
+    with _decode_all(path, listing, size, progress, lambda file: found.place(file) is not None) as pictures:
+        return _store(pictures, name, key)
+
+
+def _store(pictures: "_Pictures", name: str, key: str) -> Stored:
+    about, order = _describe(pictures, name)
+    channels = 1 if all(pictures.grey[row] for row in order) else 3
+    shape = (len(order), *pictures.shape, channels)
+    stored = cache.store(key, about, shape, pictures.blocks(order, channels))
+    if stored is not None:
+        return stored
+    return about, _in_memory(pictures.path, shape, pictures.blocks(order, channels))
 
 
 class _Pictures:
@@ -168,10 +187,18 @@ class _Pictures:
         self.keys.append(found.key)
         self.grey.append(found.grey)
 
+    def layout(self) -> Layout:
+        """The layout of all files and folders; raises :class:`DataError` where there is none."""
+        try:
+            return layout([*self.folders, *self.names, *(name for name, _ in self.skipped)])
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from None
+
     def blocks(self, order: list[int], channels: int) -> Iterator[NDArray[np.uint8]]:
         """The pictures at these positions, in this order, many at a time."""
-        for start in range(0, len(order), _ROWS):
-            yield np.stack([self._row(row)[..., :channels] for row in order[start : start + _ROWS]])
+        together = max(1, cache.BLOCK // (self.shape[0] * self.shape[1] * 3))
+        for start in range(0, len(order), together):
+            yield np.stack([self._row(row)[..., :channels] for row in order[start : start + together]])
 
     def _row(self, row: int) -> NDArray[np.uint8]:
         size = self.shape[0] * self.shape[1] * 3
@@ -186,8 +213,8 @@ class _Pictures:
         self.file, self.shape, self.fixed = smaller, shape, True
 
     def _write(self, file: IO[bytes], picture: NDArray[np.uint8]) -> None:
-        end = file.tell()
-        if end // cache.BLOCK != (end + picture.size) // cache.BLOCK and not cache.has_room(2 * end):
+        end = file.tell() + picture.size
+        if end > MAX_IN_MEMORY and end % cache.BLOCK < picture.size and not cache.has_room(2 * end):
             raise DataError(
                 f"{self.path}: no room for the decoded pictures in {cache.folder()}: "
                 "choose a smaller size, or another folder with NABI_CACHE"
@@ -225,20 +252,6 @@ def _look_at(member: Member, size: Size | None) -> _Found:
     native = (picture.shape[0], picture.shape[1])
     key, grey = content_key(picture), is_grey(picture)
     return _Found(member.name, "", picture if size is None else fit(picture, size), native, key, grey)
-
-
-def _decoded(path: Path, listing: list[Member] | None, size: Size | None, progress: Progress | None) -> _Pictures:
-    """Decode everything; once more without the files outside class folders if only they have another size."""
-    pictures = _decode_all(path, listing, size, progress, lambda name: True)
-    if size is None and pictures.fixed:
-        place = layout([*pictures.folders, *pictures.names]).place
-        shapes = {
-            native for name, native in zip(pictures.names, pictures.natives, strict=True) if place(name) is not None
-        }
-        if len(shapes) == 1:
-            pictures.file.close()
-            return _decode_all(path, listing, size, progress, lambda name: place(name) is not None)
-    return pictures
 
 
 def _decode_all(
@@ -296,12 +309,9 @@ def _throttled(progress: Progress | None) -> Progress:
     return report
 
 
-def _describe(path: Path, name: str, pictures: _Pictures) -> tuple[dict[str, Any], list[int]]:
+def _describe(pictures: _Pictures, name: str) -> tuple[dict[str, Any], list[int]]:
     """What the cache keeps beside the pixels, and the pictures' final order: split, class, name."""
-    try:
-        found = layout([*pictures.folders, *pictures.names, *(file for file, _ in pictures.skipped)])
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    found = pictures.layout()
     skipped = [
         (file, reason if file.endswith("/") or found.place(file) else _OUTSIDE) for file, reason in pictures.skipped
     ]
@@ -309,7 +319,7 @@ def _describe(path: Path, name: str, pictures: _Pictures) -> tuple[dict[str, Any
     skipped += [(file, _OUTSIDE) for file, place in zip(pictures.names, places, strict=True) if place is None]
     if all(place is None for place in places):
         first = f", the first of {len(skipped)} skipped files is {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise DataError(f"{path}: no picture in any class folder{first}")
+        raise DataError(f"{pictures.path}: no picture in any class folder{first}")
     placed = sorted(
         (found.splits.index(place.split), place.label, composed(pictures.names[row]), row)
         for row, place in enumerate(places)
@@ -319,7 +329,7 @@ def _describe(path: Path, name: str, pictures: _Pictures) -> tuple[dict[str, Any
     labels = np.array([found.classes.index(label) for _, label, _, _ in placed], np.int64)
     counts = Counter(split for split, *_ in placed)
     about = {
-        "source": str(path),
+        "source": str(pictures.path),
         "name": name,
         "classes": list(found.classes),
         "splits": {split: counts[number] for number, split in enumerate(found.splits)},

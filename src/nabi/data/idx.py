@@ -14,7 +14,7 @@ from nabi.errors import DataError, FormatError
 MAX_BYTES = 4096 * MEBIBYTE
 DEFLATE_RATIO = 1100  # deflate cannot do better than 1032 to 1
 
-_NAME = re.compile(r"(?P<part>.*?)-?(?P<kind>images|labels)[-.]idx[13][-.]ubyte(?P<packed>\.gz)?")
+_NAME = re.compile(r"(?P<part>[^/]*?)-?(?P<kind>images|labels)[-.]idx[13][-.]ubyte(?P<packed>\.gz)?")
 
 
 def is_idx_name(name: str) -> bool:

@@ -85,7 +85,7 @@ def _load_folder(path: Path, size: Size | None, progress: Callable[[int, int], N
     here = [member.name for member in islice(members(path), 1000) if not member.is_folder]
     if any(is_idx_name(file) for file in here):
         _refuse_size(size, name)
-        return load_idx([path / file for file in here if "/" not in file], name)
+        return load_idx([path / file for file in here if is_idx_name(file)], name)
     if form_of([file.rsplit("/", 1)[-1] for file in here if may_be_cifar(file)]):
         _refuse_size(size, name)
         return load_cifar(path, name)

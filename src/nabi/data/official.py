@@ -1,16 +1,19 @@
 """Finding the official files of a data set: on this machine or, with their published checksums, from the network."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nabi.data import cache
 from nabi.data.files import open_regular, unpacked
 from nabi.errors import ChecksumError, DataError, DownloadError, FormatError
 
 MAX_REPACKED = 64 << 20
+CHUNK = 1 << 18
 
 Progress = Callable[[int, int], None]
 
@@ -91,19 +94,13 @@ def _fetch(file: File, folder: Path, progress: Progress | None) -> Path:
         raise DownloadError(f"{file.name}: no room for {file.size >> 20} MiB in {folder}")
     problem = ""
     for address in file.addresses:
+        fetch: Any = HTTPDownloader(_Meter(progress, file), CHUNK, timeout=30)  # type: ignore[no-untyped-call]
         try:
-            found = retrieve(
-                address + file.name,
-                f"md5:{file.md5}",
-                file.name,
-                folder,
-                downloader=HTTPDownloader(timeout=30, progressbar=_Meter(progress, file)),  # type: ignore[no-untyped-call]
-            )
-            return Path(found)
+            return Path(retrieve(address + file.name, f"md5:{file.md5}", file.name, folder, downloader=fetch))
         except ValueError:
             raise ChecksumError(f"{address}{file.name}: what came is not the official file (its MD5 differs)") from None
         except (requests.RequestException, OSError) as error:
-            problem = problem or type(error).__name__
+            problem = problem or error.strerror or type(error).__name__
     raise DownloadError(
         f"{file.addresses[0]}{file.name} could not be downloaded ({problem}): "
         "fetch it by other means and name its folder in NABI_DATA"
@@ -111,7 +108,10 @@ def _fetch(file: File, folder: Path, progress: Progress | None) -> Path:
 
 
 class _Meter:
-    """What pooch takes for a progress bar: it tells ``progress`` the bytes so far and the file's size."""
+    """What pooch takes for a progress bar: it tells ``progress`` the bytes so far and the file's size.
+
+    pooch counts in whole chunks and once more at the end.
+    """
 
     def __init__(self, progress: Progress | None, file: File) -> None:
         self.progress, self.file = progress, file
@@ -119,10 +119,10 @@ class _Meter:
 
     def update(self, count: int) -> None:
         self.done += count
-        if self.done > self.file.size:
-            raise OSError("more bytes than the file has")
+        if self.done > self.file.size + CHUNK:
+            raise OSError(errno.EFBIG, "more bytes came than the file has")
         if self.progress is not None:
-            self.progress(self.done, self.file.size)
+            self.progress(min(self.done, self.file.size), self.file.size)
 
     def reset(self) -> None:
         self.done = 0
