@@ -104,7 +104,7 @@ def test_local_derivatives_are_the_rules_written_out(function, at, formula, deri
 
 def test_arrays_are_told_by_shape_and_statistics_and_formulas_by_name() -> None:
     x = nabi.tensor(np.arange(6, dtype=np.float32).reshape(2, 3), "x")
-    w, b = leaf(np.ones((3, 4)), "W"), leaf(np.zeros(4), "b")
+    w, b = leaf(np.ones((3, 4), np.float32), "W"), leaf(np.zeros(4, np.float32), "b")
     assert told(ops.relu(x @ w + b).sum()).splitlines() == [
         "f = Σ(s) = 60    upstream df/df = 1",
         "    ∂f/∂s = 1    df/ds = df/df·∂f/∂s: (2, 4) 1 ≤ 1 ≤ 1",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from nabi.graph.node import Node
 
 OPEN = 20
-"""How many boxes a picture may have before layers are closed in it: about what fits on a slide."""
+"""How many boxes a picture may have with all layers open: about what fits on a slide."""
 
 
 class Group(NamedTuple):
@@ -52,9 +52,11 @@ def group(nodes: Sequence[Node], depth: int | None, limit: int) -> list[Group]:
     if depth is not None:
         return _limited(_merged(nodes, depth + 1), limit)
     groups = _merged(nodes, None)
+    fits = min(limit, OPEN)
     level = min(deepest, 8)  # nobody nests layers deeper, and each level is a walk over the whole graph
-    while len(groups) > min(limit, OPEN) and level > 0:
+    while len(groups) > fits and level > 0:
         groups = _merged(nodes, level)
+        fits = limit
         level -= 1
     return _limited(groups, limit)
 
