@@ -324,6 +324,16 @@ def test_a_tar_member_that_claims_to_be_huge_is_named_and_not_read(tmp_path):
         found(tmp_path / "x.tar")  # and what it claims is not there
 
 
+@pytest.mark.parametrize("size", [b"-512", b"-1024", b"1000000000000", b"9" * 30])
+def test_a_tar_member_whose_size_is_written_anew(tmp_path, size):
+    """An extended header comes before the member's own, which was harmless when it was checked."""
+    record = b"%d size=%s\n" % (len(size) + 9, size)
+    content = header(type=tarfile.XHDTYPE, size=len(record)) + record.ljust(512, b"\0")
+    (tmp_path / "x.tar").write_bytes(content + header(size=3) + b"abc".ljust(512, b"\0") + bytes(1024))
+    with pytest.raises(FormatError, match="damaged or cut short"):
+        found(tmp_path / "x.tar")
+
+
 def test_a_chain_of_headers_does_not_exhaust_the_stack(tmp_path):
     extension = header(type=tarfile.XHDTYPE, size=0)
     (tmp_path / "x.tar").write_bytes(extension * 5000 + bytes(1024))
