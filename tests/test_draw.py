@@ -118,6 +118,26 @@ def test_parts_of_a_tuple_are_one_box() -> None:
     assert all(source < place for place, item in enumerate(items) for source in item.inputs)
 
 
+def test_what_is_being_recorded_is_drawn_without_values() -> None:
+    w = leaf([[1.0, 2.0], [3.0, 4.0]], "w")
+    drawn = []
+
+    def recorded(x):
+        y, _, _ = ops.batch_norm(x @ w, x[0], x[0])
+        graph = y.sum().graph()
+        drawn.extend([graph.svg(), graph.dot()])
+        with pytest.raises(GraphError, match="no values to walk back with"):
+            graph.steps()
+        with pytest.raises(GraphError, match="nothing can be timed"):
+            y.sum().graph(timed=True)
+        return y
+
+    nabi.compile(recorded, state=[w])(np.ones((2, 2), np.float32))
+    assert texts(drawn[0])[-1] == "recorded, not computed: there are shapes, but no values"
+    assert "batch_norm" in texts(drawn[0])
+    assert drawn[1].startswith("digraph")
+
+
 # --- layers, and what does not fit ---
 
 

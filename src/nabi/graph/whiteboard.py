@@ -84,6 +84,8 @@ class Graph:
             raise SettingError(f"graph: depth={depth} must be 0 or more, or None for as much as fits")
         if limit < 2:
             raise SettingError(f"graph: limit={limit} must be at least 2")
+        if timed and root.value is None:
+            raise GraphError("graph: inside a compiled function there are no values, so nothing can be timed")
         self._root = root
         self._depth = depth
         self._limit = limit
@@ -149,6 +151,8 @@ class Graph:
         if self._root.shape != ():
             shape = self._root.shape
             raise GraphError(f"steps: the walk starts from one number, but this has shape {shape}: sum or average it")
+        if self._root.value is None:
+            raise GraphError("steps: inside a compiled function there are no values to walk back with")
         if not self._gradients:
             raise GraphError("steps: nothing that this tensor was made from requires a gradient")
         return steps.walk(self._nodes, self._gradients, self._names, self._root)
@@ -185,7 +189,9 @@ class Graph:
         notes = [told]
         if any(node.shape for node in self._nodes if not _is_tuple(node)):
             notes.append("arrays: (shape), smallest ≤ mean ≤ largest")
-        if not self._gradients:
+        if self._root.value is None:
+            notes.append("recorded, not computed: there are shapes, but no values")
+        elif not self._gradients:
             notes.append(
                 "no gradients: a gradient starts from one floating-point number, and something must require it"
             )
@@ -197,7 +203,13 @@ class Graph:
             count = f"{len(one.nodes):,}"
             hint = f"{count} nodes that there was no room for; graph(limit=...) makes room"
             return Item("rest", f"… {count} more nodes", hint=hint)
-        above = _lines(node.value, True) if not _is_tuple(node) else (f"{len(node.value)} parts",)
+        above: tuple[str, ...] = ()
+        if _is_tuple(node):
+            above = (f"{len(node.spec if node.value is None else node.value)} parts",)
+        elif node.value is None:  # recorded, not computed
+            above = (str(node.shape),) if node.shape else ("number",)
+        else:
+            above = _lines(node.value, True)
         gradient = self._gradients.get(node.serial)
         below = () if gradient is None or isinstance(gradient, list) else _lines(gradient, False)
         name = self._names[node.serial]
@@ -250,7 +262,7 @@ def _gradients(root: Any, nodes: list[Any]) -> dict[int, Any]:
 
 
 def _is_tuple(node: Any) -> bool:
-    return isinstance(node.value, tuple)
+    return isinstance(node.spec if node.value is None else node.value, tuple)
 
 
 def _multiply_adds(node: Any) -> tuple[int, int]:
@@ -292,8 +304,6 @@ def _fastest(run: Any) -> float:
 
 def _lines(value: Any, with_shape: bool) -> tuple[str, ...]:
     """A value or gradient as it is written at a line."""
-    if value is None:
-        return ()
     array = np.asarray(value)
     if array.ndim == 0:
         return (_minus(write_number(float(array), 3)),)
