@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import random
 import re
 import tracemalloc
@@ -13,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fuzzing import examples
 from nabi import container
 from nabi.errors import ModelFileError
 
-EXAMPLES = int(os.environ.get("NABI_FUZZ_EXAMPLES", "300"))
+EXAMPLES = examples(300)
 fuzz = settings(
     max_examples=EXAMPLES,
     deadline=None,

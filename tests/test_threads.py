@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from threadpoolctl import threadpool_info
 
 from nabi import threads
 from nabi.errors import SettingError
@@ -67,7 +68,7 @@ def test_the_pool_has_as_many_threads_as_were_chosen():
 
 
 def test_the_environment_sets_the_count(monkeypatch):
-    monkeypatch.setenv("NABI_THREADS", "7")
+    monkeypatch.setenv("NABI_NUM_THREADS", "7")
     assert threads.count() == 7
     threads.set_count(2)
     assert threads.count() == 2
@@ -77,8 +78,8 @@ def test_the_environment_sets_the_count(monkeypatch):
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", "٣"])
 def test_a_count_that_is_none_is_refused(monkeypatch, given):
-    monkeypatch.setenv("NABI_THREADS", given)
-    with pytest.raises(SettingError, match="NABI_THREADS"):
+    monkeypatch.setenv("NABI_NUM_THREADS", given)
+    with pytest.raises(SettingError, match="NABI_NUM_THREADS"):
         threads.count()
 
 
@@ -86,3 +87,14 @@ def test_a_count_that_is_none_is_refused(monkeypatch, given):
 def test_set_count_refuses_what_is_no_count(given):
     with pytest.raises(SettingError, match="threads"):
         threads.set_count(given)
+
+
+def test_blas_works_on_one_thread_until_the_last_one_is_out() -> None:
+    info = lambda: [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+    before = info()
+    with threads.one_blas_thread():
+        assert set(info()) == {1}
+        with threads.one_blas_thread():
+            pass
+        assert set(info()) == {1}
+    assert info() == before

@@ -2,7 +2,7 @@
 
 Everything in nabi that works in parallel (decoding pictures, running kernels) hands its blocks to this pool, so that
 two layers never fight over the cores. The number of threads is, in this order: what :func:`set_count` was given, the
-environment variable ``NABI_THREADS``, the number of cores that this process may use.
+environment variable ``NABI_NUM_THREADS``, the number of cores that this process may use.
 
 How work is cut into blocks must never depend on :func:`count`: results are the same bits for 1 and for 64 threads.
 """
@@ -12,7 +12,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
+
+from threadpoolctl import ThreadpoolController
 
 from nabi.errors import SettingError
 
@@ -24,6 +27,9 @@ _chosen: int | None = None
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 _here = threading.local()
+_blas: ThreadpoolController | None = None
+_blas_before: list[int] = []
+_alone = 0  # how many are inside `one_blas_thread`
 
 
 def count() -> int:
@@ -32,14 +38,14 @@ def count() -> int:
     Raises
     ------
     SettingError
-        If ``NABI_THREADS`` is set to something that is not a positive whole number.
+        If ``NABI_NUM_THREADS`` is set to something that is not a positive whole number.
     """
     if _chosen is not None:
         return _chosen
-    given = os.environ.get("NABI_THREADS", "").strip()
+    given = os.environ.get("NABI_NUM_THREADS", "").strip()
     if given:
         if not (given.isascii() and given.isdigit() and int(given) >= 1):
-            raise SettingError(f"NABI_THREADS is {given!r}: it must be a whole number, 1 or more")
+            raise SettingError(f"NABI_NUM_THREADS is {given!r}: it must be a whole number, 1 or more")
         return int(given)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -114,6 +120,32 @@ def map_in_order(
     finally:
         for future in waiting:
             future.cancel()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let NumPy's BLAS work on one thread inside a ``with`` block.
+
+    Handing a small product to several threads takes longer than computing it, by far where somebody else uses the
+    cores. The setting belongs to the process: while one thread is inside such a block, it holds for all of them.
+    """
+    global _blas, _alone, _blas_before
+    with _lock:
+        if _blas is None:
+            _blas = ThreadpoolController().select(user_api="blas")
+        if not _alone:
+            _blas_before = [library.num_threads for library in _blas.lib_controllers]
+            for library in _blas.lib_controllers:
+                library.set_num_threads(1)
+        _alone += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _alone -= 1
+            if not _alone:
+                for library, before in zip(_blas.lib_controllers, _blas_before, strict=True):
+                    library.set_num_threads(before)
 
 
 def _mark_worker() -> None:

@@ -8,17 +8,23 @@ numbers are the same to the bit; only the walks through memory are fewer.
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from nabi import threads
 from nabi.engines import Run
 from nabi.graph import namespace
+from nabi.graph.cost import forward_cost
 from nabi.graph.node import Node
 from nabi.graph.plan import Plan, last_uses
 
 BLOCK = 1 << 15
 """Elements in a block: a few blocks of float32 fit into a core's second-level cache."""
+
+ONE_THREAD = 1 << 25
+"""Multiply-adds: where no product has as many, BLAS is not given a second thread."""
 
 Values = list[Any]
 
@@ -53,6 +59,8 @@ def prepare(plan: Plan) -> Run:
     places = [slots[node.serial] for node in plan.inputs]
     fixed = [(slots[node.serial], node.value) for node in plan.constants]  # type: ignore[attr-defined]
     outputs = [slots[node.serial] for node in plan.outputs]
+    products = (n for n in plan.nodes if n.operation is not None and n.operation.kind in ("contraction", "window"))
+    small = max(map(forward_cost, products), default=0) < ONE_THREAD
 
     def run(inputs: Sequence[Any]) -> list[Any]:
         values: Values = [None] * len(slots)
@@ -60,7 +68,7 @@ def prepare(plan: Plan) -> Run:
             values[place] = value
         for place, value in fixed:
             values[place] = value
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), threads.one_blas_thread() if small else nullcontext():
             for act, dead in program:
                 act(values)
                 for place in dead:  # its memory goes back to be used again
