@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from nabi.graph.node import Node
 from nabi.graph.operation import Operation, registry
 from nabi.graph.shapes import Spec, shapes
 
@@ -106,8 +107,6 @@ def cost(
     >>> cost(registry["matmul"], [Spec((2, 3), "float32"), Spec((3, 4), "float32")], flows=(0, 1))
     (24, 48)
     """
-    if operation.kind == "projection":
-        return 0, 0
     keys = tuple((spec.shape, spec.dtype) for spec in specs)
     return _counted(operation, keys, tuple((settings or {}).items()), tuple(flows))
 
@@ -115,6 +114,14 @@ def cost(
 def forward_cost(operation: Operation, specs: Sequence[Any], settings: dict[str, Any] | None = None) -> int:
     """Multiply-adds of an operation's formula alone."""
     return cost(operation, specs, settings)[0]
+
+
+def node_cost(node: Node) -> tuple[int, int]:
+    """Multiply-adds of a node's formula, and of the rules for those of its inputs that a gradient flows to."""
+    if node.operation is None or node.operation.kind == "projection":
+        return 0, 0
+    flows = [place for place, source in enumerate(node.inputs) if source.requires_grad] if node.requires_grad else []
+    return cost(node.operation, [source.spec for source in node.inputs], node.settings, flows)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -12,7 +12,7 @@ from nabi.container import replace_file
 from nabi.errors import GraphError, SettingError
 from nabi.graph import draw, namespace, steps
 from nabi.graph.backward import pull_back
-from nabi.graph.cost import cost
+from nabi.graph.cost import node_cost
 from nabi.graph.draw import Item, Picture
 from nabi.graph.groups import Group, group
 from nabi.graph.mathematics import write_number
@@ -163,7 +163,7 @@ class Graph:
             Cost(
                 self._names[node.serial],
                 node.operation.name,
-                *_multiply_adds(node),
+                *node_cost(node),
                 *self._seconds.get(node.serial, (None, None)),
             )
             for node in self._nodes
@@ -175,7 +175,7 @@ class Graph:
     def picture(self) -> Picture:
         """What is drawn, as plain data."""
         groups = group(self._nodes, self._depth, self._limit)
-        costs = {node.serial: _multiply_adds(node) for node in self._nodes if node.operation is not None}
+        costs = {node.serial: node_cost(node) for node in self._nodes if node.operation is not None}
         heavy = any(sum(pair) >= 1000 for pair in costs.values()) or bool(self._seconds)
         items = tuple(self._item(one, costs, heavy) for one in groups)
         return Picture(f"The graph of {self._names[self._root.serial]}", items, tuple(self._notes(costs)))
@@ -263,13 +263,6 @@ def _gradients(root: Any, nodes: list[Any]) -> dict[int, Any]:
 
 def _is_tuple(node: Any) -> bool:
     return isinstance(node.spec if node.value is None else node.value, tuple)
-
-
-def _multiply_adds(node: Any) -> tuple[int, int]:
-    if node.operation.kind == "projection":
-        return 0, 0
-    flows = [place for place, source in enumerate(node.inputs) if source.requires_grad] if node.requires_grad else []
-    return cost(node.operation, [source.spec for source in node.inputs], node.settings, flows)
 
 
 def _measure(nodes: list[Any], gradients: dict[int, Any]) -> dict[int, tuple[float, float]]:
