@@ -80,7 +80,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         ShapeError, DTypeError
             Inputs of another shape, or floats where it was fitted on uint8, or the reverse.
         """
-        answers: NDArray[Any] = self.classes_[self.scores(X).argmax(axis=1)]
+        places = self.scores(X).argmax(axis=1)
+        answers: NDArray[Any] = self.classes_[places]
         return answers
 
     def scores(self, X: ArrayLike) -> NDArray[np.float32]:

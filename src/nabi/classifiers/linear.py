@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
 from nabi import models
 from nabi.classifiers.network import NetworkClassifier
 from nabi.classifiers.registry import register
@@ -75,4 +77,7 @@ class LinearClassifier(NetworkClassifier):
         self.engine = engine
 
     def _network(self, seed: int) -> Any:
-        return models.linear(self.input_shape_, len(self.classes_), seed=seed)
+        model = models.linear(self.input_shape_, len(self.classes_), seed=seed)
+        # Nothing has to break a symmetry here, and random weights would stay in the templates as noise.
+        model.linear.weight.assign(np.zeros(model.linear.weight.shape, np.float32))
+        return model

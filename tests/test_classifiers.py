@@ -1,0 +1,370 @@
+"""Every classifier against the contract of all of them; then what is special to one."""
+
+import inspect
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_val_score
+
+from nabi import container
+from nabi.classifiers import (
+    Classifier,
+    ConvNetClassifier,
+    LinearClassifier,
+    MLPClassifier,
+    ThreeLayerClassifier,
+    load,
+    registered,
+    registry,
+)
+from nabi.classifiers.network import statistics
+from nabi.errors import DataError, DTypeError, ModelFileError, NonFiniteError, SettingError, ShapeError
+
+SMALL = {
+    "linear": {"learning_rate": 0.02},
+    "mlp": {"hidden_layer_sizes": (16,), "learning_rate": 0.01},
+    "three-layer": {"hidden_layer_sizes": (16, 8), "learning_rate": 0.03},
+    "convnet": {"channels": (4, 8), "learning_rate": 0.02},
+}
+NAMES = np.array(["cat", "나비", "ship"])
+every = pytest.mark.parametrize("name", registry)
+takes_rows = pytest.mark.parametrize("name", [name for name in registry if name != "convnet"])
+
+
+def made(name: str, **changes) -> Classifier:
+    return registry[name](**({"max_iter": 8, "batch_size": 16, "random_state": 0} | SMALL[name] | changes))
+
+
+def pictures(seed: int = 0, n: int = 120, channels: int = 3):
+    """Noise with a bright patch in another corner for each class."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, n)
+    images = random.integers(0, 100, (n, 6, 6, channels))
+    for image, label in zip(images, labels, strict=True):
+        image[3 * (label % 2) :, 3 * (label // 2) :][:3, :3] += 120
+    return images.astype(np.uint8), NAMES[labels]
+
+
+def weights(classifier):
+    return {path: array.tobytes() for path, array in classifier._arrays().items()}
+
+
+# --- what all do ---
+
+
+def test_the_registry_is_what_the_command_line_offers() -> None:
+    assert set(registry) == {"linear", "mlp", "three-layer", "convnet"}
+    assert registered("mlp") is MLPClassifier
+    with pytest.raises(SettingError, match="model 'knn' is not one of .*linear"):
+        registered("knn")
+
+
+@every
+def test_the_constructor_only_assigns(name: str) -> None:
+    strange = {parameter: object() for parameter in inspect.signature(registry[name]).parameters}
+    classifier = registry[name](**strange)
+    assert vars(classifier) == strange
+    assert clone(made(name)).get_params() == made(name).get_params()
+
+
+@every
+def test_learns_pictures_with_labels_of_any_kind(name: str) -> None:
+    images, labels = pictures()
+    others, answers = pictures(1)
+    classifier = made(name).fit(images, labels, validation=(others, answers))
+    assert classifier.classes_.tolist() == sorted(NAMES)
+    assert classifier.predict(others).tolist() == classifier.classes_[classifier.scores(others).argmax(axis=1)].tolist()
+    assert classifier.score(others, answers) > 0.9
+    assert classifier.history_["epoch"] == list(range(1, 9))
+    assert classifier.n_iter_ == 8
+    best = classifier.history_["validation_accuracy"][classifier.best_epoch_ - 1]
+    assert best == max(classifier.history_["validation_accuracy"]) == classifier.score(others, answers)
+
+
+@every
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(name: str) -> None:
+    images, labels = pictures(n=60)
+    runs = [weights(made(name, max_iter=2, random_state=seed).fit(images, labels)) for seed in (3, 3, 4)]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+@every
+def test_saved_and_loaded_it_answers_the_same_bits(name: str, tmp_path) -> None:
+    images, labels = pictures(n=60)
+    classifier = made(name, max_iter=2).fit(images, labels)
+    path = tmp_path / "model.safetensors"
+    classifier.save(path, {"data": "noise"})
+    other = load(path)
+    assert type(other) is type(classifier)
+    assert other.get_params() == classifier.get_params()
+    assert other.classes_.tolist() == classifier.classes_.tolist()
+    assert np.array_equal(other.scores(images), classifier.scores(images))
+    assert container.read(path)[1]["about"] == {"data": "noise"}
+    other.save(tmp_path / "again")
+    classifier.save(tmp_path / "and again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "and again").read_bytes()
+
+
+@every
+def test_pickles(name: str) -> None:
+    images, labels = pictures(n=40)
+    classifier = made(name, max_iter=1).fit(images, labels)
+    assert np.array_equal(pickle.loads(pickle.dumps(classifier)).scores(images), classifier.scores(images))
+    assert pickle.loads(pickle.dumps(made(name))).get_params() == made(name).get_params()
+
+
+@every
+def test_refuses_what_it_was_not_fitted_on(name: str) -> None:
+    images, labels = pictures(n=40)
+    on_bytes = made(name, max_iter=1).fit(images, labels)
+    on_floats = made(name, max_iter=1).fit(images / 255, labels)
+    with pytest.raises(DTypeError, match="of floating-point numbers, but .* fitted on uint8 pixels"):
+        on_bytes.predict(images / 255)
+    with pytest.raises(DTypeError, match="of uint8 pixels, but .* fitted on floating-point numbers"):
+        on_floats.predict(images)
+    with pytest.raises(ShapeError, match=r"pictures of \(6, 5, 3\), but .* was fitted on \(6, 6, 3\)"):
+        on_bytes.predict(images[:, :, :5])
+    with pytest.raises(ShapeError, match="fitted on"):
+        on_bytes.predict(images.reshape(40, -1)[:, :6])
+    with pytest.raises(ShapeError, match="inputs of shape"):
+        on_bytes.predict(images[0])
+    with pytest.raises(NotFittedError):
+        made(name).predict(images)
+
+
+@every
+def test_floats_are_taken_as_given(name: str) -> None:
+    images, labels = pictures()
+    given = images / 255
+    classifier = made(name).fit(given, labels)
+    assert classifier.score(given, labels) > 0.9
+    assert np.array_equal(classifier.scores(given), classifier.scores(given.astype(np.float32)))
+
+
+@every
+def test_refuses_what_cannot_be_learnt(name: str) -> None:
+    images, labels = pictures(n=40)
+    with pytest.raises(DataError, match="only one class, 'cat': there is nothing to tell apart"):
+        made(name).fit(images, ["cat"] * 40)
+    with pytest.raises(DataError, match="the class 'dog' is not among"):
+        made(name).fit(images, labels, validation=(images, ["dog"] * 40))
+    with pytest.raises(ValueError, match="NaN"):
+        made(name).fit(np.full((40, 6, 6, 3), np.nan), labels)
+    with pytest.raises(DataError, match="too large for float32"):
+        made(name).fit(np.full((40, 6, 6, 3), 1e300), labels)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        made(name).fit(images, labels[:-1])
+    with pytest.raises(ShapeError, match="takes"):
+        made(name).fit(images[0], labels[:6])
+
+
+WRONG = {
+    "loss": "l2",
+    "optimizer": "sgdd",
+    "schedule": None,
+    "alpha": -1,
+    "batch_size": 0,
+    "learning_rate": float("nan"),
+    "max_iter": 1.5,
+    "random_state": -1,
+    "engine": "gpu",
+}
+
+
+@every
+@pytest.mark.parametrize("argument", WRONG)
+def test_an_argument_that_cannot_be_is_named(name: str, argument: str) -> None:
+    images, labels = pictures(n=20)
+    with pytest.raises(SettingError, match=argument):
+        made(name, **{argument: WRONG[argument]}).fit(images, labels)
+
+
+@every
+def test_two_classes_as_scikit_learn_has_them(name: str) -> None:
+    images, labels = pictures(n=60)
+    classifier = made(name, max_iter=2).fit(images, labels == "cat")
+    decision = classifier.decision_function(images)
+    assert decision.shape == (60,)
+    assert np.array_equal(classifier.predict(images), decision > 0)
+    assert classifier.predict(images).dtype == bool
+
+
+@every
+def test_answers_do_not_depend_on_the_size_of_the_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = pictures(n=50)
+    classifier = made(name, max_iter=1).fit(images, labels)
+    whole = classifier.scores(images)
+    monkeypatch.setattr("nabi.classifiers.base.evaluation_batch", lambda shape: 7)
+    np.testing.assert_allclose(classifier.scores(images), whole, atol=1e-5)
+
+
+@every
+def test_reads_a_memory_map(name: str, tmp_path) -> None:
+    images, labels = pictures(n=40)
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    from_disk, from_memory = (made(name, max_iter=1, flip=True).fit(source, labels) for source in (mapped, images))
+    assert weights(from_disk) == weights(from_memory)
+
+
+@every
+def test_goes_on_from_a_checkpoint_with_the_same_bits(name: str, tmp_path) -> None:
+    images, labels = pictures(n=60)
+    whole = made(name, max_iter=3).fit(images, labels)
+    path = tmp_path / "checkpoint"
+    steps = iter(range(100))
+    list(made(name, max_iter=3).fit_events(images, labels, checkpoint=path, stop=lambda: next(steps) == 4))
+    second = made(name, max_iter=3)
+    list(second.fit_events(images, labels, checkpoint=path))
+    assert weights(second) == weights(whole)
+    assert second.history_["train_loss"] == whole.history_["train_loss"]
+    with pytest.raises(SettingError, match="of a run with alpha="):
+        list(made(name, max_iter=3, alpha=0.5).fit_events(images, labels, checkpoint=path))
+
+
+@every
+def test_probabilities_come_with_the_softmax_only(name: str) -> None:
+    images, labels = pictures(n=40)
+    probabilities = made(name, loss="softmax", max_iter=1).fit(images, labels).predict_proba(images)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    hinge = made(name, loss="hinge", max_iter=1).fit(images, labels)
+    assert not hasattr(hinge, "predict_proba")
+
+
+@every
+def test_the_first_layer_can_be_looked_at(name: str) -> None:
+    images, labels = pictures(n=40)
+    shown = made(name, max_iter=1).fit(images, labels).weight_pictures(most=4)
+    assert shown.shape[1:] == ((3, 3, 3) if name == "convnet" else (6, 6, 3))
+    assert len(shown) == (3 if name == "linear" else 4)
+
+
+@takes_rows
+def test_rows_of_numbers_in_a_cross_validation(name: str) -> None:
+    images, labels = pictures()
+    rows = images.reshape(len(images), -1).astype(np.float64)
+    assert cross_val_score(made(name), rows, labels, cv=2).min() > 0.8
+    assert made(name, max_iter=1).fit(rows, labels).weight_pictures() is None
+
+
+# --- statistics ---
+
+
+def test_statistics_are_those_of_numpy() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2500, 3, 2, 3)).astype(np.uint8)
+    mean, deviation = statistics(images, (0, 1, 2))
+    np.testing.assert_allclose(mean, (images / 255).mean(axis=(0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(deviation, (images / 255).std(axis=(0, 1, 2)), rtol=1e-12)
+    constant = np.full((5, 2), 7.0)
+    assert statistics(constant, (0,))[1].tolist() == [1.0, 1.0]
+
+
+@takes_rows
+def test_standardises_features_each_by_its_own_and_pixels_together(name: str) -> None:
+    images, labels = pictures(n=40)
+    rows = images.reshape(40, -1)
+    together = made(name, max_iter=1).fit(rows, labels).model_.standardize.std.numpy()
+    own = made(name, max_iter=1).fit(rows / 255, labels).model_.standardize.std.numpy()
+    assert len(set(together.tolist())) == 1
+    np.testing.assert_allclose(own, (rows / 255).std(axis=0), rtol=1e-5)
+
+
+# --- what is special ---
+
+
+def test_a_run_that_diverges_says_where() -> None:
+    images, labels = pictures()
+    classifier = made("mlp", optimizer="sgd", learning_rate=1e30)
+    with pytest.raises(NonFiniteError, match="epoch 1, step"):
+        classifier.fit(images, labels)
+    assert classifier.best_epoch_ == 0
+
+
+def test_the_three_layer_network_is_the_lectures() -> None:
+    images, labels = pictures(n=20)
+    layers = [name for name, _ in ThreeLayerClassifier((5, 4), max_iter=1).fit(images, labels).model_.items()]
+    assert layers == ["standardize", "flatten", "linear1", "sigmoid1", "linear2", "sigmoid2", "linear3"]
+
+
+def test_a_linear_classifier_starts_from_nothing() -> None:
+    images, labels = pictures(n=20)
+    classifier = LinearClassifier(learning_rate=1e-20, max_iter=1).fit(images, labels)
+    assert np.abs(classifier.weight_pictures()).max() < 1e-15
+
+
+def test_a_convnet_takes_pictures_only() -> None:
+    with pytest.raises(ShapeError, match="convnet: pictures are"):
+        ConvNetClassifier().fit(np.zeros((4, 6)), [0, 1, 0, 1])
+
+
+def test_importing_nabi_does_not_import_scikit_learn() -> None:
+    code = "import nabi, sys; sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- model files from elsewhere ---
+
+
+def header_of(**changes):
+    header = {
+        "classifier": "linear",
+        "arguments": {"loss": "hinge"},
+        "classes": ["a", "b"],
+        "classes_dtype": "<U1",
+        "input_shape": [2],
+        "input_dtype": "float32",
+    } | changes
+    return {name: value for name, value in header.items() if value is not ...}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classifier": ...},
+        {"classifier": "os.system"},
+        {"classifier": ["linear"]},
+        {"arguments": {"nothing": 1}},
+        {"arguments": {"loss": "l1"}},
+        {"arguments": [1]},
+        {"classes": ["a"]},
+        {"classes": [["a"], ["b"]]},
+        {"classes_dtype": "V8"},
+        {"classes_dtype": "nonsense"},
+        {"classes_dtype": 7},
+        {"input_shape": [0]},
+        {"input_shape": [3]},
+        {"input_shape": [2, 2]},
+        {"input_shape": ["2"]},
+        {"input_shape": [10**15]},
+        {"input_dtype": "float64"},
+        {"input_dtype": ...},
+    ],
+    ids=str,
+)
+def test_a_header_that_makes_no_sense_is_refused_in_one_line(tmp_path, changes) -> None:
+    path = tmp_path / "model.safetensors"
+    good = LinearClassifier(max_iter=1).fit([[0.0, 1.0], [1.0, 0.0]], ["a", "b"])
+    container.write(path, good._arrays(), header_of())
+    load(path)
+    container.write(path, good._arrays(), header_of(**changes))
+    with pytest.raises(ModelFileError, match=str(path)) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_that_do_not_fit_are_refused(tmp_path) -> None:
+    path = tmp_path / "model.safetensors"
+    good = LinearClassifier(max_iter=1).fit([[0.0, 1.0], [1.0, 0.0]], ["a", "b"])._arrays()
+    for arrays in ({}, good | {"more": np.zeros(1)}, good | {"linear.bias": np.zeros(3, np.float32)}):
+        container.write(path, arrays, header_of())
+        with pytest.raises(ModelFileError, match=str(path)):
+            load(path)
+    container.write(path, {}, {"checkpoint": {}})
+    with pytest.raises(ModelFileError, match="the checkpoint of a run, not a model"):
+        load(path)
