@@ -132,7 +132,7 @@ def one_blas_thread() -> Iterator[None]:
     global _blas, _alone, _blas_before
     with _lock:
         if _blas is None:
-            _blas = ThreadpoolController().select(user_api="blas")
+            _blas = ThreadpoolController().select(user_api="blas")  # type: ignore[no-untyped-call]
         if not _alone:
             _blas_before = [library.num_threads for library in _blas.lib_controllers]
             for library in _blas.lib_controllers:
