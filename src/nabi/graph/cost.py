@@ -111,16 +111,19 @@ def cost(
     return _counted(operation, keys, tuple((settings or {}).items()), tuple(flows))
 
 
-def forward_cost(operation: Operation, specs: Sequence[Any], settings: dict[str, Any] | None = None) -> int:
-    """Multiply-adds of an operation's formula alone."""
-    return cost(operation, specs, settings)[0]
+def forward_cost(node: Node) -> int:
+    """Multiply-adds of the formula that a node was made by; none for a leaf."""
+    return _of_node(node, ())[0]
 
 
 def node_cost(node: Node) -> tuple[int, int]:
     """Multiply-adds of a node's formula, and of the rules for those of its inputs that a gradient flows to."""
+    return _of_node(node, [i for i, source in enumerate(node.inputs) if source.requires_grad and node.requires_grad])
+
+
+def _of_node(node: Node, flows: Sequence[int]) -> tuple[int, int]:
     if node.operation is None or node.operation.kind == "projection":
         return 0, 0
-    flows = [place for place, source in enumerate(node.inputs) if source.requires_grad] if node.requires_grad else []
     return cost(node.operation, [source.spec for source in node.inputs], node.settings, flows)
 
 
