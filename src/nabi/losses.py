@@ -14,11 +14,12 @@ import numpy as np
 from nabi import ops
 from nabi._tensor import Tensor, tensor
 from nabi.errors import DTypeError, SettingError, ShapeError
-from nabi.graph.interpreter import stack
+from nabi.graph.interpreter import scope, stack
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
+@scope("multiclass_hinge")
 def multiclass_hinge(
     scores: Any, labels: Any, margin: float = 1.0, reduction: str = "mean", *, weights: Any = None
 ) -> Tensor:
@@ -61,6 +62,7 @@ def multiclass_hinge(
     return _reduce("multiclass_hinge", ops.where(right, 0, short).sum(axis=1), reduction, weights)
 
 
+@scope("perceptron")
 def perceptron(scores: Any, labels: Any, reduction: str = "mean", *, weights: Any = None) -> Tensor:
     """The perceptron's loss: how far the best class lies above the right one.
 
@@ -80,6 +82,7 @@ def perceptron(scores: Any, labels: Any, reduction: str = "mean", *, weights: An
     return _reduce("perceptron", best - _at(scores, right).reshape(best.shape), reduction, weights)
 
 
+@scope("softmax_cross_entropy")
 def softmax_cross_entropy(
     logits: Any, labels: Any, label_smoothing: float = 0.0, reduction: str = "mean", *, weights: Any = None
 ) -> Tensor:
@@ -126,6 +129,7 @@ def softmax_cross_entropy(
     return _reduce("softmax_cross_entropy", losses, reduction, weights)
 
 
+@scope("mean_squared_error")
 def mean_squared_error(predictions: Any, targets: Any, reduction: str = "mean") -> Tensor:
     """The squared difference between predictions and targets, element by element: L = (p - t)².
 
