@@ -152,7 +152,10 @@ def test_long_graphs_are_collapsed_by_layer() -> None:
 def test_depth_opens_layers() -> None:
     loss = a_deep_network()
     closed, one, two = (loss.graph(depth=d, limit=1000).picture().items for d in (0, 1, 9))
-    assert [item.title.split("\n")[0] for item in closed if item.kind == "group"] == ["sequential"]
+    assert [item.title.split("\n")[0] for item in closed if item.kind == "group"] == [
+        "sequential",
+        "softmax_cross_entropy",
+    ]
     assert len(closed) < len(one) <= len(two)
     whole = loss.graph(limit=1000)
     assert len(two) <= len(whole._nodes)
