@@ -102,6 +102,7 @@ def test_keeps_the_weights_of_the_epoch_that_was_best_on_validation() -> None:
             rows = event.history
     merits = [(row.validation_accuracy, -row.validation_loss) for row in rows]
     assert merits[best - 1] == max(merits)
+    assert best == max(row.epoch for row in rows if row.best)
     assert best < 12  # so that the last weights are others
     assert same(weights(model), after[best])
     assert not same(after[best], after[12])

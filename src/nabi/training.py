@@ -57,7 +57,8 @@ class EpochEnded:
     """All training pictures were seen once more; ``epoch`` counts from 1.
 
     Training loss and accuracy are those of the batches as they came, with dropout and before each one's update;
-    validation is what the model says afterwards, and ``None`` without validation pictures.
+    validation is what the model says afterwards, and ``None`` without validation pictures. ``best`` says whether no
+    epoch before was better.
     """
 
     epoch: int
@@ -67,6 +68,7 @@ class EpochEnded:
     validation_accuracy: float | None
     learning_rate: float
     seconds: float
+    best: bool
 
 
 @dataclass(frozen=True)
@@ -219,10 +221,11 @@ def fit(
                 validated[1],
                 float(optimizer.learning_rate),
                 progress.seconds + time.perf_counter() - begun,
+                best=_is_best(validated[0], validated[1], progress),
             )
             if row.validation_loss is not None and not math.isfinite(row.validation_loss):
                 raise NonFiniteError(f"epoch {epoch + 1}: the loss on validation pictures is {row.validation_loss}")
-            if not best or _merit(row) >= _merit(progress.history[progress.best_epoch - 1]):
+            if row.best:
                 progress.best_epoch = epoch + 1
                 best = {path: t.numpy() for path, t in nest.tensors(model).items()}
             progress = _Progress(epoch + 1, history=[*progress.history, row], best_epoch=progress.best_epoch)
@@ -286,11 +289,14 @@ def _flipped(images: NDArray[Any], key: Any) -> NDArray[Any]:
     return images
 
 
-def _merit(row: EpochEnded) -> tuple[float, float]:
-    """What makes an epoch the best: accuracy on validation, then a small loss; without validation, being the last."""
-    if row.validation_accuracy is None or row.validation_loss is None:
-        return (0.0, 0.0)
-    return (row.validation_accuracy, -row.validation_loss)
+def _is_best(loss: float | None, accuracy: float | None, progress: _Progress) -> bool:
+    """The higher accuracy on validation is better, then the lower loss; without validation, and at a draw, the last."""
+    if loss is None or accuracy is None or not progress.best_epoch:
+        return True
+    before = progress.history[progress.best_epoch - 1]
+    assert before.validation_accuracy is not None
+    assert before.validation_loss is not None
+    return (accuracy, -loss) >= (before.validation_accuracy, -before.validation_loss)
 
 
 def _keep(model: Any, best: Arrays) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from nabi import models
-from nabi.classifiers.network import NetworkClassifier
+from nabi.classifiers.network import NetworkClassifier, check_sizes
 from nabi.classifiers.registry import register
 
 
@@ -63,3 +63,7 @@ class ConvNetClassifier(NetworkClassifier):
 
     def _network(self, seed: int) -> Any:
         return models.convnet(self.input_shape_, len(self.classes_), channels=tuple(self.channels), seed=seed)
+
+    def check_settings(self) -> None:
+        super().check_settings()
+        check_sizes("channels", self.channels)

@@ -1,5 +1,6 @@
 """The linear classifier: one template a class."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -28,7 +29,7 @@ class LinearClassifier(NetworkClassifier):
     batch_size : int
         At most so many inputs a step.
     learning_rate : float or "auto"
-        The highest of the run.
+        The highest of the run; by default what suits the optimiser, and with "sgd" the number of features.
     optimizer : str
         "sgd" (with Nesterov's momentum 0.9), "rmsprop", "adam" or "adamw".
     schedule : str
@@ -49,7 +50,7 @@ class LinearClassifier(NetworkClassifier):
     True
     """
 
-    rates: ClassVar[Mapping[str, float]] = {"sgd": 0.01, "rmsprop": 0.0003, "adam": 0.001, "adamw": 0.001}
+    rates: ClassVar[Mapping[str, float]] = {"sgd": 1.0, "rmsprop": 0.0003, "adam": 0.001, "adamw": 0.001}
 
     def __init__(
         self,
@@ -75,6 +76,14 @@ class LinearClassifier(NetworkClassifier):
         self.flip = flip
         self.random_state = random_state
         self.engine = engine
+
+    def _rate(self) -> float:
+        rate = super()._rate()
+        if self.learning_rate == "auto" and self.optimizer == "sgd":
+            # How far a step may go falls with the length of an input, squared: on standardised ones, their features.
+            # A softmax's gradient is at most 1 for each class; a hinge's adds up over all that are in the way.
+            rate *= (8 if self.loss == "softmax" else 1) / math.prod(self.input_shape_)
+        return rate
 
     def _network(self, seed: int) -> Any:
         model = models.linear(self.input_shape_, len(self.classes_), seed=seed)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from nabi import models, nn
-from nabi.classifiers.network import NetworkClassifier
+from nabi.classifiers.network import NetworkClassifier, check_sizes
 from nabi.classifiers.registry import register
 from nabi.errors import SettingError
 
@@ -82,5 +82,8 @@ class MLPClassifier(NetworkClassifier):
 
     def check_settings(self) -> None:
         super().check_settings()
+        check_sizes("hidden_layer_sizes", self.hidden_layer_sizes)
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise SettingError(f"dropout is {self.dropout!r}: it must be 0 or more, and less than 1")
         if self.activation not in nn.ACTIVATIONS:
             raise SettingError(f"activation {self.activation!r} is not one of {', '.join(nn.ACTIVATIONS)}")

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, Self
 
@@ -18,7 +18,7 @@ from nabi.classifiers.base import Arrays, Classifier
 from nabi.errors import SettingError
 from nabi.losses import LOSSES
 from nabi.optim import OPTIMIZERS
-from nabi.training import EpochEnded, Event, Finished, Started, batch_bounds, fit
+from nabi.training import EpochEnded, Event, Started, batch_bounds, fit
 
 SCHEDULES: dict[str, Callable[[float, int], optim.Schedule]] = {
     "constant": lambda rate, steps: optim.constant(rate),
@@ -45,7 +45,7 @@ class NetworkClassifier(Classifier):
         The network, whose first layer standardises: it takes inputs as they are.
     history_ : dict of str to list
         For each epoch: ``epoch``, ``train_loss``, ``train_accuracy``, ``validation_loss``, ``validation_accuracy``
-        (None without validation), ``learning_rate``, ``seconds``.
+        (None without validation), ``learning_rate``, ``seconds``, ``best``.
     best_epoch_ : int
         The epoch, counted from 1, whose weights the model has.
     n_iter_ : int
@@ -160,8 +160,7 @@ class NetworkClassifier(Classifier):
                     for name, value in asdict(row).items():
                         self.history_[name].append(value)
                     self.n_iter_ = row.epoch
-            if isinstance(event, Finished):
-                self.best_epoch_ = event.best_epoch
+                    self.best_epoch_ = row.epoch if row.best else self.best_epoch_
             yield event
 
     @available_if(_gives_probabilities)
@@ -257,6 +256,7 @@ class NetworkClassifier(Classifier):
         return min(max(-(-1000 // steps), 20), 50) if self.max_iter == "auto" else int(self.max_iter)
 
     def _rate(self) -> float:
+        """The highest learning rate of the run."""
         return self.rates[self.optimizer] if self.learning_rate == "auto" else float(self.learning_rate)
 
     def _standardize(self, images: NDArray[Any]) -> None:
@@ -290,6 +290,16 @@ def statistics(images: NDArray[Any], axes: tuple[int, ...] | None) -> tuple[NDAr
 def _one_of(name: str, value: Any, known: Mapping[str, Any]) -> None:
     if not isinstance(value, str) or value not in known:
         raise SettingError(f"{name} {value!r} is not one of {', '.join(known)}")
+
+
+def check_sizes(name: str, value: Any, count: int | None = None) -> None:
+    """Raise SettingError unless ``value`` is a sequence of positive whole numbers, ``count`` of them if given."""
+    if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+        raise SettingError(f"{name} is {value!r}: it must be a sequence of whole numbers")
+    if count is not None and len(value) != count:
+        raise SettingError(f"{name} is {value!r}: there must be {count} of them")
+    for size in value:
+        _whole(name, size)
 
 
 def _whole(name: str, value: Any) -> None:

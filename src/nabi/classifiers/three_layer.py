@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from nabi import models
-from nabi.classifiers.network import NetworkClassifier
+from nabi.classifiers.network import NetworkClassifier, check_sizes
 from nabi.classifiers.registry import register
 
 
@@ -64,3 +64,7 @@ class ThreeLayerClassifier(NetworkClassifier):
     def _network(self, seed: int) -> Any:
         first, second = self.hidden_layer_sizes
         return models.three_layer(self.input_shape_, len(self.classes_), hidden=(first, second), seed=seed)
+
+    def check_settings(self) -> None:
+        super().check_settings()
+        check_sizes("hidden_layer_sizes", self.hidden_layer_sizes, count=2)

@@ -56,10 +56,11 @@ class RunFolder:
         return said
 
     def start(self, asked: Mapping[str, Any]) -> None:
-        """Make the folder, and write down what was asked for."""
-        self.made = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.write_json(ASKED, asked)
+        """Make the folder, and write down what was asked for, where that is not done yet."""
+        if not (self.path / ASKED).exists():
+            self.made = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write_json(ASKED, asked)
 
     def give_up(self) -> None:
         """Remove what a run without any result leaves behind."""

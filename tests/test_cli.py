@@ -1,0 +1,535 @@
+"""The command line, from the outside: what is printed, what is written, and how every bad input ends."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nabi.cli
+import nabi.cli.train
+from nabi import container
+from nabi.classifiers import load
+from nabi.cli import main
+
+QUICK = ["--hidden", "16", "--epochs", "3", "--learning-rate", "0.02"]
+RESULTS = {
+    "model.safetensors", "history.csv", "metrics.json", "run.json", "curves.svg", "confusion.svg", "weights.png",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NABI_DATA", raising=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on digits that is finished."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", *QUICK, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of pictures: dark ones, bright ones, and an empty class; one file is no picture."""
+    home = tmp_path_factory.mktemp("data") / "shades"
+    random = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("hell 밝은", 150)):
+        (home / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = random.integers(low, low + 100, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(home / name / f"{number}.png")
+    (home / "dark" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    (home / "empty").mkdir()
+    return home
+
+
+def weights(path: Path) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in container.read(path)[0].items()}
+
+
+def process(*arguments: str, **options) -> subprocess.Popen:
+    environment = os.environ | options.pop("env", {})
+    return subprocess.Popen(
+        [sys.executable, "-m", "nabi", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
+    )  # fmt: skip
+
+
+# --- train ---
+
+
+def test_train_without_arguments_learns_digits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["train"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    metrics = json.loads((tmp_path / "runs" / "digits-1" / "metrics.json").read_text())
+    assert metrics["test_accuracy"] >= 0.97
+    low, high = metrics["test_interval"]
+    assert low < metrics["test_accuracy"] < high
+    last = out.splitlines()[-1]
+    assert last.startswith(f"test accuracy {metrics['test_accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}): ")
+    assert last.endswith("all in runs/digits-1")
+
+
+def test_what_a_run_writes(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == RESULTS
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert (metrics["data"], metrics["model"], metrics["seed"], metrics["epochs"]) == ("digits", "mlp", 0, 3)
+    assert metrics["versions"].keys() >= {"nabi", "numpy", "python", "scikit-learn"}
+    assert metrics["test_total"] == 269
+    assert metrics["seconds"] > 0
+    rows = list(csv.DictReader(io.StringIO((trained / "history.csv").read_text())))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[metrics["best_epoch"] - 1]["validation_accuracy"]) == metrics["validation_accuracy"]
+    with Image.open(trained / "weights.png") as picture:
+        assert picture.size[0] > 100
+    assert (trained / "curves.svg").read_text().startswith("<?xml")
+    model = load(trained / "model.safetensors")
+    assert model.classes_.tolist() == list("0123456789")
+    assert model.hidden_layer_sizes == (16,)
+
+
+def test_every_model_trains_on_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model in ("linear", "mlp", "three-layer", "convnet"):
+        assert main(["train", str(folder), "--model", model, "--epochs", "2", "--loss", "hinge"]) == 0
+        out, err = capsys.readouterr()
+        assert "shades: 28 pictures of 3 classes to train on, 6 for validation, 6 for the test" in out
+        assert err.startswith("nabi: skipped dark/broken.png: ")
+        assert len(err.splitlines()) == 1
+    assert sorted(path.name for path in Path("runs").iterdir()) == [f"shades-{n}" for n in (1, 2, 3, 4)]
+    metrics = json.loads(Path("runs/shades-4/metrics.json").read_text())
+    assert metrics["test_classes"] == ["dark", "hell 밝은"]
+    assert metrics["arguments"]["flip"] is True
+
+
+def test_options_reach_the_classifier() -> None:
+    options = "--model mlp --loss hinge --epochs 1 --batch-size 50 --learning-rate 0.01 --optimizer sgd --seed 7"
+    more = "--hidden 9,8 --dropout 0.5 --weight-decay 0.25 --flip --out here"
+    assert main(["train", "digits", *options.split(), *more.split()]) == 0
+    arguments = json.loads(Path("here/metrics.json").read_text())["arguments"]
+    wanted = {
+        "loss": "hinge", "max_iter": 1, "batch_size": 50, "learning_rate": 0.01, "optimizer": "sgd", "random_state": 7,
+        "hidden_layer_sizes": [9, 8], "dropout": 0.5, "alpha": 0.25, "flip": True,
+    }  # fmt: skip
+    assert {name: arguments[name] for name in wanted} == wanted
+
+
+def test_the_same_seed_writes_the_same_weights_and_another_seed_others(trained: Path) -> None:
+    assert main(["train", *QUICK, "--out", "same"]) == 0
+    assert main(["train", *QUICK, "--out", "other", "--seed", "1"]) == 0
+    assert weights(Path("same/model.safetensors")) == weights(trained / "model.safetensors")
+    assert weights(Path("other/model.safetensors")) != weights(trained / "model.safetensors")
+
+
+# --- stopping and going on ---
+
+
+def interrupt(out: str, *arguments: str) -> tuple[int, str, str]:
+    """Start a run, press Ctrl-C after its second epoch, and give its exit code and what it printed."""
+    run = process("train", *arguments, "--out", out)
+    lines = []
+    for line in run.stdout:
+        lines.append(line)
+        if line.startswith("epoch  2/"):
+            run.send_signal(signal.SIGINT)
+            break
+    out, err = run.communicate(timeout=60)
+    return run.returncode, "".join(lines) + out, err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_ctrl_c_keeps_the_best_and_resume_ends_with_the_same_bits(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--hidden", "16", "--epochs", "40", "--batch-size", "16"]
+    code, out, err = interrupt("stopped", *options)
+    assert code == 130
+    assert "\x1b" not in out + err  # on a pipe lines are plain
+    assert {line.split()[0] for line in out.splitlines()} == {"digits:", "epoch"}
+    said = err.strip()
+    assert len(said.splitlines()) == 1
+    assert said.startswith("nabi: stopped; stopped/model.safetensors has the weights of epoch ")
+    assert said.endswith("to go on: nabi train --resume --out stopped")
+    assert {path.name for path in Path("stopped").iterdir()} == RESULTS - {"metrics.json", "confusion.svg"} | {
+        "checkpoint"
+    }
+    ended = list(csv.DictReader(io.StringIO(Path("stopped/history.csv").read_text())))
+    best = max(ended, key=lambda row: (float(row["validation_accuracy"]), -float(row["validation_loss"])))
+    assert f"has the weights of epoch {best['epoch']};" in said
+    assert load("stopped/model.safetensors").classes_.tolist() == list("0123456789")
+
+    assert main(["train", "--resume", "--out", "stopped", "--epochs", "5"]) == 2
+    assert "--epochs 5: the run in stopped began with 40" in capsys.readouterr().err
+    assert main(["train", "--resume", "--out", "stopped"]) == 0
+    assert main(["train", *options, "--out", "never stopped"]) == 0
+    assert weights(Path("stopped/model.safetensors")) == weights(Path("never stopped/model.safetensors"))
+
+
+def test_resume_ends_with_the_bits_of_a_run_never_stopped(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = nabi.cli.train._show
+
+    def with_ctrl_c(events, where):
+        def pressed():
+            for number, event in enumerate(events):
+                if number == 14:  # the start, ten steps, the end of the epoch, two steps, and this one
+                    signal.raise_signal(signal.SIGINT)
+                yield event
+
+        return shown(pressed(), where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nabi.cli.train._show", with_ctrl_c)
+        assert main(["train", *QUICK, "--out", "run"]) == 130
+    assert "to go on: nabi train --resume --out run" in capsys.readouterr().err
+    assert main(["train", "--resume", "--out", "run"]) == 0
+    assert "going on after epoch 1, step 3" in capsys.readouterr().out
+    assert weights(Path("run/model.safetensors")) == weights(trained / "model.safetensors")
+    assert {path.name for path in Path("run").iterdir()} == RESULTS
+
+
+def test_resume_of_an_empty_folder_simply_starts(trained: Path) -> None:
+    Path("empty").mkdir()
+    assert main(["train", *QUICK, "--resume", "--out", "empty"]) == 0
+    assert main(["train", *QUICK, "--resume", "--out", "absent"]) == 0
+    for out in ("empty", "absent"):
+        assert weights(Path(out, "model.safetensors")) == weights(trained / "model.safetensors")
+
+
+def test_resume_of_a_finished_run_says_so(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    assert main(["train", "--resume", "--out", str(trained)]) == 0
+    assert capsys.readouterr().out == f"{trained}: this run is finished\n"
+    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+
+
+# --- predict ---
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six test digits as pictures named by their class, in folders, with a file that is none among them."""
+    home = tmp_path_factory.mktemp("digits")
+    (home / "sub").mkdir()
+    test = nabi.data.load("digits").test
+    for number in range(6):
+        image = Image.fromarray(test.images[number, :, :, 0])
+        image.save(home / ("sub" if number % 2 else ".") / f"{number}-{test.labels[number]}.png")
+    (home / "notes.txt").write_text("not a picture")
+    return home
+
+
+def test_predict_prints_the_top_classes(trained: Path, digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(trained / "model.safetensors"), str(digits)]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert len(lines) == 6
+    right = 0
+    for line in lines:
+        path, *best = line.split("  ")
+        scores = [float(part.split()[1]) for part in best]
+        assert len(best) == 3
+        assert scores == sorted(scores, reverse=True)
+        right += best[0].split()[0] == Path(path).stem[-1]
+    assert right >= 5
+    assert err == f"nabi: skipped {digits / 'notes.txt'}: not a picture of a known format\n"
+
+
+def test_predict_as_json_and_csv_agree(trained: Path, digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(trained / "model.safetensors")
+    assert main(["predict", model, str(digits / "sub"), "--json", "--top", "2"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert main(["predict", model, str(digits / "sub"), "--csv", "--top", "2"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(answer["path"], str(rank), best["class"], best["score"])
+            for answer in answers for rank, best in enumerate(answer["predictions"], 1)] == \
+           [(row["path"], row["rank"], row["class"], float(row["score"])) for row in rows]  # fmt: skip
+    assert len(answers) == 3
+
+
+def test_predict_streams(trained: Path, digits: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    model = str(trained / "model.safetensors")
+    assert main(["predict", model, str(digits)]) == 0
+    whole = capsys.readouterr().out
+    monkeypatch.setattr("nabi.cli.predict.evaluation_batch", lambda shape: 2)
+    assert main(["predict", model, str(digits)]) == 0
+    assert capsys.readouterr().out == whole
+
+
+# --- evaluate, cache, help ---
+
+
+def test_evaluate_finds_the_accuracy_that_train_found(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(trained / "model.safetensors")
+    found = json.loads((trained / "metrics.json").read_text())
+    assert main(["evaluate", model, "digits"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"digits, test: accuracy {found['test_accuracy']:.4f} (95% interval ")
+    assert main(["evaluate", model, "digits", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert {f"test_{name}": measured[name] for name in ("accuracy", "interval", "correct", "total", "per_class")} == {
+        name: found[name] for name in ("test_accuracy", "test_interval", "test_correct", "test_total", "test_per_class")
+    }
+
+
+def test_evaluate_matches_classes_by_name_and_channels_by_need(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Coloured copies in folders in another order of classes, with one class that the model does not know."""
+    test = nabi.data.load("digits").test
+    for label in (7, 3, 0):
+        name = tmp_path / "copies" / str(label)
+        name.mkdir(parents=True)
+        for number in np.flatnonzero(test.labels == label):
+            Image.fromarray(test.images[number, :, :, 0]).convert("RGB").save(name / f"{number}.png")
+    (tmp_path / "copies" / "zebra").mkdir()
+    Image.fromarray(np.full((8, 8, 3), (255, 0, 0), np.uint8)).save(tmp_path / "copies" / "zebra" / "red.png")
+    assert main(["evaluate", str(trained / "model.safetensors"), "copies", "--split", "all", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    chosen = np.isin(test.labels, (7, 3, 0))
+    model = load(trained / "model.safetensors")
+    right = (model.predict(test.images[chosen]) == test.labels[chosen].astype(str)).sum()
+    assert (measured["correct"], measured["total"]) == (right, chosen.sum() + 1)
+    assert measured["classes"] == [*"0123456789", "zebra"]
+    assert measured["per_class"]["zebra"] == {"precision": 0, "recall": 0, "f1": 0, "support": 1}
+
+
+def test_cache_lists_and_clears(folder: Path, monkeypatch, tmp_path: Path, capsys) -> None:
+    monkeypatch.setenv("NABI_CACHE", str(tmp_path / "cache"))
+    nabi.data.load(folder)
+    assert main(["cache"]) == 0
+    assert str(folder) in capsys.readouterr().out
+    assert main(["cache", "--clear"]) == 0
+    capsys.readouterr()
+    assert main(["cache"]) == 0
+    assert capsys.readouterr().out.startswith("0.0 MB in ")
+
+
+def test_help_names_every_command_and_imports_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("train", "predict", "evaluate", "look", "cache"))
+    code = "import sys, nabi.cli; nabi.cli.main(['--help']); sys.exit(bool({'sklearn', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", nabi.cli.COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"Usage: nabi {command} ")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"nabi {nabi.__version__}\n"
+
+
+# --- terminals and pipes ---
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> str:
+    """What a run writes when its standard output is a terminal."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    options = os.environ | {"TERM": "xterm-256color", "COLUMNS": "120"} | environment
+    run = subprocess.Popen([sys.executable, "-m", "nabi", *arguments], stdout=theirs, stderr=theirs, env=options)
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            block = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not block:
+            break
+        written += block
+    os.close(ours)
+    assert run.wait() == 0
+    return written.decode()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="terminals as POSIX has them")
+def test_colours_on_a_terminal_but_not_with_no_color() -> None:
+    environment = {name: "" for name in ("NO_COLOR", "FORCE_COLOR") if name in os.environ}
+    live = on_a_terminal("train", *QUICK, "--out", "a", **environment)
+    assert "\x1b[" in live
+    assert "━" in live
+    coloured = [code for code in ("\x1b[3", "\x1b[9", "\x1b[38;5;") if code in live]
+    assert coloured
+    plain = on_a_terminal("train", *QUICK, "--out", "b", NO_COLOR="1")
+    assert not any(f"\x1b[{code}m" in plain for code in range(30, 50))
+    assert "\x1b[38;" not in plain
+
+
+def test_whoever_reads_may_stop_reading(trained: Path, digits: Path) -> None:
+    run = process("predict", str(trained / "model.safetensors"), str(digits / "sub"))
+    run.stdout.close()
+    assert "Traceback" not in run.stderr.read()
+    run.stderr.close()
+    run.wait()
+
+
+# --- every bad input ends in one line ---
+
+
+def one_class(home: Path) -> list[str]:
+    (home / "data" / "cat").mkdir(parents=True)
+    for number in range(9):
+        pixels = np.random.default_rng(number).integers(0, 255, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(home / "data" / "cat" / f"{number}.png")
+    return ["train", "data"]
+
+
+def corrupt_pictures(home: Path) -> list[str]:
+    for name in ("cat", "dog"):
+        (home / "data" / name).mkdir(parents=True)
+        (home / "data" / name / "picture.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
+    return ["train", "data"]
+
+
+def truncated_archive(home: Path) -> list[str]:
+    one_class(home)
+    with tarfile.open(home / "data.tar.gz", "w:gz") as archive:
+        archive.add(home / "data", "data")
+    content = (home / "data.tar.gz").read_bytes()
+    (home / "data.tar.gz").write_bytes(content[: len(content) // 2])
+    return ["train", "data.tar.gz"]
+
+
+def wrong_checksum(home: Path) -> list[str]:
+    (home / "named").mkdir()
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (home / "named" / f"{name}-ubyte.gz").write_bytes(b"not what was published")
+    os.environ["NABI_DATA"] = str(home / "named")  # taken back by the test
+    return ["train", "mnist"]
+
+
+def run_of_something_else(home: Path) -> list[str]:
+    (home / "full").mkdir()
+    (home / "full" / "letter.txt").write_text("keep me")
+    return ["train", "--out", "full"]
+
+
+def damaged_checkpoint(home: Path) -> list[str]:
+    (home / "run").mkdir()
+    (home / "run" / "run.json").write_text('{"data": "digits", "model": "mlp", "seed": 0}')
+    (home / "run" / "checkpoint").write_text("nonsense")
+    return ["train", "--resume", "--out", "run"]
+
+
+def diverging(home: Path) -> list[str]:
+    return ["train", "--optimizer", "sgd", "--learning-rate", "1e30"]
+
+
+BAD = {
+    "a folder that is not there": (lambda home: ["train", "nowhere"], "nowhere: no such file or directory"),
+    "one class only": (one_class, "one class only"),
+    "pictures that are none": (corrupt_pictures, "no picture in any class folder"),
+    "an archive cut short": (truncated_archive, "data.tar.gz"),
+    "a wrong checksum": (wrong_checksum, "train-images-idx3-ubyte.gz"),
+    "an unknown model": (lambda home: ["train", "--model", "knn"], "model 'knn' is not one of"),
+    "an unknown loss": (lambda home: ["train", "--loss", "l1"], "--loss 'l1' is not one of hinge, "),
+    "an unknown optimizer": (lambda home: ["train", "--optimizer", "x"], "--optimizer 'x' is not one of sgd, "),
+    "no epochs": (lambda home: ["train", "--epochs", "0"], "--epochs is 0: it must be"),
+    "epochs in words": (lambda home: ["train", "--epochs", "many"], "'--epochs'"),
+    "no learning rate": (lambda home: ["train", "--learning-rate", "nan"], "--learning-rate is nan"),
+    "a strange seed": (lambda home: ["train", "--seed", "-1"], "-1"),
+    "hidden layers in words": (lambda home: ["train", "--hidden", "wide"], "--hidden 'wide'"),
+    "a hidden layer of nothing": (lambda home: ["train", "--hidden", "0"], "--hidden is 0: it must be"),
+    "three layers of which two are missing": (
+        lambda home: ["train", "--model", "three-layer", "--hidden", "9"],
+        "--hidden is (9,): there must be 2",
+    ),
+    "a dropout of everything": (lambda home: ["train", "--dropout", "1"], "--dropout is 1.0: it must be"),
+    "an option the model lacks": (lambda home: ["train", "--model", "linear", "--hidden", "3"], "--hidden"),
+    "a size of nothing": (lambda home: ["train", "--size", "0"], "size"),
+    "an unknown option": (lambda home: ["train", "--speed", "9"], "--speed"),
+    "an unknown command": (lambda home: ["fly"], "fly"),
+    "a folder of something else": (run_of_something_else, "full: not the folder of a run"),
+    "resume without a folder": (lambda home: ["train", "--resume"], "--out"),
+    "a damaged checkpoint": (damaged_checkpoint, "checkpoint: a text file"),
+    "a loss that is not finite": (diverging, "epoch 1, step 2: the loss is nan; the first value that is not finite is"),
+    "no model file": (lambda home: ["predict", "nothing", "x.png"], "nothing: no such file"),
+    "a model file from something else": (lambda home: ["evaluate", __file__, "digits"], "a text file, not a model"),
+    "an unknown split": (lambda home: ["evaluate", "m", "digits", "--split", "best"], "--split 'best' is not one of"),
+    "json and csv": (lambda home: ["predict", "m", "x", "--json", "--csv"], "choose one"),
+    "top nothing": (lambda home: ["predict", "m", "x", "--top", "0"], "--top 0"),
+    "predict nothing": (lambda home: ["predict", "m"], "IMAGE-OR-FOLDER"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_input_ends_in_one_line_and_writes_nothing(what: str, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("NABI_DATA", "")
+    make, said = BAD[what]
+    arguments = make(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    last = err.splitlines()[-1]
+    assert last.startswith("nabi: ")
+    assert said in last
+    assert all(line.startswith("nabi: skipped ") for line in err.splitlines()[:-1])
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_predict_refuses_what_is_not_there_or_no_picture(trained: Path, digits: Path, capsys) -> None:
+    model = str(trained / "model.safetensors")
+    assert main(["predict", model, str(digits / "sub"), "nowhere"]) == 2
+    assert capsys.readouterr() == ("", "nabi: nowhere: no such file or folder\n")
+    assert main(["predict", model, str(digits / "notes.txt")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == f"nabi: {digits / 'notes.txt'}: no picture that can be read"
+
+
+def test_evaluate_refuses_classes_and_sizes_that_do_not_fit(trained: Path, folder: Path, capsys) -> None:
+    model = str(trained / "model.safetensors")
+    assert main(["evaluate", model, str(folder)]) == 2
+    assert "none of its classes (dark, empty, hell 밝은) is among the model's (0, 1, 2" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_model(monkeypatch, capsys) -> None:
+    """The learning rate explodes in the second epoch: the weights of the first are written."""
+    monkeypatch.setitem(
+        nabi.classifiers.network.SCHEDULES, "cosine", lambda rate, steps: lambda step: 0.001 if step < 12 else 1e30
+    )
+    assert main(["train", *QUICK, "--out", "run"]) == 2
+    err = capsys.readouterr().err.strip()
+    assert "\n" not in err
+    assert err.startswith("nabi: epoch 2, step ")
+    assert err.endswith("; run/model.safetensors has the weights of epoch 1")
+    assert load("run/model.safetensors").hidden_layer_sizes == (16,)
+    assert not Path("run/metrics.json").exists()
+
+
+def test_a_disk_error_ends_in_one_line(trained: Path, capsys) -> None:
+    Path("file").write_text("")
+    assert main(["train", *QUICK, "--out", "file/run"]) == 2
+    err = capsys.readouterr().err.strip()
+    assert err.startswith("nabi: file")
+    assert "\n" not in err
+
+
+def test_python_m_nabi_is_the_same() -> None:
+    started = time.monotonic()
+    run = process("train", "nowhere")
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 2
+    assert out == ""
+    assert err.startswith("nabi: nowhere: ")
+    assert time.monotonic() - started < 60
