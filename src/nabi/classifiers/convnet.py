@@ -27,23 +27,23 @@ class ConvNetClassifier(NetworkClassifier):
     --------
     >>> from nabi import data
     >>> digits = data.load("digits")
-    >>> classifier = ConvNetClassifier((8, 16), max_iter=3, random_state=0)
+    >>> classifier = ConvNetClassifier((8, 16), max_iter=8, random_state=0)
     >>> classifier.fit(digits.train.images, digits.train.labels).score(digits.test.images, digits.test.labels) > 0.8
     True
     """
 
-    rates: ClassVar[Mapping[str, float]] = {"sgd": 0.05, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.003}
+    rates: ClassVar[Mapping[str, float]] = {"sgd": 0.1, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.003}
 
     def __init__(
         self,
         channels: Sequence[int] = (32, 64, 128),
         *,
         loss: str = "softmax",
-        alpha: float = 0.05,
+        alpha: float = 5e-4,
         max_iter: int | str = "auto",
         batch_size: int = 128,
         learning_rate: float | str = "auto",
-        optimizer: str = "adamw",
+        optimizer: str = "sgd",
         schedule: str = "one-cycle",
         flip: bool = False,
         random_state: Any = None,

@@ -32,12 +32,12 @@ class MLPClassifier(NetworkClassifier):
     --------
     >>> from nabi import data
     >>> digits = data.load("digits")
-    >>> classifier = MLPClassifier((64,), max_iter=20, random_state=0)
+    >>> classifier = MLPClassifier((64,), random_state=0)
     >>> classifier.fit(digits.train.images, digits.train.labels).score(digits.test.images, digits.test.labels) > 0.9
     True
     """
 
-    rates: ClassVar[Mapping[str, float]] = {"sgd": 0.02, "rmsprop": 0.0003, "adam": 0.001, "adamw": 0.001}
+    rates: ClassVar[Mapping[str, float]] = {"sgd": 0.03, "rmsprop": 0.0003, "adam": 0.001, "adamw": 0.001}
 
     def __init__(
         self,
@@ -46,11 +46,11 @@ class MLPClassifier(NetworkClassifier):
         activation: str = "relu",
         dropout: float = 0.2,
         loss: str = "softmax",
-        alpha: float = 0.05,
+        alpha: float = 5e-4,
         max_iter: int | str = "auto",
         batch_size: int = 128,
         learning_rate: float | str = "auto",
-        optimizer: str = "adamw",
+        optimizer: str = "sgd",
         schedule: str = "cosine",
         flip: bool = False,
         random_state: Any = None,

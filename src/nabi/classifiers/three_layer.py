@@ -27,23 +27,23 @@ class ThreeLayerClassifier(NetworkClassifier):
     --------
     >>> from nabi import data
     >>> digits = data.load("digits")
-    >>> classifier = ThreeLayerClassifier((64, 64), max_iter=30, random_state=0)
+    >>> classifier = ThreeLayerClassifier((64, 64), random_state=0)
     >>> classifier.fit(digits.train.images, digits.train.labels).score(digits.test.images, digits.test.labels) > 0.9
     True
     """
 
-    rates: ClassVar[Mapping[str, float]] = {"sgd": 0.1, "rmsprop": 0.0003, "adam": 0.001, "adamw": 0.001}
+    rates: ClassVar[Mapping[str, float]] = {"sgd": 0.1, "rmsprop": 0.0003, "adam": 0.003, "adamw": 0.003}
 
     def __init__(
         self,
         hidden_layer_sizes: tuple[int, int] = (512, 256),
         *,
         loss: str = "softmax",
-        alpha: float = 0.05,
+        alpha: float = 1e-4,
         max_iter: int | str = "auto",
         batch_size: int = 128,
         learning_rate: float | str = "auto",
-        optimizer: str = "adamw",
+        optimizer: str = "sgd",
         schedule: str = "cosine",
         flip: bool = False,
         random_state: Any = None,

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import nabi
-from nabi import figures, metrics
+from nabi import __version__, figures, metrics
 from nabi.classifiers import NetworkClassifier
 from nabi.cli.run_folder import METRICS, MODEL, RunFolder
 from nabi.data import Dataset, Split
@@ -104,4 +103,4 @@ def said(measured: Mapping[str, Any]) -> str:
 def versions() -> dict[str, str]:
     """What a run's bits depend on."""
     packages = {name: importlib.metadata.version(name) for name in ("numpy", "scikit-learn", "pillow")}
-    return {"nabi": nabi.__version__, "python": platform.python_version(), **packages, "machine": platform.machine()}
+    return {"nabi": __version__, "python": platform.python_version(), **packages, "machine": platform.machine()}
