@@ -18,10 +18,9 @@ from PIL import Image
 import nabi.cli
 import nabi.cli.train
 from nabi import container
-from nabi.classifiers import load
 from nabi.cli import main
 
-QUICK = ["--hidden", "16", "--epochs", "3", "--learning-rate", "0.02"]
+QUICK = ["--hidden", "16", "--epochs", "3", "--learning-rate", "0.1"]
 RESULTS = {
     "model.safetensors", "history.csv", "metrics.json", "run.json", "curves.svg", "confusion.svg", "weights.png",
 }  # fmt: skip
@@ -97,7 +96,7 @@ def test_what_a_run_writes(trained: Path) -> None:
     with Image.open(trained / "weights.png") as picture:
         assert picture.size[0] > 100
     assert (trained / "curves.svg").read_text().startswith("<?xml")
-    model = load(trained / "model.safetensors")
+    model = nabi.load(trained / "model.safetensors")
     assert model.classes_.tolist() == list("0123456789")
     assert model.hidden_layer_sizes == (16,)
 
@@ -134,6 +133,26 @@ def test_the_same_seed_writes_the_same_weights_and_another_seed_others(trained: 
     assert weights(Path("other/model.safetensors")) != weights(trained / "model.safetensors")
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("data", "options", "at_least"),
+    [
+        ("fashion-mnist", "", 0.89),
+        ("cifar10-jpeg.tar.xz", "--model linear --loss hinge", 0.39),
+        ("cifar10-jpeg.tar.xz", "--model linear --loss softmax", 0.405),
+        ("cifar10-jpeg.tar.xz", "--model three-layer", 0.49),
+        ("cifar10-jpeg.tar.xz", "--model mlp", 0.57),
+    ],
+)
+def test_real_pictures(real_data: Path, data: str, options: str, at_least: float) -> None:
+    """The runs that the README quotes."""
+    source = str(real_data / data)
+    if not Path(source).exists():
+        pytest.skip(f"real data: {source} is not there")
+    assert main(["train", source, *options.split(), "--out", "run"]) == 0
+    assert json.loads(Path("run/metrics.json").read_text())["test_accuracy"] >= at_least
+
+
 # --- stopping and going on ---
 
 
@@ -167,7 +186,7 @@ def test_ctrl_c_keeps_the_best_and_resume_ends_with_the_same_bits(capsys: pytest
     ended = list(csv.DictReader(io.StringIO(Path("stopped/history.csv").read_text())))
     best = max(ended, key=lambda row: (float(row["validation_accuracy"]), -float(row["validation_loss"])))
     assert f"has the weights of epoch {best['epoch']};" in said
-    assert load("stopped/model.safetensors").classes_.tolist() == list("0123456789")
+    assert nabi.load("stopped/model.safetensors").classes_.tolist() == list("0123456789")
 
     assert main(["train", "--resume", "--out", "stopped", "--epochs", "5"]) == 2
     assert "--epochs 5: the run in stopped began with 40" in capsys.readouterr().err
@@ -299,7 +318,7 @@ def test_evaluate_matches_classes_by_name_and_channels_by_need(
     assert main(["evaluate", str(trained / "model.safetensors"), "copies", "--split", "all", "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     chosen = np.isin(test.labels, (7, 3, 0))
-    model = load(trained / "model.safetensors")
+    model = nabi.load(trained / "model.safetensors")
     right = (model.predict(test.images[chosen]) == test.labels[chosen].astype(str)).sum()
     assert (measured["correct"], measured["total"]) == (right, chosen.sum() + 1)
     assert measured["classes"] == [*"0123456789", "zebra"]
@@ -513,7 +532,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_model(monkeypatch, capsys
     assert "\n" not in err
     assert err.startswith("nabi: epoch 2, step ")
     assert err.endswith("; run/model.safetensors has the weights of epoch 1")
-    assert load("run/model.safetensors").hidden_layer_sizes == (16,)
+    assert nabi.load("run/model.safetensors").hidden_layer_sizes == (16,)
     assert not Path("run/metrics.json").exists()
 
 
