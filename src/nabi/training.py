@@ -318,7 +318,7 @@ def _save(
 
 def _restore(path: str | os.PathLike[str], state: Any, settings: Mapping[str, Any]) -> tuple[_Progress, Arrays]:
     arrays, header = container.read(path)
-    if "checkpoint" not in header:
+    if "checkpoint" not in header or "settings" not in header:
         raise ModelFileError(f"{path}: a model file, not the checkpoint of a run")
     for name in sorted({*settings, *header["settings"]}):
         then, now = header["settings"].get(name), settings.get(name)
@@ -332,10 +332,13 @@ def _restore(path: str | os.PathLike[str], state: Any, settings: Mapping[str, An
         raise ModelFileError(f"{path}: the checkpoint of another model")
     for name, tensor in tensors.items():
         tensor.assign(now[name])
-    record = header["checkpoint"]
-    record["history"] = [EpochEnded(**row) for row in record["history"]]
+    try:
+        record = header["checkpoint"]
+        progress = _Progress(**record | {"history": [EpochEnded(**row) for row in record["history"]]})
+    except (KeyError, TypeError):
+        raise ModelFileError(f"{path}: the checkpoint of another version of nabi") from None
     best = {name.removeprefix("best."): value for name, value in arrays.items() if name.startswith("best.")}
-    return _Progress(**record), best
+    return progress, best
 
 
 # --- what made a loss infinite, or not a number ---

@@ -178,7 +178,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "classes_")
         header = {
             "classifier": self.registered_name,
-            "arguments": {name: _plain(value) for name, value in self.get_params(deep=False).items()},
+            "arguments": {name: plain(value) for name, value in self.get_params(deep=False).items()},
             "classes": self.classes_.tolist(),
             "classes_dtype": self.classes_.dtype.str,
             "input_shape": list(self.input_shape_),
@@ -256,11 +256,12 @@ def _shown(label: Any) -> str:
     return repr(label.item() if isinstance(label, np.generic) else label)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A constructor argument as JSON has it: lists for tuples, Python's numbers for NumPy's."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 

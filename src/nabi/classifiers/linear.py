@@ -25,7 +25,7 @@ class LinearClassifier(NetworkClassifier):
     alpha : float
         Weight decay.
     max_iter : int or "auto"
-        How many epochs; by default what makes 1,000 steps, but between 20 and 50.
+        How many epochs; by default what makes 1,000 steps, but between 30 and 50.
     batch_size : int
         At most so many inputs a step.
     learning_rate : float or "auto"

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from nabi import nn, optim
 from nabi._compile import compile
-from nabi.classifiers.base import Arrays, Classifier
+from nabi.classifiers.base import Arrays, Classifier, plain
 from nabi.errors import SettingError
 from nabi.losses import LOSSES
 from nabi.optim import OPTIMIZERS
@@ -135,7 +135,7 @@ class NetworkClassifier(Classifier):
         self.history_ = {name: [] for name in EpochEnded.__dataclass_fields__}
         self.best_epoch_ = self.n_iter_ = 0
         self._prepare()
-        settings = {name: value for name, value in self.get_params(deep=False).items() if name != "random_state"}
+        settings = {name: plain(value) for name, value in self.get_params(deep=False).items() if name != "random_state"}
         events = fit(
             self.model_,
             OPTIMIZERS[self.optimizer](
@@ -252,8 +252,8 @@ class NetworkClassifier(Classifier):
         return int(check_random_state(self.random_state).randint(2**31))
 
     def _epochs(self, steps: int) -> int:
-        """How many epochs: by default as many as are needed for 1,000 steps, but between 20 and 50."""
-        return min(max(-(-1000 // steps), 20), 50) if self.max_iter == "auto" else int(self.max_iter)
+        """How many epochs: by default as many as are needed for 1,000 steps, but between 30 and 50."""
+        return min(max(-(-1000 // steps), 30), 50) if self.max_iter == "auto" else int(self.max_iter)
 
     def _rate(self) -> float:
         """The highest learning rate of the run."""

@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        return _application(given)(given, prog_name="nabi", standalone_mode=False) or 0
+        code: int = _application(given)(given, prog_name="nabi", standalone_mode=False) or 0
+        sys.stdout.flush()  # here, and not at exit, where an error could not be caught
+        return code
     except KeyboardInterrupt:
         return _say("stopped", INTERRUPTED)
     except NabiError as error:

@@ -14,12 +14,14 @@ import typer
 from rich.console import Console
 
 from nabi import data
-from nabi.classifiers import NetworkClassifier, registered
+from nabi.classifiers import NetworkClassifier, registered, registry
 from nabi.cli.results import write_measures, write_model
 from nabi.cli.run_folder import CHECKPOINT, METRICS, MODEL, RunFolder, free_folder
 from nabi.cli.terminal import bar, console
 from nabi.data import Dataset, Split
 from nabi.errors import DataError, NonFiniteError, SettingError
+from nabi.losses import LOSSES
+from nabi.optim import OPTIMIZERS
 from nabi.training import EpochEnded, Finished, Started, Stepped
 
 INTERRUPTED = 130
@@ -50,12 +52,12 @@ def train(
             help="digits, cifar10, cifar100, mnist, fashion-mnist, or a folder or archive of class folders.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(show_default="mlp", help="linear, mlp, three-layer or convnet.")] = None,
-    loss: Annotated[str | None, typer.Option(help="softmax, hinge or perceptron.")] = None,
+    model: Annotated[str | None, typer.Option(show_default="mlp", help=f"One of {', '.join(registry)}.")] = None,
+    loss: Annotated[str | None, typer.Option(help=f"One of {', '.join(LOSSES)}.")] = None,
     epochs: Annotated[int | None, typer.Option(help="How often to go through the training pictures.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a step, at most.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The highest of the run.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd, rmsprop, adam or adamw.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help=f"One of {', '.join(OPTIMIZERS)}.")] = None,
     hidden: Annotated[str | None, typer.Option(help="Units of the hidden layers, such as 512,256.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Share of hidden units left out at random.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="How strongly weights are pulled to zero.")] = None,
