@@ -298,6 +298,25 @@ def test_a_zip_whose_members_claim_little_is_cut_at_what_they_claim(tmp_path):
         found(tmp_path / "x.zip")
 
 
+def test_a_zip_member_that_claims_more_than_the_file_has(tmp_path):
+    content = bytearray(zipped({"a/1": b"one"}))
+    start = content.index(b"PK\x01\x02")
+    content[start + 20 : start + 24] = (1 << 30).to_bytes(4, "little")
+    (tmp_path / "x.zip").write_bytes(content)
+
+    def refused():
+        with pytest.raises(FormatError, match="a member that claims 1073741824 bytes in a file of"):
+            found(tmp_path / "x.zip")
+
+    assert peak(refused) < 1 << 20
+
+
+def test_no_room_is_made_for_what_is_not_there(tmp_path):
+    write_tree(tmp_path, {"a/1": b"one"})
+    assert peak(lambda: found(tmp_path)) < 4 << 20
+    assert peak(lambda: unpacked(tmp_path / "a/1", 1 << 40)) < 4 << 20
+
+
 def header(**fields) -> bytes:
     member = tarfile.TarInfo("a/1")
     for name, value in fields.items():

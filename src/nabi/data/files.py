@@ -146,7 +146,7 @@ def read_regular(path: Path, called: str = "") -> bytes:
     """The content of a regular file of at most 256 MiB; raises as :func:`open_regular` does."""
     with open_regular(path, called) as file:
         try:
-            content = file.read(MAX_FILE + 1)
+            content = _read_up_to(file, MAX_FILE + 1)
         except OSError as error:
             raise DataError(f"{called or path}: {_reason(error)}") from None
     if len(content) > MAX_FILE:
@@ -163,10 +163,19 @@ def unpacked(path: Path, limit: int) -> bytes:
         If it is damaged, cut short, or unpacks to more.
     """
     with open_regular(path) as file, _reported(path):
-        content = _inflating(file, path).read(limit + 1)
+        content = _read_up_to(_inflating(file, path), limit + 1)
     if len(content) > limit:
         raise FormatError(f"{path}: unpacks to more than {limit} bytes")
     return content
+
+
+def _read_up_to(stream: IO[bytes], limit: int) -> bytes:
+    """At most ``limit`` bytes. Asked for all of them at once, a stream would make room for them before it has any."""
+    pieces = []
+    while limit > 0 and (piece := stream.read(min(limit, MEBIBYTE))):
+        pieces.append(piece)
+        limit -= len(piece)
+    return b"".join(pieces)
 
 
 # --- folders
@@ -358,6 +367,8 @@ def _zip_members(file: IO[bytes], path: Path, wanted: Callable[[str], bool]) -> 
         entries = archive.infolist()
         for number, entry in enumerate(entries):
             _check_count(number)
+            if entry.compress_size > size:  # zipfile would make room for it all before it reads
+                raise FormatError(f"a member that claims {entry.compress_size} bytes in a file of {size}")
             member = _zip_member(archive, entry, wanted, left)
             left -= member.size
             yield member, size * number // len(entries)
