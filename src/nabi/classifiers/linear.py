@@ -82,7 +82,7 @@ class LinearClassifier(NetworkClassifier):
         if self.learning_rate == "auto" and self.optimizer == "sgd":
             # How far a step may go falls with the length of an input, squared: on standardised ones, their features.
             # A softmax's gradient is at most 1 for each class; a hinge's adds up over all that are in the way.
-            rate *= (8 if self.loss == "softmax" else 1) / math.prod(self.input_shape_)
+            rate *= (3.0 if self.loss == "softmax" else 0.3) / math.prod(self.input_shape_)
         return rate
 
     def _network(self, seed: int) -> Any:
