@@ -1,13 +1,16 @@
 """Damaged and hostile files thrown at the loaders.
 
-Whatever is in a file: only nabi's own errors come out, each of one line; memory and time stay bounded; nothing is written but
-in the cache, no program is started and nothing is fetched. ``--long`` (or ``NABI_FUZZ``) multiplies the examples.
+Whatever is in a file: only nabi's own errors come out, each of one line; memory and time stay bounded; nothing is
+written but in the cache, no program is started, nothing is fetched.
+
+``--long`` (or ``NABI_FUZZ``) multiplies the examples.
 """
 
 import gzip
 import itertools
 import lzma
 import os
+import shutil
 import sys
 import time
 import tracemalloc
@@ -121,6 +124,8 @@ def arena(tmp_path, monkeypatch):
         number = next(numbers)
         if number % 100 == 99:
             data.cache.clear()
+        if number >= 10:  # a pair of files may be in use; ten thousand folders would take minutes to remove
+            shutil.rmtree(tmp_path / "files" / str(number - 10))
         folder = tmp_path / "files" / str(number)
         folder.mkdir()
         (folder / name).write_bytes(content)
