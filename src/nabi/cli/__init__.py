@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _application(given: list[str]) -> typer.Typer:
     """All commands by name and summary, but only the one that was asked for in earnest."""
-    application = typer.Typer(add_completion=False, rich_markup_mode=None)
+    application = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     application.callback()(_options)
     wanted = next((argument for argument in given if not argument.startswith("-")), None)
     for name, summary in COMMANDS.items():
