@@ -219,7 +219,7 @@ def _pool(draw: Any, operation: Operation, example: Any) -> Any:
     size, settings = _window(draw, kernel, dilations=False)
     settings["kernel_size"] = kernel
     if operation.name == "max_pool2d" and settings["padding"] not in ("valid", "same"):
-        settings["padding"] = 0  # a window must not lie on the border alone: the largest would be -∞
+        settings["padding"] = (int(kernel[0] > 1), 1)  # at most half a kernel: none lies on the border alone
     return [(draw(st.integers(0, 2)), *size, draw(st.integers(1, 2)))], settings
 
 

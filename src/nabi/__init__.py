@@ -24,7 +24,7 @@ _names = {
 }
 _modules = frozenset("classifiers data errors figures losses metrics models nn ops optim random training".split())
 
-__all__ = sorted([*_names, *_modules])  # noqa: PLE0605
+__all__ = sorted([*_names, *_modules])
 
 
 def __getattr__(name: str) -> Any:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nabi import engines
-from nabi._tensor import Tensor, coerce, part
-from nabi.errors import CompileError, DTypeError, ShapeError
+from nabi._tensor import Tensor, coerce, part, weak_kind
+from nabi._watch import Same, fingerprint, watch
+from nabi.errors import CompileError, DTypeError, GraphError, ShapeError
 from nabi.graph import nest
 from nabi.graph.interpreter import interpreting, scope, stack
 from nabi.graph.operation import Operation, operations
@@ -21,6 +22,9 @@ from nabi.graph.plan import Plan, make_plan
 from nabi.graph.shapes import Spec, infer
 
 log = logging.getLogger("nabi.compile")
+
+KEPT = 64
+"""Recordings that a compiled function keeps."""
 
 
 class Symbol(Tensor):
@@ -41,7 +45,7 @@ class Symbol(Tensor):
         super().__init__(None, operation, inputs, settings, requires_grad, name)
         self.owner = owner
         self.spec = spec  # type: ignore[misc]
-        self.weak = None
+        self.weak: type | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,13 +82,17 @@ class Recorder:
     """The interpreter that records: operations on symbols give symbols."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self.state = {id(t): Symbol(self, Spec(t.shape, t.dtype), None, (), None, t.requires_grad, t.name or path)
-                      for path, t in state.items()}  # fmt: skip
-        self.first = dict(self.state)
+        self.first: dict[int, Symbol] = {}
+        for path, t in state.items():
+            symbol = Symbol(self, Spec(t.shape, t.dtype), requires_grad=t.requires_grad, name=t.name or path)
+            self.first[id(t)] = symbol
+        self.state = dict(self.first)
+        self.former: dict[int, list[Symbol]] = {}
         self.constants: dict[int, Tensor] = {}
 
     def apply(self, operation: Operation, arguments: tuple[Any, ...], settings: dict[str, Any]) -> Any:
-        lifted = tuple(coerce(operation, arguments, self.lift))
+        weak = operation.kind == "elementwise" and all(weak_kind(a) is not None for a in arguments)
+        lifted = tuple(self._numbers(arguments) if weak else coerce(operation, arguments, self.lift))
         if operation.composite:
             if operation.checker is not None:
                 operation.checker(*lifted, **settings)
@@ -92,7 +100,21 @@ class Recorder:
                 return operation.forward(operations, *lifted, **settings)
         spec = infer(operation, [a.spec for a in lifted], settings)
         wanted = operation.differentiable and stack.remember and any(a.requires_grad for a in lifted)
-        return Symbol(self, spec, operation, lifted, settings, wanted).parts()
+        if wanted and not operation.plain and spec.dtype.kind != "f":
+            wanted = False
+        result = Symbol(self, spec, operation, lifted, settings, wanted)
+        if weak:  # numbers computed from numbers are as exact, and as yielding, as Python's own
+            result.weak = {"b": bool, "i": int, "f": float}[spec.dtype.kind]
+        return result.parts()
+
+    def _numbers(self, arguments: tuple[Any, ...]) -> list[Any]:
+        """Python numbers, and symbols that stand for them, in float64 where any is a float."""
+        dtype = np.dtype(np.float64 if float in map(weak_kind, arguments) else np.int64)
+        lifted = [self.lift(a, dtype) for a in arguments]
+        for i, symbol in enumerate(lifted):
+            if symbol.dtype != dtype:
+                lifted[i] = Symbol(self, Spec((), dtype), operations.astype, (symbol,), {"dtype": dtype})
+        return lifted
 
     def lift(self, argument: Any, dtype: Any) -> Any:
         """What stands for an argument in the graph: a symbol, or a constant."""
@@ -111,7 +133,7 @@ class Recorder:
                 f"{argument._called()} is used by a compiled function but not declared: pass it as an argument, or "
                 "name it (or the model or optimiser that holds it) in state="
             )
-        if isinstance(argument, bool | int | float):
+        if weak_kind(argument) is not None:
             value = np.asarray(argument, dtype=dtype or np.asarray(argument).dtype)[()]
         else:
             value = np.array(argument)[()]
@@ -122,6 +144,10 @@ class Recorder:
     def made(self, constant: Tensor) -> None:
         """Take note of a tensor made while recording: a constant of the graph."""
         self.constants[id(constant)] = constant
+
+    def versions(self, target: Tensor) -> list[Any]:
+        """What stood for a state tensor so far, the current one last."""
+        return [*self.former.get(id(target), ()), self.lift(target, None)]
 
     def assign(self, target: Tensor, value: Any) -> None:
         """Record that a state tensor has another value from here on."""
@@ -139,6 +165,7 @@ class Recorder:
             raise DTypeError(f"assign: {target._called()} has dtype {target.dtype}, the new value {new.dtype}")
         current = operations.identity(operations.stop_gradient(new))
         current.requires_grad = target.requires_grad
+        self.former.setdefault(id(target), []).append(self.state[id(target)])
         self.state[id(target)] = current
 
 
@@ -149,6 +176,17 @@ class Recording(NamedTuple):
     run: engines.Run
     rebuild: Callable[[list[Any]], Any]
     updates: list[Tensor]
+    flows: list[bool]  # for each result, whether a gradient would flow out of it
+
+
+class Call(NamedTuple):
+    """One call of a compiled function, taken apart."""
+
+    leaves: list[Any]
+    inputs: list[Any]
+    rebuild: nest.Rebuild
+    keywords: dict[str, Any]
+    state: dict[str, Tensor]
 
 
 class Compiled:
@@ -170,79 +208,87 @@ class Compiled:
         self._last: dict[str, Any] = {}
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        if stack.recording:  # inside another compiled function: part of its graph
+        if stack.recording or stack.differentiating:  # part of a larger graph
             return self.function(*arguments, **keywords)
-        leaves, rebuild = nest.flatten(arguments)
-        given = [_as_input(leaf, i) for i, leaf in enumerate(leaves)]
-        state = nest.tensors(self.state)
-        recording = self._lookup(leaves, given, rebuild, keywords, state)
-        inputs = [*given, *(t.value for t in state.values())]
+        call = self._call(arguments, keywords)
+        if stack.remember and any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in call.leaves):
+            return self.function(*arguments, **keywords)  # the caller may want to differentiate on them
+        recording = self._lookup(call)
+        inputs = [*call.inputs, *(t.held for t in call.state.values())]
         values = [_own(value, inputs) for value in recording.run(inputs)]
         fresh = len(values) - len(recording.updates)
         for target, value in zip(recording.updates, values[fresh:], strict=True):
-            target.value = value
-        return recording.rebuild([Tensor(value) for value in values[:fresh]])
+            target.held = value
+        trained = tuple(t for t in call.state.values() if t.requires_grad)
+        held = [t.held for t in trained]
+        results = [
+            Tensor(value, compiled_result, trained, {}, True, None, held) if flows else Tensor(value)
+            for value, flows in zip(values[:fresh], recording.flows, strict=True)
+        ]
+        return recording.rebuild(results)
 
     def plan(self, *arguments: Any, **keywords: Any) -> Plan:
         """The plan for these arguments: recorded where it is not yet, but not run."""
-        leaves, rebuild = nest.flatten(arguments)
-        given = [_as_input(leaf, i) for i, leaf in enumerate(leaves)]
-        return self._lookup(leaves, given, rebuild, keywords, nest.tensors(self.state)).plan
+        return self._lookup(self._call(arguments, keywords)).plan
 
-    def _lookup(
-        self, leaves: list[Any], given: list[Any], rebuild: nest.Rebuild, keywords: Any, state: dict[str, Tensor]
-    ) -> Recording:
-        parts = self._key(leaves, given, rebuild, keywords, state)
+    def _call(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Call:
+        leaves, rebuild = nest.flatten(arguments)
+        inputs = [_as_input(leaf, i) for i, leaf in enumerate(leaves)]
+        return Call(leaves, inputs, rebuild, keywords, nest.tensors(self.state))
+
+    def _lookup(self, call: Call) -> Recording:
+        parts = self._key(call)
         key = tuple(parts.items())
-        found = self._cache.get(key)
+        found = self._cache.pop(key, None)
         if found is None:
             why = _difference(self._last, parts)
             self.recordings.append(why)
             log.info("recording %s: %s", getattr(self, "__name__", "a function"), why)
-            found = self._cache[key] = self._record(leaves, given, rebuild, keywords, state)
+            found = self._record(call)
+            if len(self._cache) >= KEPT:
+                log.warning("%s has %d recordings: the oldest is dropped", getattr(self, "__name__", "it"), KEPT)
+                del self._cache[next(iter(self._cache))]
+        self._cache[key] = found  # the one used last stands last
         self._last = parts
         return found
 
-    def _key(
-        self, leaves: list[Any], given: list[Any], rebuild: nest.Rebuild, keywords: Any, state: dict[str, Tensor]
-    ) -> dict[str, Any]:
+    def _key(self, call: Call) -> dict[str, Any]:
         """Everything that a recording holds for, by what it is called."""
-        parts: dict[str, Any] = {"the form of the arguments": repr(rebuild(["*"] * len(leaves)))}
-        for i, (leaf, value) in enumerate(zip(leaves, given, strict=True)):
-            weak = type(leaf) if isinstance(leaf, bool | int | float) else None
+        parts: dict[str, Any] = {"the form of the arguments": repr(call.rebuild(["*"] * len(call.leaves)))}
+        for i, (leaf, value) in enumerate(zip(call.leaves, call.inputs, strict=True)):
             wanted = isinstance(leaf, Tensor) and leaf.requires_grad
-            parts[f"argument {i}"] = (value.shape, value.dtype, weak, wanted)
-        for name, value in sorted(keywords.items()):
-            parts[f"keyword {name}"] = _fingerprint(value, f"keyword {name}")
-        for name, value in _surroundings(self.function):
-            parts[name] = _fingerprint(value, name)
+            parts[f"argument {i}"] = (value.shape, value.dtype, weak_kind(leaf), wanted)
+        watch(parts, self.function)
+        for name, value in sorted(call.keywords.items()):
+            if isinstance(value, np.ndarray | Tensor):
+                raise CompileError(f"{name} is an array given as a keyword: give arrays by position")
+            parts[f"keyword {name}"] = fingerprint(value)
         for path, leaf in nest.fields(self.state):
-            name = f"state {path}"
-            parts[name] = (id(leaf), leaf.shape, leaf.dtype) if path in state else _fingerprint(leaf, name)
+            if isinstance(leaf, Tensor):
+                parts[f"state {path}"] = (Same(leaf), leaf.shape, leaf.dtype, leaf.requires_grad)
+            else:
+                parts[f"state {path}"] = fingerprint(leaf)
         parts["gradients remembered"] = stack.remember
         return parts
 
-    def _record(
-        self, leaves: list[Any], given: list[Any], rebuild: nest.Rebuild, keywords: Any, state: dict[str, Tensor]
-    ) -> Recording:
-        recorder = Recorder(state)
+    def _record(self, call: Call) -> Recording:
+        recorder = Recorder(call.state)
         symbols = []
-        for i, (leaf, value) in enumerate(zip(leaves, given, strict=True)):
+        for i, (leaf, value) in enumerate(zip(call.leaves, call.inputs, strict=True)):
             is_tensor = isinstance(leaf, Tensor)
             name = leaf.name if is_tensor and leaf.name else f"argument {i}"
             symbol = Symbol(recorder, Spec(value.shape, value.dtype), name=name)
             symbol.requires_grad = is_tensor and leaf.requires_grad
-            if isinstance(leaf, bool | int | float) and not isinstance(leaf, np.generic):
-                symbol.weak = bool if isinstance(leaf, bool) else int if isinstance(leaf, int) else float
+            symbol.weak = weak_kind(leaf)
             symbols.append(symbol)
         with interpreting(recorder):
-            result = self.function(*rebuild(symbols), **keywords)
+            result = self.function(*call.rebuild(symbols), **call.keywords)
             outputs, again = nest.flatten(result)
             is_output = [isinstance(o, Tensor) for o in outputs]
             traced = [recorder.lift(o, None) for o in outputs if isinstance(o, Tensor)]
-        updates = [t for t in state.values() if recorder.state[id(t)] is not recorder.first[id(t)]]
+        updates = [t for t in call.state.values() if recorder.state[id(t)] is not recorder.first[id(t)]]
         plan = make_plan(
-            [*symbols, *(recorder.first[id(t)] for t in state.values())],
+            [*symbols, *(recorder.first[id(t)] for t in call.state.values())],
             [*traced, *(recorder.state[id(t)] for t in updates)],
         )
 
@@ -250,7 +296,21 @@ class Compiled:
             rest = iter(results)
             return again([next(rest) if traced else o for o, traced in zip(outputs, is_output, strict=True)])
 
-        return Recording(plan, engines.prepare(self.engine, plan), rebuild_results, updates)
+        flows = [bool(o.requires_grad) for o in traced]
+        return Recording(plan, engines.prepare(self.engine, plan), rebuild_results, updates, flows)
+
+
+def _no_gradient(*values: Any, **settings: Any) -> Any:
+    raise GraphError(
+        "no gradient flows out of a compiled function: take gradients inside it with nabi.gradients(), or call the "
+        "function that it was compiled from"
+    )
+
+
+compiled_result = Operation(_no_gradient, "creation", False, True)
+compiled_result.name = "compiled"
+compiled_result.mathematics = "y = what a compiled function gave"
+compiled_result.rest_rule = _no_gradient
 
 
 def compile(function: Callable[..., Any] | None = None, *, state: Any = (), engine: str = "auto") -> Any:
@@ -261,8 +321,10 @@ def compile(function: Callable[..., Any] | None = None, *, state: Any = (), engi
     function : callable
         What it computes must depend on its arguments and on ``state`` alone. Positional tensors, arrays and Python
         numbers may change from call to call; a new shape or dtype, or another keyword, is recorded anew. Numbers,
-        strings and the like in keywords, closure cells, referenced globals and plain fields of state objects are
-        watched: where one changes, the function is recorded again. What else it reads is taken as constant.
+        strings, arrays and the like in keywords, defaults, closure cells, referenced globals (those of the functions
+        it calls, too, but not of installed libraries) and plain fields of state objects are watched: where one
+        changes, the function is recorded again. What else it reads is taken as constant. Where a caller
+        differentiates through the function, it runs as it is, uncompiled.
     state : nest of lists, tuples, dicts and objects
         Everything with tensors that the function reads or changes without being given it: models, optimisers. Only
         `Tensor.assign` changes them.
@@ -292,7 +354,7 @@ def compile(function: Callable[..., Any] | None = None, *, state: Any = (), engi
 
 def _as_input(leaf: Any, place: int) -> Any:
     if isinstance(leaf, Tensor):
-        return leaf.value
+        return leaf.held
     if isinstance(leaf, np.ndarray | np.generic | bool | int | float):
         return np.asarray(leaf)[()]
     raise CompileError(
@@ -304,42 +366,8 @@ def _as_input(leaf: Any, place: int) -> Any:
 def _own(value: Any, inputs: list[Any]) -> Any:
     """The value in an array of its own, where it is only a view of another or was given from outside."""
     if isinstance(value, np.ndarray) and (value.base is not None or any(value is given for given in inputs)):
-        return value.copy()
+        return value.copy(order="K")
     return value
-
-
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), np.dtype, np.generic)
-
-
-def _fingerprint(value: Any, name: str) -> Any:
-    """Something hashable that changes where a plain value changes; other things are told apart by identity."""
-    if isinstance(value, _PLAIN):
-        return type(value), value
-    if isinstance(value, list | tuple):
-        return type(value), tuple(_fingerprint(item, name) for item in value)
-    if isinstance(value, dict):
-        return dict, tuple((key, _fingerprint(item, name)) for key, item in value.items())
-    return id(value)
-
-
-def _surroundings(function: Any) -> list[tuple[str, Any]]:
-    """What a function reads from around it: closure cells and referenced globals, by name."""
-    function = getattr(function, "__func__", function)
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return []
-    cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
-    around = [(f"closure {name}", cell.cell_contents) for name, cell in cells if _is_set(cell)]
-    known = function.__globals__
-    return around + [(f"global {name}", known[name]) for name in code.co_names if name in known]
-
-
-def _is_set(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """The tensor: an array that remembers where it came from; and the eager interpreter, which computes at once."""
 
 import html
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,16 +10,15 @@ import numpy.typing as npt
 from nabi import ops
 from nabi.errors import CompileError, DTypeError, GraphError, ShapeError
 from nabi.graph import namespace
-from nabi.graph.backward import pull_back
+from nabi.graph.backward import VALUES, pull_back
 from nabi.graph.interpreter import scope, set_base, stack
 from nabi.graph.node import Node, numbers
-from nabi.graph.operation import AsIs, Integer, Operation, operations
+from nabi.graph.operation import DTYPES, AsIs, Integer, Operation, operations
 from nabi.graph.shapes import Axis, explain, infer
 from nabi.graph.whiteboard import Graph
 
 Array = npt.NDArray[Any]
 
-DTYPES = tuple(np.dtype(name) for name in "bool uint8 uint32 int32 int64 float32 float64".split())
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -32,12 +30,12 @@ class Tensor(Node):
     Attributes
     ----------
     value : ndarray or NumPy scalar
-        The numbers; not to be changed in place. A tensor without axes holds a NumPy scalar.
+        The numbers as they are held, not to be changed in place; `numpy` gives a copy.
     grad : Tensor or None
         What `backward` has added up so far.
     """
 
-    __slots__ = ("grad", "value")
+    __slots__ = ("grad", "held", "operands")
     weak: type | None = None  # for a Python number that became a symbol: it yields to the arrays beside it
 
     def __init__(
@@ -48,8 +46,10 @@ class Tensor(Node):
         settings: dict[str, Any] | None = None,
         requires_grad: bool = False,
         name: str | None = None,
+        operands: list[Any] | None = None,
     ) -> None:
-        self.value = value
+        self.held = value
+        self.operands = operands  # the inputs' values as they were: a leaf may have been assigned since
         self.operation = operation
         self.inputs = inputs
         self.settings = settings  # type: ignore[assignment]
@@ -60,12 +60,16 @@ class Tensor(Node):
         self.grad: Tensor | None = None
 
     @property
+    def value(self) -> Any:
+        return self._read("value")
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        return self.value.shape  # type: ignore[no-any-return]
+        return self.held.shape  # type: ignore[no-any-return]
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.value.dtype  # type: ignore[no-any-return]
+        return self.held.dtype  # type: ignore[no-any-return]
 
     @property
     def T(self) -> "Tensor":
@@ -81,9 +85,9 @@ class Tensor(Node):
 
     def parts(self) -> Any:
         """What a formula sees of this node: itself, or a tuple of tensors where its operation gives a tuple."""
-        if type(self.value) is not tuple:
+        if type(self.held) is not tuple:
             return self
-        return tuple(Tensor(v, part, (self,), {"index": i}, self.requires_grad) for i, v in enumerate(self.value))
+        return tuple(Tensor(v, part, (self,), {"index": i}, self.requires_grad) for i, v in enumerate(self.held))
 
     # --- out into the world ---
 
@@ -133,13 +137,13 @@ class Tensor(Node):
                 f"{what} of {self._called()} inside a compiled function would freeze its value: "
                 "compute with the tensor itself, or return it"
             )
-        return self.value
+        return self.held
 
     def _called(self) -> str:
         return f"tensor {self.name!r}" if self.name else f"a tensor of shape {self.shape}"
 
     def __repr__(self) -> str:
-        body = np.array2string(np.asarray(self.value), separator=", ", prefix="tensor(", threshold=100, edgeitems=3)
+        body = np.array2string(np.asarray(self.held), separator=", ", prefix="tensor(", threshold=100, edgeitems=3)
         parts = [body]
         if self.dtype != _FLOAT32:
             parts.append(f"dtype={self.dtype}")
@@ -151,6 +155,10 @@ class Tensor(Node):
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"
+
+    def __reduce__(self) -> Any:
+        # A copy is a node of its own, with a number of its own; what it was made from stays behind.
+        return _rebuild, (self._read("a copy"), self.requires_grad and self.operation is None, self.name)
 
     # --- gradients ---
 
@@ -167,8 +175,8 @@ class Tensor(Node):
         self.starts("backward")
         if not self.requires_grad:
             raise GraphError("backward: nothing that this tensor was made from requires a gradient")
-        for leaf, g in pull_back(self, self.dtype.type(1), _numpy, operator.attrgetter("value")):
-            leaf.grad = Tensor(np.array(g)[()] if leaf.grad is None else leaf.grad.value + g)
+        for leaf, g in pull_back(self, self.dtype.type(1), VALUES):
+            leaf.grad = Tensor(np.array(g)[()] if leaf.grad is None else leaf.grad.held + g)
 
     def starts(self, what: str) -> None:
         """Raise unless a gradient can start from this tensor; ``what`` is who asks."""
@@ -288,6 +296,10 @@ def from_dlpack(array: Any) -> Tensor:
     return tensor(np.from_dlpack(array))
 
 
+def _rebuild(value: Any, requires_grad: bool, name: str | None) -> Tensor:
+    return Tensor(np.array(value)[()], requires_grad=requires_grad, name=name)
+
+
 # --- promotion: once, before the formula ---
 
 
@@ -317,9 +329,9 @@ def _promote(operation: Operation, arguments: Sequence[Any]) -> np.dtype[Any]:
     strong: np.dtype[Any] | None = None
     weak = 0
     for argument in arguments:
-        rank = _weak_rank(argument)
-        if rank is not None:
-            weak = max(weak, rank)
+        kind = weak_kind(argument)
+        if kind is not None:
+            weak = max(weak, _RANKS[kind])
             continue
         dtype = np.dtype(argument.dtype if hasattr(argument, "dtype") else np.asarray(argument).dtype)
         if dtype not in DTYPES:
@@ -330,6 +342,10 @@ def _promote(operation: Operation, arguments: Sequence[Any]) -> np.dtype[Any]:
             strong = strong if strong.kind == "f" else dtype
         else:
             strong = np.result_type(strong, dtype)
+    if strong is not None and strong.kind in "iu" and weak == 1:
+        literal = (a for a in arguments if type(a) is int)
+        if not all(_fitting(a, strong) for a in literal):
+            strong = np.dtype(np.int64)
     if strong is None or weak > "bif".index("i" if strong.kind == "u" else strong.kind):
         strong = _WEAK_DTYPES[weak]
     if operation.floating and strong.kind != "f":
@@ -337,12 +353,24 @@ def _promote(operation: Operation, arguments: Sequence[Any]) -> np.dtype[Any]:
     return strong
 
 
-def _weak_rank(argument: Any) -> int | None:
-    """0, 1 or 2 for a Python truth value, integer or float, which yield to the arrays beside them; None for others."""
-    kind = argument.weak if isinstance(argument, Tensor) else type(argument)
-    if kind is None or (kind not in (bool, int) and not (issubclass(kind, float))):
-        return None
-    return 0 if kind is bool else 1 if kind is int else 2
+def weak_kind(argument: Any) -> type | None:
+    """bool, int or float for a Python number, which yields to the arrays beside it; None for all else.
+
+    NumPy's float64 is a Python float, too.
+    """
+    if isinstance(argument, Tensor):
+        return argument.weak
+    if isinstance(argument, float):
+        return float
+    return type(argument) if type(argument) in (bool, int) else None
+
+
+_RANKS = {bool: 0, int: 1, float: 2}
+
+
+def _fitting(number: int, dtype: np.dtype[Any]) -> bool:
+    """Whether an integer dtype can hold a Python number."""
+    return np.iinfo(dtype).min <= number <= np.iinfo(dtype).max
 
 
 _WEAK_DTYPES = (np.dtype(bool), np.dtype(np.int64), _FLOAT32)
@@ -366,7 +394,7 @@ class Eager:
                     break
                 argument = Tensor(dtype.type(argument))  # a number beside floats: x * 0.5
                 arguments = (arguments[0], argument)
-            value = argument.value
+            value = argument.held
             if dtype is None:
                 dtype = value.dtype
             elif value.dtype != dtype:
@@ -381,7 +409,7 @@ class Eager:
             or (operation.floating and dtype.kind != "f")
         ):
             arguments = tuple(coerce(operation, arguments, self.lift))
-            values = [a.value for a in arguments]
+            values = [a.held for a in arguments]
             wanted = any(a.requires_grad for a in arguments)
         if operation.checker is not None:
             operation.checker(*arguments, **settings)
@@ -394,9 +422,11 @@ class Eager:
             raise explain(operation, arguments, error) from None
         wanted = wanted and operation.differentiable and stack.remember
         if type(value) is tuple:
-            return Tensor(value, operation, arguments, settings, wanted).parts()
-        if wanted:
-            return Tensor(value, operation, arguments, settings, True)
+            if wanted:
+                return Tensor(value, operation, arguments, settings, True, None, values).parts()
+            return tuple(map(Tensor, value))
+        if wanted and (operation.plain or value.dtype.kind == "f"):
+            return Tensor(value, operation, arguments, settings, True, None, values)
         return Tensor(value)
 
     def _composite(self, operation: Operation, arguments: tuple[Any, ...], settings: dict[str, Any]) -> Any:
@@ -417,6 +447,10 @@ class Eager:
     def made(self, constant: Tensor) -> None:
         """Take note of a tensor made from data."""
 
+    def versions(self, target: Tensor) -> list[Tensor]:
+        """Every node that stood for a tensor: here only itself."""
+        return [target]
+
     def assign(self, target: Tensor, value: Any) -> None:
         """Replace the numbers of a leaf."""
         new = self.lift(value, target.dtype)
@@ -424,7 +458,7 @@ class Eager:
             raise ShapeError(f"assign: {target._called()} has shape {target.shape}, the new value {new.shape}")
         if new.dtype != target.dtype:
             raise DTypeError(f"assign: {target._called()} has dtype {target.dtype}, the new value {new.dtype}")
-        target.value = new.value
+        target.held = new.held
 
 
 _numpy = namespace.numpy

@@ -4,20 +4,16 @@ The walk back through the graph itself is in `nabi.graph.backward`.
 """
 
 import functools
-import operator
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from nabi._tensor import Tensor, tensor
 from nabi.errors import DTypeError, GraphError
-from nabi.graph import namespace, nest
-from nabi.graph.backward import pull_back
-from nabi.graph.interpreter import stack
+from nabi.graph import nest
+from nabi.graph.backward import GRAPH, VALUES, pull_back
+from nabi.graph.interpreter import differentiating, stack
 from nabi.graph.operation import operations
-
-_numpy = namespace.numpy
-_value = operator.attrgetter("value")
-_parts = operator.methodcaller("parts")
 
 
 def gradients(output: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -36,7 +32,7 @@ def gradients(output: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
     Raises
     ------
     GraphError
-        Where ``output`` is not a single number, or an input does not require a gradient.
+        Where ``output`` is not a single number, or it or an input does not require a gradient.
 
     Examples
     --------
@@ -45,23 +41,31 @@ def gradients(output: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
     >>> nabi.gradients(x * x * y, [x, y])
     [tensor(12.), tensor(9.)]
     """
+    if not output.requires_grad:
+        raise GraphError("gradients: nothing that the output was made from requires a gradient, or none is remembered")
     return _gradients(output, inputs, past=True)
 
 
 def _gradients(output: Tensor, inputs: Sequence[Tensor], past: bool) -> list[Tensor]:
     output.starts("gradients")
-    nodes: list[Any] = [stack.top.lift(i, None) for i in inputs]  # type: ignore[union-attr]
-    for node in nodes:
-        if not node.requires_grad:
-            raise GraphError(f"gradients: {node._called()} does not require a gradient")
-    output = stack.top.lift(output, None)  # type: ignore[union-attr]
+    top: Any = stack.top
+    versions: list[list[Any]] = [top.versions(i) for i in inputs]
+    for nodes in versions:
+        if not nodes[-1].requires_grad:
+            raise GraphError(f"gradients: {nodes[-1]._called()} does not require a gradient")
+    output = top.lift(output, None)
+    wanted = [node for nodes in versions for node in nodes]
     if stack.recording or stack.differentiating:
-        one = operations.ones(shape=(), dtype=output.dtype)
-        pairs = pull_back(output, one, operations, _parts, nodes, past)
+        pairs = pull_back(output, operations.ones(shape=(), dtype=output.dtype), GRAPH, wanted, past)
     else:
-        pairs = [(n, Tensor(g)) for n, g in pull_back(output, output.dtype.type(1), _numpy, _value, nodes, past)]
+        pairs = [(node, Tensor(g)) for node, g in pull_back(output, output.dtype.type(1), VALUES, wanted, past)]
     found = {node.serial: g for node, g in pairs}
-    return [found[n.serial] if n.serial in found else operations.zeros(shape=n.shape, dtype=n.dtype) for n in nodes]
+    result = []
+    for nodes in versions:  # a tensor that was assigned on the way counts with all that it was
+        parts = [found[node.serial] for node in nodes if node.serial in found]
+        zero = [] if parts else [operations.zeros(shape=nodes[-1].shape, dtype=nodes[-1].dtype)]
+        result.append(functools.reduce(operations.add, parts + zero))
+    return result
 
 
 def value_and_grad(function: Callable[..., Any], argument: int = 0) -> Callable[..., tuple[Tensor, Any]]:
@@ -84,24 +88,17 @@ def value_and_grad(function: Callable[..., Any], argument: int = 0) -> Callable[
 
     @functools.wraps(function)
     def differentiated(*arguments: Any, **keywords: Any) -> tuple[Tensor, Any]:
-        leaves, rebuild = nest.flatten(arguments[argument])
-        watched = [_watch(leaf) for leaf in leaves]
+        place = argument + len(arguments) if argument < 0 else argument
+        leaves, rebuild = nest.flatten(arguments[place])
+        # Where the caller's own tensors are differentiated on as well, the gradient must be a graph for them to see.
         again = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves)
-        stack.differentiating += 1
-        try:
-            given = (*arguments[:argument], rebuild(watched), *arguments[argument + 1 :])
-            output = function(*given, **keywords)
+        with differentiating():
+            watched = [_watch(leaf) for leaf in leaves]
+            output = function(*arguments[:place], rebuild(watched), *arguments[place + 1 :], **keywords)
             if not isinstance(output, Tensor):
                 raise GraphError(f"grad: the function must give one number as a tensor, not {type(output).__name__}")
-            if not again:
-                stack.differentiating -= 1  # nobody outside differentiates further
-            try:
-                found = _gradients(output, watched, past=False)
-            finally:
-                if not again:
-                    stack.differentiating += 1
-        finally:
-            stack.differentiating -= 1
+        with differentiating() if again else nullcontext():
+            found = _gradients(output, watched, past=False)
         if not again and not stack.differentiating and not stack.recording:
             output = output.detach()
         return output, rebuild(found)

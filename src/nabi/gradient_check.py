@@ -8,7 +8,7 @@ import numpy as np
 
 from nabi import autodiff, ops
 from nabi._tensor import Tensor, tensor
-from nabi.errors import GradientError
+from nabi.errors import GradientError, GraphError
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ def check_gradients(
     """
     values = [np.array(a) for a in args]
     moving = [i for i, v in enumerate(values) if v.dtype.kind == "f"]
+    if not moving:
+        raise GraphError("check_gradients: no argument holds floating-point numbers")
     names = {i: (args[i].name if isinstance(args[i], Tensor) and args[i].name else str(i)) for i in moving}
     start = [values[i].astype(np.float64) for i in moving]
     rng = np.random.default_rng(seed)

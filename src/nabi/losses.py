@@ -6,6 +6,7 @@ Scores (or logits) are floating point, shape (N, K): one row an example, one col
 Σ w·L / Σ w.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +60,8 @@ def multiclass_hinge(
     """
     scores, labels, right = _classified("multiclass_hinge", scores, labels)
     short = ops.relu(scores - _at(scores, right) + margin)
-    return _reduce("multiclass_hinge", ops.where(right, 0, short).sum(axis=1), reduction, weights)
+    losses = ops.where(right, 0, short).sum(axis=1)
+    return _reduce("multiclass_hinge", _known(losses, right), reduction, weights)
 
 
 @scope("perceptron")
@@ -79,7 +81,8 @@ def perceptron(scores: Any, labels: Any, reduction: str = "mean", *, weights: An
     """
     scores, labels, right = _classified("perceptron", scores, labels)
     best = scores.max(axis=1)  # the right class is among them, so that the difference is never negative
-    return _reduce("perceptron", best - _at(scores, right).reshape(best.shape), reduction, weights)
+    losses = best - _at(scores, right).reshape(best.shape)
+    return _reduce("perceptron", _known(losses, right), reduction, weights)
 
 
 @scope("softmax_cross_entropy")
@@ -126,7 +129,7 @@ def softmax_cross_entropy(
     losses = -ops.where(right, logarithms, 0).sum(axis=1)
     if label_smoothing:
         losses = (1 - label_smoothing) * losses - label_smoothing * logarithms.mean(axis=1)
-    return _reduce("softmax_cross_entropy", losses, reduction, weights)
+    return _reduce("softmax_cross_entropy", _known(losses, right), reduction, weights)
 
 
 @scope("mean_squared_error")
@@ -152,7 +155,7 @@ def mean_squared_error(predictions: Any, targets: Any, reduction: str = "mean") 
     >>> mean_squared_error([1.0, 2.0], [1.0, 4.0])
     tensor(2.)
     """
-    predictions, targets = _as_tensor(predictions), _as_tensor(targets)
+    predictions, targets = _as_float(predictions), _as_float(targets)
     if predictions.shape != targets.shape:
         raise ShapeError(f"mean_squared_error: predictions {predictions.shape} and targets {targets.shape} differ")
     return _reduce("mean_squared_error", ops.square(ops.subtract(predictions, targets)), reduction, None)
@@ -168,6 +171,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 def _as_tensor(data: Any) -> Tensor:
     return data if isinstance(data, Tensor) else tensor(data)
+
+
+def _as_float(data: Any) -> Tensor:
+    """Integers would wrap around where their differences and squares do not fit."""
+    given = _as_tensor(data)
+    return given if given.dtype.kind == "f" else given.astype(np.float32)
 
 
 def _classified(loss: str, scores: Any, labels: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,6 +195,11 @@ def _classified(loss: str, scores: Any, labels: Any) -> tuple[Tensor, Tensor, Te
             first = int(wrong[0])
             raise SettingError(f"{loss}: label {labels.value[first]} at place {first} is not one of {classes} classes")
     return scores, labels, ops.expand_dims(labels, axis=1) == ops.arange(start=classes)
+
+
+def _known(losses: Tensor, right: Tensor) -> Tensor:
+    """The losses, NaN where a label is no class: in a compiled function nobody can look at it beforehand."""
+    return ops.where(ops.any(right, axis=1), losses, math.nan) if stack.recording else losses
 
 
 def _at(scores: Tensor, right: Tensor) -> Tensor:

@@ -92,10 +92,16 @@ class Optimizer:
         Raises
         ------
         ShapeError
-            Where there are more or fewer gradients than parameters.
+            Where there are more or fewer gradients than parameters, or one is not of its parameter's shape and dtype.
         """
         if len(gradients) != len(self.parameters):
             raise ShapeError(f"{type(self).__name__}: {len(gradients)} gradients for {len(self.parameters)} parameters")
+        for (path, parameter), gradient in zip(self.parameters.items(), gradients, strict=True):
+            if gradient.shape != parameter.shape or gradient.dtype != parameter.dtype:
+                raise ShapeError(
+                    f"{type(self).__name__}: parameter {path!r} is {parameter.dtype} {parameter.shape}, "
+                    f"its gradient {gradient.dtype} {gradient.shape}"
+                )
         with no_grad():
             self.step.assign(self.step + 1)
             for (path, parameter), gradient in zip(self.parameters.items(), gradients, strict=True):

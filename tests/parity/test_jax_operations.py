@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from operation_inputs import OPERATIONS, calls
 
 from nabi import random
 from nabi.graph import indexing, namespace
 from nabi.graph.operation import Operation
+from operation_inputs import OPERATIONS, calls
 
 jax = pytest.importorskip("jax")
 pytestmark = pytest.mark.parity

@@ -37,7 +37,7 @@ def as_float64(model: Any) -> Any:
     """The same model in float64, where rounding is far below what is compared."""
     for tensor in nn.tensors(model).values():
         if tensor.dtype == np.float32:
-            tensor.value = np.float64(tensor.value)
+            tensor.held = np.float64(tensor.value)
     return model
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from operation_inputs import OPERATIONS, calls
 
 import nabi
 from nabi import ops
 from nabi.graph import indexing
 from nabi.graph.operation import Operation, registry
+from operation_inputs import OPERATIONS, calls
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

@@ -8,23 +8,17 @@ numbers are the same to the bit; only the walks through memory are fewer.
 import math
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nabi import threads
 from nabi.engines import Run
 from nabi.graph import namespace
-from nabi.graph.cost import forward_cost
 from nabi.graph.node import Node
 from nabi.graph.plan import Plan, last_uses
 
 BLOCK = 1 << 15
 """Elements in a block: a few blocks of float32 fit into a core's second-level cache."""
-
-ONE_THREAD = 1 << 25
-"""Multiply-adds: where no product has as many, BLAS is not given a second thread."""
 
 Values = list[Any]
 
@@ -57,10 +51,8 @@ def prepare(plan: Plan) -> Run:
             used = {s.serial for node in ordered.nodes if node.serial not in inside for s in node.inputs} | kept
             program.append(Step(_together(group, slots, used), gone))
     places = [slots[node.serial] for node in plan.inputs]
-    fixed = [(slots[node.serial], node.value) for node in plan.constants]  # type: ignore[attr-defined]
+    fixed = [(slots[node.serial], node.held) for node in plan.constants]
     outputs = [slots[node.serial] for node in plan.outputs]
-    products = (n for n in plan.nodes if n.operation is not None and n.operation.kind in ("contraction", "window"))
-    small = max(map(forward_cost, products), default=0) < ONE_THREAD
 
     def run(inputs: Sequence[Any]) -> list[Any]:
         values: Values = [None] * len(slots)
@@ -68,7 +60,7 @@ def prepare(plan: Plan) -> Run:
             values[place] = value
         for place, value in fixed:
             values[place] = value
-        with np.errstate(all="ignore"), threads.one_blas_thread() if small else nullcontext():
+        with np.errstate(all="ignore"):
             for act, dead in program:
                 act(values)
                 for place in dead:  # its memory goes back to be used again
@@ -105,8 +97,15 @@ def _together(group: Sequence[Node], slots: dict[int, int], used: set[int]) -> C
     spare: dict[int, list[Any]] = {target: [] for target, _ in results}
 
     def act(values: Values) -> None:
-        block: dict[int, Any] = {slot: values[slot] for slot in whole}
-        arrays = [(target, _spare(spare[target], shape, dtype)) for target, dtype in results]
+        block: dict[int, Any] = {slot: values[slot] for slot in (*whole, *cut)}
+        if not all(value.flags.c_contiguous for value in block.values() if value.ndim > 1):
+            # The order that the results have in memory follows from the inputs', and sums follow from it.
+            for forward, sources, settings, target in steps:
+                block[target] = forward(namespace.numpy, *[block[source] for source in sources], **settings)
+            for target, _ in results:
+                values[target] = block[target]
+            return
+        arrays = [(target, _take(spare[target], shape, dtype)) for target, dtype in results]
         for start in range(0, shape[0], rows):
             stop = start + rows
             for slot in cut:
@@ -117,20 +116,27 @@ def _together(group: Sequence[Node], slots: dict[int, int], used: set[int]) -> C
                 array[start:stop] = block[target]
         for target, array in arrays:
             values[target] = array
+            spare[target].append(array)
 
     return act
 
 
-def _spare(made: list[Any], shape: tuple[int, ...], dtype: Any) -> Any:
+def _take(spare: list[Any], shape: tuple[int, ...], dtype: Any) -> Any:
     """An array that nobody holds any more of those made for this purpose, or a new one.
 
-    What was handed out is never written to: whoever still has it, or a view of it, shows in its reference count.
+    What was handed out is never written to: whoever still has it, or a view of it, shows in its reference count. One
+    that was taken out of the list cannot be taken by another thread.
     """
-    for i in range(len(made)):
-        if sys.getrefcount(made[i]) == 2:  # the list, and the call itself
-            return made[i]
-    made[:] = [*made[-1:], np.empty(shape, dtype)]
-    return made[-1]
+    for _ in range(len(spare)):
+        try:
+            array = spare.pop(0)
+        except IndexError:  # another thread took the last
+            break
+        if sys.getrefcount(array) == 2:  # the name here, and the call itself
+            return array
+        if len(spare) < 2:
+            spare.append(array)
+    return np.empty(shape, dtype)
 
 
 def cluster(nodes: Sequence[Node]) -> list[list[Node]]:

@@ -5,16 +5,45 @@ a graph of them, which can be differentiated again, compiled, or drawn. Source: 
 Walther, "Evaluating Derivatives" (2008), chapter 3.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, NamedTuple
 
 from nabi.errors import GraphError
+from nabi.graph import namespace
 from nabi.graph.node import Node, ancestors, describe
+from nabi.graph.operation import operations
+
+
+class View(NamedTuple):
+    """What the rules compute with, and what they see of a node."""
+
+    xp: Any
+    output: Callable[[Any], Any]
+    inputs: Callable[[Any], list[Any]]
+
+
+def check_inputs(node: Any) -> None:
+    """Raise GraphError where a leaf no longer holds what the node was computed from."""
+    for i, source in enumerate(node.inputs):
+        if source.operation is None and node.operands is not None and node.operands[i] is not source.held:
+            raise GraphError(f"{describe(source)} was assigned after {describe(node)} had used it")
+
+
+def _inputs(node: Any) -> list[Any]:
+    check_inputs(node)
+    return [source.parts() for source in node.inputs]
+
+
+VALUES = View(namespace.numpy, operator.attrgetter("held"), operator.attrgetter("operands"))
+"""Gradients computed at once."""
+GRAPH = View(operations, operator.methodcaller("parts"), _inputs)
+"""Gradients as a graph."""
 
 
 def pull_back(
-    root: Node, g: Any, xp: Any, read: Callable[[Any], Any], wanted: Sequence[Node] | None = None, past: bool = True
+    root: Node, g: Any, view: View, wanted: Sequence[Node] | None = None, past: bool = True
 ) -> list[tuple[Any, Any]]:
     """Carry the gradient ``g`` on ``root`` back through the graph.
 
@@ -27,10 +56,8 @@ def pull_back(
         Where to start.
     g : array or Tensor
         The gradient on it, of its shape.
-    xp : namespace
-        What the rules compute with.
-    read : callable
-        What the rules see of a node: its value, or the node itself.
+    view : View
+        `VALUES` to compute gradients, `GRAPH` to make a graph of them.
     wanted : sequence of Node, optional
         The nodes whose gradients are asked for; by default, all leaves that require one.
     past : bool
@@ -41,6 +68,7 @@ def pull_back(
     list of (Node, array or Tensor)
         The wanted nodes that the root depends on, each with its gradient.
     """
+    xp, read, read_inputs = view
     ends = {node.serial for node in wanted or ()}
     leads = None if wanted is None else _leading_to(ends, root, past)
     if not root.requires_grad or (leads is not None and root.serial not in leads):
@@ -64,7 +92,7 @@ def pull_back(
             parts, place = gradients[whole.serial], settings["index"]
             parts[place] = g if parts[place] is None else parts[place] + g
             continue
-        values = [*map(read, inputs)]
+        values = read_inputs(node)
         y = read(node)
         rules = operation.rules
         for index, source in enumerate(inputs):

@@ -23,6 +23,9 @@ class Interpreter(Protocol):
     def made(self, constant: Any) -> None:
         """Take note of a tensor made from data."""
 
+    def versions(self, target: Any) -> list[Any]:
+        """Every node that stood for a tensor which may have been assigned, the current one last."""
+
 
 _base: list[Interpreter] = []
 
@@ -76,6 +79,19 @@ def scope(name: str) -> Iterator[None]:
         yield
     finally:
         stack.scopes = before
+
+
+@contextmanager
+def differentiating() -> Iterator[None]:
+    """Inside this block everything is remembered, and gradients taken are a graph themselves."""
+    before = stack.remember
+    stack.remember = True
+    stack.differentiating += 1
+    try:
+        yield
+    finally:
+        stack.differentiating -= 1
+        stack.remember = before
 
 
 @contextmanager

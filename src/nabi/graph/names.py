@@ -41,7 +41,7 @@ def names(nodes: Sequence[Node], root: Node) -> dict[int, str]:
     leaves = [n for n in unnamed if n.operation is None and n is not root]
     constants = [n for n in leaves if _is_constant(n)]
     for node in constants:
-        result[node.serial] = write_number(float(node.value), 6)  # type: ignore[attr-defined]
+        result[node.serial] = write_number(float(node.held), 6)
     for some, letters, stem in ((between, _BETWEEN, "v"), ([n for n in leaves if not _is_constant(n)], _LEAVES, "a")):
         free = (name for name in _series(letters, stem, len(some)) if name not in taken)
         for node in some:

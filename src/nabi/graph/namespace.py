@@ -7,10 +7,12 @@ a formula arrives that calls its own name, such as ``xp.exp``.
 """
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
 
+from nabi import threads
 from nabi.graph import indexing
 from nabi.graph.operation import registry
 
@@ -65,7 +67,19 @@ def _sum(x: Any, *, axis: Any = None, keepdims: bool = False) -> Any:
     # NumPy adds the rows of a float32 array up one after another; in float64 no rounding is left to see.
     if x.dtype == np.float32:
         return np.sum(x, axis=axis, keepdims=keepdims, dtype=np.float64).astype(np.float32)
-    return np.sum(x, axis=axis, keepdims=keepdims)
+    return np.sum(x, axis=axis, keepdims=keepdims, dtype=None if x.dtype.kind == "f" else np.int64)
+
+
+ONE_THREAD = range(1 << 13, 1 << 25)
+"""Multiply-adds of a product that is worth one thread only. BLAS decides so itself below; above is work for all."""
+
+
+def _matmul(x: Any, y: Any) -> Any:
+    work = x.size // max(1, math.prod(x.shape[:-2])) * (y.shape[-1] if y.ndim > 1 else 1)
+    if work not in ONE_THREAD:
+        return np.matmul(x, y)
+    with threads.one_blas_thread():
+        return np.matmul(x, y)
 
 
 def _erf(x: Any) -> Any:
@@ -74,5 +88,5 @@ def _erf(x: Any) -> Any:
     return erf(x)
 
 
-numpy = Namespace(np, sum=_sum, erf=_erf, pad=_pad, getitem=_getitem, scatter_add=_scatter_add)
+numpy = Namespace(np, sum=_sum, matmul=_matmul, erf=_erf, pad=_pad, getitem=_getitem, scatter_add=_scatter_add)
 """NumPy as ``xp``: computes at once."""

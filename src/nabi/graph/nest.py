@@ -1,8 +1,10 @@
 """Nests of lists, tuples, dicts and objects: taken apart into leaves and put together again, in definition order."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from nabi.errors import SettingError
 from nabi.graph.node import Node
 
 Rebuild = Callable[[Sequence[Any]], Any]
@@ -50,7 +52,7 @@ def flatten(tree: Any) -> tuple[list[Any], Rebuild]:
 def fields(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf of a nest of lists, tuples, dicts and objects, with its path, in definition order.
 
-    What has a ``__dict__`` or dataclass fields is walked through its attributes; what stands in it twice comes once.
+    What has a ``__dict__`` is walked through its attributes, after its type; what stands in it twice comes once.
     """
     yield from _fields(tree, path, set())
 
@@ -75,9 +77,15 @@ def _fields(tree: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
         yield path, tree
         return
     else:
-        items = vars(tree).items()
+        yield f"{path}.type" if path else "type", type(tree)
+        partial = {"func": tree.func, "args": tree.args, "keywords": tree.keywords} if _is_partial(tree) else {}
+        items = {**partial, **vars(tree)}.items()
     for name, child in items:
         yield from _fields(child, f"{path}.{name}" if path else str(name), seen)
+
+
+def _is_partial(tree: Any) -> bool:
+    return isinstance(tree, functools.partial)
 
 
 def tensors(tree: Any) -> dict[str, Any]:
@@ -89,4 +97,10 @@ def tensors(tree: Any) -> dict[str, Any]:
     >>> list(tensors({"weight": nabi.tensor([1.0]), "layers": [nabi.tensor([2.0])]}))
     ['weight', 'layers.0']
     """
-    return {path: leaf for path, leaf in fields(tree) if isinstance(leaf, Node)}
+    found: dict[str, Any] = {}
+    for path, leaf in fields(tree):
+        if isinstance(leaf, Node):
+            if path in found:
+                raise SettingError(f"two tensors are called {path!r}: give them names that differ as text, too")
+            found[path] = leaf
+    return found

@@ -31,6 +31,10 @@ class Node(Operators):
         What people call it.
     serial : int
         Nodes are numbered as they are made.
+    held : ndarray, NumPy scalar, tuple of them, or None
+        Its value; None where it is only recorded.
+    operands : list or None
+        The inputs' values that it was computed from.
     """
 
     __slots__ = ("__weakref__", "inputs", "name", "operation", "requires_grad", "scopes", "serial", "settings")
@@ -43,6 +47,8 @@ class Node(Operators):
     requires_grad: bool
     name: str | None
     serial: int
+    held: Any
+    operands: list[Any] | None
 
     @property
     def shape(self) -> tuple[int, ...]:

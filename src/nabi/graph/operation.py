@@ -20,8 +20,11 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nabi.errors import SettingError
+import numpy as np
+
+from nabi.errors import DTypeError, SettingError
 from nabi.graph.interpreter import stack
+from nabi.graph.operators import Operators
 
 Formula = Callable[..., Any]
 
@@ -159,7 +162,9 @@ class Operation:
 
     def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Fill in defaults, and turn lists into tuples so that settings can be hashed."""
-        given = {name: _hashable(value) for name, value in settings.items()}
+        given = {name: _plain(self.name, name, value) for name, value in settings.items()}
+        if isinstance(given.get("shape"), int):
+            given["shape"] = (given["shape"],)
         for name in given:
             if name not in self.setting_names:
                 allowed = ", ".join(self.setting_names) or "none"
@@ -270,7 +275,20 @@ class _Operations:
 operations = _Operations()
 
 
-def _hashable(value: Any) -> Any:
+DTYPES = tuple(np.dtype(name) for name in "bool uint8 uint32 int32 int64 float32 float64".split())
+"""The dtypes that a tensor can have."""
+
+
+def _plain(operation: str, name: str, value: Any) -> Any:
+    """A setting as something that can be hashed and does not change: lists as tuples, NumPy's scalars as Python's."""
     if type(value) in (list, tuple):
-        return tuple(_hashable(item) for item in value)
+        return tuple(_plain(operation, name, item) for item in value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Operators | np.ndarray):
+        raise TypeError(f"{operation}: the setting {name!r} is a plain value, not a tensor or an array")
+    if name == "dtype":
+        if np.dtype(value) not in DTYPES:
+            raise DTypeError(f"{operation}: dtype {np.dtype(value)} is not one of {', '.join(map(str, DTYPES))}")
+        return np.dtype(value)
     return value

@@ -40,6 +40,12 @@ class Operators:
     def __floordiv__(self, other: Any) -> Any:
         return self._xp.floor_divide(self, other)
 
+    def __rfloordiv__(self, other: Any) -> Any:
+        return self._xp.floor_divide(other, self)
+
+    def __rmod__(self, other: Any) -> Any:
+        return self._xp.remainder(other, self)
+
     def __mod__(self, other: Any) -> Any:
         return self._xp.remainder(self, other)
 
@@ -90,6 +96,9 @@ class Operators:
 
     def __or__(self, other: Any) -> Any:
         return self._xp.logical_or(self, other)
+
+    __rand__ = __and__
+    __ror__ = __or__
 
     def __getitem__(self, key: Any) -> Any:
         static, arrays = indexing.split(key)

@@ -20,7 +20,7 @@ class Plan(NamedTuple):
     inputs : tuple of Node
         Leaves whose values are given at every run.
     constants : tuple of Node
-        Leaves that hold their value in ``.value``.
+        Leaves that hold their value.
     nodes : tuple of Node
         What is to be computed, inputs before what uses them.
     outputs : tuple of Node
@@ -65,7 +65,7 @@ def verify(plan: Plan) -> None:
     """
     ready: dict[int, Node] = {node.serial: node for node in (*plan.inputs, *plan.constants)}
     for constant in plan.constants:
-        if getattr(constant, "value", None) is None:
+        if constant.held is None:
             raise GraphError(f"{describe(constant)} is neither an input nor a constant: it has no value")
     for node in plan.nodes:
         assert node.operation is not None
@@ -114,10 +114,8 @@ def merge_duplicates(plan: Plan) -> Plan:
     same: dict[int, Node] = {}
     for node in plan.nodes:
         inputs = tuple(same.get(source.serial, source).serial for source in node.inputs)
-        try:
-            found = first.setdefault((id(node.operation), inputs, tuple(sorted(node.settings.items()))), node)
-        except TypeError:  # a setting that cannot be hashed or sorted
-            continue
+        settings = repr(sorted(node.settings.items()))  # written out, -0.0 and 0.0 differ as they must
+        found = first.setdefault((id(node.operation), inputs, settings), node)
         if found is not node:
             same[node.serial] = found
     return rewrite(plan, lambda node: same.get(node.serial, node))

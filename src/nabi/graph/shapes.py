@@ -155,7 +155,7 @@ class _ShapesNamespace:
         return Spec(shape, x.dtype if dtype is None else dtype)
 
     def sum(self, x: Spec, *, axis: Axis = None, keepdims: bool = False) -> Spec:
-        dtype = x.dtype if x.dtype.kind == "f" else np.uint64 if x.dtype.kind == "u" else np.int64
+        dtype = x.dtype if x.dtype.kind == "f" else np.int64
         return self._fold(x, axis, keepdims, dtype)
 
     def _extreme(self, x: Spec, *, axis: Axis = None, keepdims: bool = False) -> Spec:
@@ -173,7 +173,7 @@ class _ShapesNamespace:
     all = any
 
     def argmax(self, x: Spec, *, axis: int | None = None, keepdims: bool = False) -> Spec:
-        return self._fold(x, axis, keepdims, np.int64)
+        return Spec(self._extreme(x, axis=axis, keepdims=keepdims).shape, np.int64)
 
     argmin = argmax
 

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nabi.graph import namespace
-from nabi.graph.backward import pull_back
+from nabi.graph.backward import VALUES, pull_back
 from nabi.graph.mathematics import Term, mathematics, number, symbol, write_number
 from nabi.graph.node import Node
 from nabi.graph.shapes import Spec
@@ -182,7 +181,7 @@ def walk(nodes: Sequence[Any], gradients: Mapping[int, Any], names: Mapping[int,
         g = gradients[node.serial]
         inputs = {source.serial: source for source in node.inputs}
         with np.errstate(all="ignore"):  # one step of the walk is a walk that ends at the inputs
-            found = pull_back(node, g, namespace.numpy, lambda n: n.value, list(inputs.values()), False)
+            found = pull_back(node, g, VALUES, list(inputs.values()), False)
         flow_to = {source.serial: flow for source, flow in found}
         flows = []
         for serial, source in inputs.items():
@@ -192,7 +191,7 @@ def walk(nodes: Sequence[Any], gradients: Mapping[int, Any], names: Mapping[int,
             before = totals.get(source.serial)
             totals[source.serial] = total = flow if before is None else before + flow
             flows.append(_flow(node, source, flow, total, names, f"d{names[root.serial]}/d{names[node.serial]}"))
-        parts = isinstance(node.value, tuple)
+        parts = isinstance(node.held, tuple)
         formula, numbers = _formulas(node, names)
         yield Step(
             names[root.serial],
@@ -201,7 +200,7 @@ def walk(nodes: Sequence[Any], gradients: Mapping[int, Any], names: Mapping[int,
             node.operation.mathematics,
             formula,
             numbers,
-            node.value[0] if parts else node.value,
+            node.held[0] if parts else node.held,
             next((part for part in g if part is not None), None) if parts else g,
             tuple(flows),
         )
@@ -209,7 +208,7 @@ def walk(nodes: Sequence[Any], gradients: Mapping[int, Any], names: Mapping[int,
 
 def _formulas(node: Any, names: Mapping[int, str]) -> tuple[str, str]:
     """A node's own formula, with names and with numbers."""
-    if node.operation.variadic or isinstance(node.value, tuple):
+    if node.operation.variadic or isinstance(node.held, tuple):
         return f"{node.operation.name}({', '.join(names[s.serial] for s in node.inputs)})", ""
     write = getattr(mathematics, node.operation.name)
     settings = node.settings or {}
@@ -225,18 +224,18 @@ def _terms(node: Any, names: Mapping[int, str], with_numbers: bool) -> list[Term
     for source in node.inputs:
         scalar = source.shape == ()
         if scalar and not source.requires_grad and source.operation is None and not source.name:
-            terms.append(number(source.value, source.dtype, constant=node.operation.name == "pow"))
+            terms.append(number(source.held, source.dtype, constant=node.operation.name == "pow"))
         elif scalar and with_numbers:
-            terms.append(number(source.value, source.dtype))
+            terms.append(number(source.held, source.dtype))
         else:
-            terms.append(symbol(names[source.serial], source.spec, source.value if scalar else None))
+            terms.append(symbol(names[source.serial], source.spec, source.held if scalar else None))
     return terms
 
 
 def _flow(node: Any, source: Any, gradient: Any, total: Any, names: Mapping[int, str], upstream: str) -> Flow:
-    single = not isinstance(node.value, tuple) and node.shape == ()
+    single = not isinstance(node.held, tuple) and node.shape == ()
     scalars = single and all(s.shape == () for s in node.inputs)
-    by_element = node.operation.kind == "elementwise" and not isinstance(node.value, tuple)
+    by_element = node.operation.kind == "elementwise" and not isinstance(node.held, tuple)
     if not single and not by_element:
         product = _rule(node, source, names, False, symbol(upstream, node_spec(node)))
         return Flow(names[source.serial], "", "", "", None, _cut(product.source), gradient, total)
@@ -263,8 +262,8 @@ def _flow(node: Any, source: Any, gradient: Any, total: Any, names: Mapping[int,
 
 def node_spec(node: Any) -> Any:
     """Shape and dtype of what a node gives, or a tuple of them."""
-    if isinstance(node.value, tuple):
-        return tuple(Spec(v.shape, v.dtype) for v in node.value)
+    if isinstance(node.held, tuple):
+        return tuple(Spec(v.shape, v.dtype) for v in node.held)
     return node.spec
 
 
@@ -273,12 +272,12 @@ def _rule(node: Any, source: Node, names: Mapping[int, str], with_numbers: bool,
     inputs = _terms(node, names, with_numbers)
     y: Any
     given: Any = g
-    if isinstance(node.value, tuple):
+    if isinstance(node.held, tuple):
         y = tuple(symbol(f"{names[node.serial]}[{i}]", spec) for i, spec in enumerate(node_spec(node)))
         given = tuple(symbol(f"{g.source}[{i}]" if i else g.source, spec) for i, spec in enumerate(node_spec(node)))
         given = (given[0], *(None for _ in given[1:]))
     elif node.shape == ():
-        y = number(node.value, node.dtype) if with_numbers else symbol(names[node.serial], node.spec, node.value)
+        y = number(node.held, node.dtype) if with_numbers else symbol(names[node.serial], node.spec, node.held)
     else:
         y = symbol(names[node.serial], node.spec)
     result: Any = None

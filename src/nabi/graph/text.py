@@ -6,6 +6,8 @@ For people, who are shown the mathematics with numbers put in; and for engines, 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from nabi.graph.operation import registry
 from nabi.graph.operators import Operators
 
@@ -50,7 +52,7 @@ class Text(Operators):
     def __init__(self, source: str, precedence: int = _ATOM) -> None:
         self.source = source
         self.precedence = precedence
-        self.dtype: Any = "float32"
+        self.dtype: Any = np.dtype(np.float32)
 
     def __repr__(self) -> str:
         return self.source

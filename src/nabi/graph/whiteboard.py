@@ -11,7 +11,7 @@ import numpy as np
 from nabi.container import replace_file
 from nabi.errors import GraphError, SettingError
 from nabi.graph import draw, namespace, steps
-from nabi.graph.backward import pull_back
+from nabi.graph.backward import VALUES, check_inputs, pull_back
 from nabi.graph.cost import node_cost
 from nabi.graph.draw import Item, Picture
 from nabi.graph.groups import Group, group
@@ -84,12 +84,14 @@ class Graph:
             raise SettingError(f"graph: depth={depth} must be 0 or more, or None for as much as fits")
         if limit < 2:
             raise SettingError(f"graph: limit={limit} must be at least 2")
-        if timed and root.value is None:
+        if timed and root.held is None:
             raise GraphError("graph: inside a compiled function there are no values, so nothing can be timed")
         self._root = root
         self._depth = depth
         self._limit = limit
         self._nodes: list[Any] = ancestors((root,))
+        for node in self._nodes:
+            check_inputs(node)
         self._names = names(self._nodes, root)
         self._gradients = _gradients(root, self._nodes)
         self._seconds = _measure(self._nodes, self._gradients) if timed else {}
@@ -151,7 +153,7 @@ class Graph:
         if self._root.shape != ():
             shape = self._root.shape
             raise GraphError(f"steps: the walk starts from one number, but this has shape {shape}: sum or average it")
-        if self._root.value is None:
+        if self._root.held is None:
             raise GraphError("steps: inside a compiled function there are no values to walk back with")
         if not self._gradients:
             raise GraphError("steps: nothing that this tensor was made from requires a gradient")
@@ -189,7 +191,7 @@ class Graph:
         notes = [told]
         if any(node.shape for node in self._nodes if not _is_tuple(node)):
             notes.append("arrays: (shape), smallest ≤ mean ≤ largest")
-        if self._root.value is None:
+        if self._root.held is None:
             notes.append("recorded, not computed: there are shapes, but no values")
         elif not self._gradients:
             notes.append(
@@ -205,11 +207,11 @@ class Graph:
             return Item("rest", f"… {count} more nodes", hint=hint)
         above: tuple[str, ...] = ()
         if _is_tuple(node):
-            above = (f"{len(node.spec if node.value is None else node.value)} parts",)
-        elif node.value is None:  # recorded, not computed
+            above = (f"{len(node.spec if node.held is None else node.held)} parts",)
+        elif node.held is None:  # recorded, not computed
             above = (str(node.shape),) if node.shape else ("number",)
         else:
-            above = _lines(node.value, True)
+            above = _lines(node.held, True)
         gradient = self._gradients.get(node.serial)
         below = () if gradient is None or isinstance(gradient, list) else _lines(gradient, False)
         name = self._names[node.serial]
@@ -253,16 +255,16 @@ class Graph:
 
 def _gradients(root: Any, nodes: list[Any]) -> dict[int, Any]:
     """The gradient of the root on every node that it flows through."""
-    if root.shape != () or not root.requires_grad or root.value is None:
+    if root.shape != () or not root.requires_grad or root.held is None:
         return {}
     with np.errstate(all="ignore"):
         wanted = [node for node in nodes if node.requires_grad]
-        found = pull_back(root, root.dtype.type(1), namespace.numpy, lambda node: node.value, wanted)
+        found = pull_back(root, root.dtype.type(1), VALUES, wanted)
     return {node.serial: g for node, g in found}
 
 
 def _is_tuple(node: Any) -> bool:
-    return isinstance(node.spec if node.value is None else node.value, tuple)
+    return isinstance(node.spec if node.held is None else node.held, tuple)
 
 
 def _measure(nodes: list[Any], gradients: dict[int, Any]) -> dict[int, tuple[float, float]]:
@@ -272,11 +274,11 @@ def _measure(nodes: list[Any], gradients: dict[int, Any]) -> dict[int, tuple[flo
     for node in nodes:
         if node.operation is None or node.operation.kind == "projection":
             continue
-        values, settings = [source.value for source in node.inputs], node.settings or {}
+        values, settings = [source.held for source in node.inputs], node.settings or {}
         forward = _fastest(lambda o=node.operation, v=values, s=settings: o.forward(xp, *v, **s))
         backward = 0.0
         if node.serial in gradients:
-            g, y = gradients[node.serial], node.value
+            g, y = gradients[node.serial], node.held
             for place, source in enumerate(node.inputs):
                 rule = node.operation.rule(place)
                 if source.requires_grad and rule is not None:

@@ -7,6 +7,7 @@ one input. Inputs that were broadcast are summed back to their shape by the walk
 import math
 from typing import Any
 
+from nabi.errors import SettingError
 from nabi.graph.operation import AsIs, Boolean, boolean, operation, positive, real
 
 # --- arithmetic ---
@@ -144,6 +145,8 @@ minimum.vjp(
 @operation("elementwise", example=[real(2, 3)], min=-0.5, max=0.5)
 def clip(xp: Any, x: Any, *, min: float | None = None, max: float | None = None) -> Any:
     """y = min(max(x, low), high)"""
+    if x.dtype.kind in "iu" and not all(isinstance(bound, int) for bound in (min or 0, max or 0)):
+        raise SettingError(f"clip: min={min} and max={max} must be integers, as x is")
     if min is not None:
         x = xp.maximum(x, min)
     return x if max is None else xp.minimum(x, max)
@@ -170,7 +173,7 @@ def astype(xp: Any, x: AsIs, *, dtype: Any) -> Any:
     return xp.astype(x, dtype)
 
 
-astype.vjp(x=lambda xp, g, y, x, dtype: xp.astype(g, x.dtype))
+astype.vjp(x=lambda xp, g, y, x, dtype: xp.astype(g, x.dtype) if x.dtype.kind == y.dtype.kind == "f" else None)
 
 
 @operation("elementwise", example=[real(2, 3)])

@@ -275,6 +275,9 @@ max_pool2d.example(real(1, 5, 5, 2), kernel_size=3, stride=2, padding=1)
 @max_pool2d.check
 def _(x: Any, *, kernel_size: Pair, stride: Pair | None, padding: Padding) -> None:
     _check_pool("max_pool2d", x, kernel_size, stride, padding)
+    window = _pool_window(x, kernel_size, stride, padding)
+    if any(max(border) > k // 2 for border, k in zip(window.borders, window.kernel, strict=True)):
+        raise SettingError(f"max_pool2d: padding {padding} is more than half of the kernel {kernel_size}")
 
 
 @operation("window")
@@ -401,7 +404,7 @@ def _(xp: Any, g: Any, y: Any, x: Any, weight: Any, bias: Any, epsilon: float) -
     if on_mean is not None:
         parts.append(xp.broadcast_to(on_mean / count, x.shape))
     if on_variance is not None:
-        parts.append(on_variance * (2 / count) * (x - mean))
+        parts.append(on_variance * 2 / count * (x - mean))
     return functools.reduce(lambda a, b: a + b, parts)
 
 

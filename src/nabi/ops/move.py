@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from nabi.errors import ShapeError
+from nabi.errors import SettingError, ShapeError
 from nabi.graph import indexing
 from nabi.graph.operation import Integer, below, operation, real
 from nabi.graph.shapes import axes
@@ -217,7 +217,9 @@ def ones(xp: Any, *, shape: tuple[int, ...], dtype: Any = "float32") -> Any:
 
 @operation("creation", differentiable=False, example=[], start=1, stop=7, step=2)
 def arange(xp: Any, *, start: int, stop: int | None = None, step: int = 1, dtype: Any = "int64") -> Any:
-    """y = start, start + step, … below stop"""
+    """y = start, start + step, … below stop: integers"""
+    if not all(isinstance(n, int) for n in (start, step, stop or 0)):
+        raise SettingError(f"arange: start={start}, stop={stop} and step={step} must be integers")
     return xp.arange(start, stop, step, dtype=dtype) if stop is not None else xp.arange(0, start, step, dtype=dtype)
 
 

@@ -3,8 +3,13 @@
 from typing import Any
 
 from nabi import random
-from nabi.errors import SettingError
+from nabi.errors import DTypeError, SettingError
 from nabi.graph.operation import Integer, below, key, operation, real
+
+
+def _check_key(key: Any, *rest: Any, **settings: Any) -> None:
+    if key.shape != (2,) or key.dtype != "uint32":
+        raise DTypeError(f"a key is uint32 of shape (2,), as nabi.random.key makes it, not {key.dtype} {key.shape}")
 
 
 @operation("random", differentiable=False, example=[key(), below(9)])
@@ -43,6 +48,10 @@ def random_integers(xp: Any, key: Integer, *, shape: tuple[int, ...], low: int, 
 def random_permutation(xp: Any, key: Integer, *, length: int) -> Any:
     """y = the integers below length in random order"""
     return random.permutation(xp, key, length)
+
+
+for _draw in (fold_in, random_bits, random_uniform, random_normal, random_integers, random_permutation):
+    _draw.check(_check_key)
 
 
 @operation("composite", example=[real(4, 3), key()], rate=0.4)

@@ -49,7 +49,7 @@ def var(xp: Any, x: Any, *, axis: Axis = None, correction: float = 0.0, keepdims
 @var.vjp("x")
 def _(xp: Any, g: Any, y: Any, x: Any, axis: Axis, correction: float, keepdims: bool) -> Any:
     deviation = x - xp.sum(x, axis=axis, keepdims=True) / _count(x, axis)
-    return _spread(xp, g * (2 / (_count(x, axis) - correction)), x, axis) * deviation
+    return _spread(xp, g * 2 / (_count(x, axis) - correction), x, axis) * deviation
 
 
 @operation("reduction", example=[real(2, 3)], axis=1)
