@@ -216,6 +216,17 @@ def test_an_archive_cut_short_is_refused(archive, part):
         found(archive)
 
 
+def test_a_member_without_a_name_is_nothing(tmp_path):
+    content = bytearray(zipped({"a/1": b"one", "n": b"two"}))
+    start = content.rfind(b"PK\x01\x02")  # the last entry of the directory: its name is given length 0
+    content[start + 28 : start + 30] = b"\0\0"
+    del content[start + 46]
+    end = content.rfind(b"PK\x05\x06")
+    content[end + 12 : end + 16] = (int.from_bytes(content[end + 12 : end + 16], "little") - 1).to_bytes(4, "little")
+    (tmp_path / "x.zip").write_bytes(content)
+    assert set(found(tmp_path / "x.zip")) <= {"a/1", ""}
+
+
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tar.xz", "x.zip"])
 def test_every_damaged_byte_is_noticed_where_there_is_a_checksum(tmp_path, name):
     """Of a member's content: no changed byte goes through as if it were the picture's."""

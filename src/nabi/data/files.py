@@ -375,8 +375,9 @@ def _zip_members(file: IO[bytes], path: Path, wanted: Callable[[str], bool]) -> 
 
 
 def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, wanted: Callable[[str], bool], left: int) -> Member:
-    name = _tidy(entry.filename.replace("\\", "/"))
-    if entry.is_dir():
+    given = entry.filename.replace("\\", "/")
+    name = _tidy(given)
+    if given.endswith("/"):  # ZipInfo.is_dir fails where the name is empty
         return Member(name + "/")
     if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
         return Member(name, problem="not a regular file")
