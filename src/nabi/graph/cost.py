@@ -116,6 +116,13 @@ def forward_cost(node: Node) -> int:
     return _of_node(node, ())[0]
 
 
+def products(node: Node) -> int:
+    """How many products a node adds up: those of a matrix product or a convolution, none for everything else."""
+    if node.operation is None or node.operation.name not in _PRODUCTS:
+        return 0
+    return _PRODUCTS[node.operation.name](node.spec, *(source.spec for source in node.inputs))
+
+
 def node_cost(node: Node) -> tuple[int, int]:
     """Multiply-adds of a node's formula, and of the rules for those of its inputs that a gradient flows to."""
     return _of_node(node, [i for i, source in enumerate(node.inputs) if source.requires_grad and node.requires_grad])

@@ -1,12 +1,11 @@
 """A model as a table: what comes out of each layer, and what it costs."""
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nabi._compile import compile
-from nabi.graph.node import Node
+from nabi.graph.cost import products
 from nabi.graph.shapes import Spec
 from nabi.nn.containers import Sequential
 from nabi.nn.layer import Layer
@@ -109,7 +108,7 @@ def _add_rows(rows: list[Row], layer: Layer, name: str, x: Spec) -> Spec:
     weightless = np.broadcast_to(np.zeros((), x.dtype), x.shape)  # an array of that shape that takes no memory
     plan = compile(lambda x: layer(x), state=layer, engine="reference").plan(weightless)
     y: Spec = plan.outputs[0].spec
-    cost = sum(_products(node) for node in plan.nodes)
+    cost = sum(products(node) for node in plan.nodes)
     rows.append(Row(name or layer.label, type(layer).__name__, y.shape[1:], _count(layer), cost))
     return y
 
@@ -117,12 +116,3 @@ def _add_rows(rows: list[Row], layer: Layer, name: str, x: Spec) -> Spec:
 def _count(model: Any) -> int:
     return sum(tensor.size for tensor in parameters(model).values())
 
-
-def _products(node: Node) -> int:
-    """How many products a node adds up: those of a matrix product or a convolution, 0 for everything else."""
-    name = node.operation.name if node.operation is not None else None
-    if name == "matmul":
-        return math.prod(node.shape) * node.inputs[0].shape[-1]
-    if name == "conv2d":
-        return math.prod(node.shape) * math.prod(node.inputs[1].shape[:-1])
-    return 0
