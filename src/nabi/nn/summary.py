@@ -115,4 +115,3 @@ def _add_rows(rows: list[Row], layer: Layer, name: str, x: Spec) -> Spec:
 
 def _count(model: Any) -> int:
     return sum(tensor.size for tensor in parameters(model).values())
-
