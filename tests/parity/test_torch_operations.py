@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import nabi
@@ -107,9 +107,7 @@ def take_along_axis(x: Any, indices: Any, *, axis: int) -> Any:
 
 def getitem(x: Any, *indices: Any, key: Any) -> Any:
     joined = indexing.join(key, indices)
-    for axis, item in enumerate(joined):
-        if isinstance(item, slice) and item.step == -1:
-            pytest.skip(f"torch has no negative steps (axis {axis})")
+    assume(not any(isinstance(item, slice) and item.step == -1 for item in joined))  # torch has no negative steps
     return x[joined]
 
 
