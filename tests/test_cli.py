@@ -19,6 +19,8 @@ import nabi.cli
 import nabi.cli.train
 from nabi import container
 from nabi.cli import main
+from nabi.cli.run_folder import RunFolder
+from nabi.errors import SettingError
 
 QUICK = ["--hidden", "16", "--epochs", "3", "--learning-rate", "0.1"]
 RESULTS = {
@@ -232,6 +234,27 @@ def test_resume_of_a_finished_run_says_so(trained: Path, capsys: pytest.CaptureF
     assert main(["train", "--resume", "--out", str(trained)]) == 0
     assert capsys.readouterr().out == f"{trained}: this run is finished\n"
     assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+
+
+def test_runs_that_begin_at_once_have_a_folder_each() -> None:
+    runs = [process("train", *QUICK) for _ in range(3)]
+    said = [run.communicate(timeout=120)[0].splitlines()[-1] for run in runs]
+    assert {line.rpartition(" ")[2] for line in said} == {f"runs/digits-{n}" for n in (1, 2, 3)}
+    assert all({path.name for path in folder.iterdir()} == RESULTS for folder in Path("runs").iterdir())
+
+
+def test_a_folder_has_one_run_and_one_process(trained: Path, monkeypatch, capsys) -> None:
+    asked = {"data": "digits", "model": "mlp", "seed": 0}
+    with RunFolder(Path("run")) as first, RunFolder(Path("run")) as second:
+        assert not first.used()
+        assert not second.used()
+        first.start(asked)
+        with pytest.raises(SettingError, match="run: has a run in it"):
+            second.start(asked)
+        if os.name == "posix":
+            assert main(["train", "--resume", "--out", "run"]) == 2
+            assert capsys.readouterr().err == "nabi: run: another nabi train is at work in it\n"
+    assert json.loads(Path("run/run.json").read_text()) == asked
 
 
 # --- predict ---

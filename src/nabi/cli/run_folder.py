@@ -14,28 +14,48 @@ import csv
 import io
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Self
 
 from nabi.container import replace_file
 from nabi.errors import DataError, SettingError
 
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 ASKED, CHECKPOINT, MODEL = "run.json", "checkpoint", "model.safetensors"
 HISTORY, METRICS = "history.csv", "metrics.json"
+RUNS = Path("runs")
+
+HAS_A_RUN = "{}: has a run in it: go on with --resume, or choose another folder with --out"
 
 
 class RunFolder:
-    """A folder that belongs to one run.
+    """A folder that belongs to one run, and to one process at a time: ``with`` lets go of it at the end.
 
     Parameters
     ----------
     path : Path
+    made : bool
+        Whether the folder was made for this run, and goes with it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, made: bool = False) -> None:
         self.path = path
-        self.made = False
+        self.made = made
+        self._held: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
 
     def used(self) -> bool:
         """Whether anything is in it."""
@@ -55,15 +75,55 @@ class RunFolder:
             raise DataError(f"{self.path / ASKED}: damaged: choose another folder with --out")
         return said
 
+    def hold(self) -> None:
+        """Keep other processes from going on with the run in it, where the system has locks."""
+        self._lock(os.open(self.path / ASKED, os.O_RDONLY))
+
+    def release(self) -> None:
+        """Let go of it."""
+        if self._held is not None:
+            os.close(self._held)  # and with it the lock goes
+            self._held = None
+
     def start(self, asked: Mapping[str, Any]) -> None:
-        """Make the folder, and write down what was asked for, where that is not done yet."""
-        if not (self.path / ASKED).exists():
-            self.made = not self.path.exists()
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.write_json(ASKED, asked)
+        """Make the folder, and write down what was asked for, where that is not done yet.
+
+        Raises
+        ------
+        SettingError
+            If another run has begun in it since `used` looked.
+        """
+        if self._held is not None:
+            return
+        if not self.path.exists():
+            self.path.mkdir(parents=True)
+            self.made = True
+        try:
+            descriptor = os.open(self.path / ASKED, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            raise SettingError(HAS_A_RUN.format(self.path)) from None
+        self._lock(descriptor)
+        try:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(_as_json(asked))
+        except BaseException:
+            self.give_up()
+            raise
+
+    def _lock(self, descriptor: int) -> None:
+        self._held = descriptor
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingError(f"{self.path}: another nabi train is at work in it") from None
+        except OSError:
+            pass  # some network file systems have no locks
 
     def give_up(self) -> None:
         """Remove what a run without any result leaves behind."""
+        self.release()  # Windows removes no open file
         for name in (ASKED, CHECKPOINT):
             (self.path / name).unlink(missing_ok=True)
         if self.made and not any(self.path.iterdir()):
@@ -71,9 +131,8 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         with replace_file(self.path / name) as file:
-            file.write(text.encode() + b"\n")
+            file.write(_as_json(content))
 
     def write_history(self, history: Mapping[str, Sequence[Any]]) -> None:
         """Write the history, a column for each name."""
@@ -85,7 +144,20 @@ class RunFolder:
             file.write(table.getvalue().encode())
 
 
-def free_folder(name: str) -> Path:
-    """The first of runs/NAME-1, runs/NAME-2 and so on that is not there yet."""
+def new_folder(name: str) -> RunFolder:
+    """The first of runs/NAME-1, runs/NAME-2 and so on that is not there yet: made, so that it is nobody else's."""
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip(".") or "run"
-    return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{safe}-{n}").exists())
+    for number in itertools.count(1):
+        path = RUNS / f"{safe}-{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if RUNS.is_dir():
+                continue
+            raise
+        return RunFolder(path, made=True)
+    raise AssertionError("there is always a next number")
+
+
+def _as_json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"

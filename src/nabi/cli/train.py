@@ -5,7 +5,7 @@ import inspect
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from nabi import data
 from nabi.classifiers import NetworkClassifier, registered, registry
 from nabi.cli.results import write_measures, write_model
-from nabi.cli.run_folder import CHECKPOINT, METRICS, MODEL, RunFolder, free_folder
+from nabi.cli.run_folder import CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RunFolder, new_folder
 from nabi.cli.terminal import bar, console
 from nabi.data import Dataset, Split
 from nabi.errors import DataError, NonFiniteError, SettingError
@@ -95,15 +95,26 @@ def train(
         asked["data"] = str(Path(asked["data"]).resolve())
     if resume and out is None:
         raise SettingError("--resume goes on with the run in a folder: name it with --out")
-    folder = None if out is None else RunFolder(out)
-    if folder is not None and folder.used():
-        asked = _as_it_began(folder, asked, resume)
-        if (folder.path / METRICS).exists():
-            print(f"{folder.path}: this run is finished")
-            return
-    asked = DEFAULTS | asked
-    classifier = _classifier(asked)
-    where = console()
+    with ExitStack() as held:
+        folder = None if out is None else held.enter_context(RunFolder(out))
+        if folder is not None and folder.used():
+            asked = _as_it_began(folder, asked, resume)
+            folder.hold()
+            if (folder.path / METRICS).exists():
+                print(f"{folder.path}: this run is finished")
+                return
+        asked = DEFAULTS | asked
+        classifier = _classifier(asked)
+        where = console()
+        dataset = _loaded(asked, where)
+        classifier.flip = asked.get("flip", dataset.train.images.shape[3] == 3)
+        if folder is None:
+            folder = held.enter_context(new_folder(dataset.name))
+        _run(classifier, dataset, folder, asked, where)
+
+
+def _loaded(asked: Mapping[str, Any], where: Console) -> Dataset:
+    """The data, with all three splits; on standard error, what is amiss with them."""
     with bar(where) as show:
         dataset = data.load(
             asked["data"],
@@ -113,15 +124,16 @@ def train(
     for name, reason in dataset.skipped:
         console(stderr=True).print(f"nabi: skipped {name}: {reason}")
     dataset = data.complete_splits(dataset)
-    classifier.flip = asked.get("flip", dataset.train.images.shape[3] == 3)
-    _run(classifier, dataset, folder or RunFolder(free_folder(dataset.name)), asked, where)
+    if len(np.unique(dataset.train.labels)) < 2:
+        raise DataError(f"{asked['data']}: pictures of one class only: there is nothing to tell apart")
+    return dataset
 
 
 def _as_it_began(folder: RunFolder, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
     """What the run in the folder was asked for; what is asked for now must agree with it."""
     began = folder.asked()
     if not resume:
-        raise SettingError(f"{folder.path}: has a run in it: go on with --resume, or choose another folder with --out")
+        raise SettingError(HAS_A_RUN.format(folder.path))
     for name, value in asked.items():
         if began.get(name) != value:
             then = f"began with {began[name]!r}" if name in began else "began without it"
@@ -162,8 +174,6 @@ def _run(
 ) -> None:
     """Train, and write down what comes out."""
     images, labels = _labelled(dataset, dataset.train)
-    if len(set(labels.tolist())) < 2:
-        raise DataError(f"{asked['data']}: pictures of one class only: there is nothing to tell apart")
     held_out = dataset.validation if dataset.validation is not None and len(dataset.validation) else None
     folder.start(asked)
     where.print(
