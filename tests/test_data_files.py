@@ -9,6 +9,7 @@ import stat
 import tarfile
 import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -307,6 +308,21 @@ def test_a_zip_whose_members_claim_little_is_cut_at_what_they_claim(tmp_path):
     (tmp_path / "x.zip").write_bytes(content)
     with pytest.raises(FormatError, match="damaged"):
         found(tmp_path / "x.zip")
+
+
+def test_a_zip_member_that_claims_little_does_not_unpack_to_much(tmp_path):
+    """Not even where its checksum is that of the little."""
+    content = bytearray(zipped({"a/1": bytes(64 << 20)}))
+    start = content.index(b"PK\x01\x02")
+    content[start + 16 : start + 20] = zlib.crc32(bytes(10)).to_bytes(4, "little")
+    content[start + 24 : start + 28] = (10).to_bytes(4, "little")
+    (tmp_path / "x.zip").write_bytes(content)
+
+    def refused():
+        with pytest.raises(FormatError, match=r"damaged|more than the 10 bytes"):
+            found(tmp_path / "x.zip")
+
+    assert peak(refused) < 4 << 20
 
 
 def test_a_zip_member_that_claims_more_than_the_file_has(tmp_path):

@@ -5,6 +5,7 @@ as any other. What is not a regular file (links that lead out, devices, FIFOs, e
 reason why it has no content, so that whoever reads can name it as skipped.
 """
 
+import copy
 import gzip
 import io
 import lzma
@@ -171,11 +172,10 @@ def unpacked(path: Path, limit: int) -> bytes:
 
 def _read_up_to(stream: IO[bytes], limit: int) -> bytes:
     """At most ``limit`` bytes. Asked for all of them at once, a stream would make room for them before it has any."""
-    pieces = []
+    content = io.BytesIO()  # whose value is had without a copy
     while limit > 0 and (piece := stream.read(min(limit, MEBIBYTE))):
-        pieces.append(piece)
-        limit -= len(piece)
-    return b"".join(pieces)
+        limit -= content.write(piece)
+    return content.getvalue()
 
 
 # --- folders
@@ -391,8 +391,19 @@ def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, wanted: Callab
         return Member(name)
     if entry.file_size > left:
         raise FormatError(f"unpacks to more than {MAX_RATIO} times its size")
-    content = archive.read(entry)
+    content = _zip_content(archive, entry)
     return Member(name, len(content), read=lambda: content)
+
+
+def _zip_content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """In pieces, and one byte more than it claims: zipfile would unpack all there is, then cut it in silence."""
+    more = copy.copy(entry)
+    more.file_size += 1
+    with archive.open(more) as opened:
+        content = _read_up_to(opened, more.file_size)
+    if len(content) > entry.file_size:
+        raise FormatError(f"a member has more than the {entry.file_size} bytes that it claims")
+    return content
 
 
 def _tidy(name: str) -> str:
