@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -255,6 +256,25 @@ def test_a_folder_has_one_run_and_one_process(trained: Path, monkeypatch, capsys
             assert main(["train", "--resume", "--out", "run"]) == 2
             assert capsys.readouterr().err == "nabi: run: another nabi train is at work in it\n"
     assert json.loads(Path("run/run.json").read_text()) == asked
+
+
+def test_a_run_inside_of_its_data_is_refused(folder: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    for options, target in ([], "runs"), (["--out", "dark/run"], "dark/run"):
+        assert main(["train", ".", *options]) == 2
+        said = f"nabi: {target}: inside of the data in {folder}: choose a folder elsewhere with --out\n"
+        assert capsys.readouterr() == ("", said)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_name_comes_before_a_folder_of_that_name(folder: Path, capsys) -> None:
+    shutil.copytree(folder, "digits")
+    assert main(["train", "digits", *QUICK, "--out", "run"]) == 0
+    assert capsys.readouterr().out.startswith("digits: 1,")
+    assert json.loads(Path("run/run.json").read_text())["data"] == "digits"
+    assert main(["train", "./digits", "--epochs", "1", "--out", "other"]) == 0
+    assert capsys.readouterr().out.startswith("digits: 28 pictures of 3 classes")
 
 
 # --- predict ---

@@ -16,9 +16,10 @@ from rich.console import Console
 from nabi import data
 from nabi.classifiers import NetworkClassifier, registered, registry
 from nabi.cli.results import write_measures, write_model
-from nabi.cli.run_folder import CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RunFolder, new_folder
+from nabi.cli.run_folder import CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
 from nabi.cli.terminal import bar, console
 from nabi.data import Dataset, Split
+from nabi.data.named import NAMED
 from nabi.errors import DataError, NonFiniteError, SettingError
 from nabi.losses import LOSSES
 from nabi.optim import OPTIMIZERS
@@ -91,8 +92,8 @@ def train(
         "size": size,
     }
     asked = {name: value for name, value in options.items() if value is not None}
-    if "data" in asked and Path(asked["data"]).exists():
-        asked["data"] = str(Path(asked["data"]).resolve())
+    if "data" in asked and asked["data"] not in NAMED and Path(asked["data"]).expanduser().exists():
+        asked["data"] = str(Path(asked["data"]).expanduser().resolve())
     if resume and out is None:
         raise SettingError("--resume goes on with the run in a folder: name it with --out")
     with ExitStack() as held:
@@ -105,12 +106,19 @@ def train(
                 return
         asked = DEFAULTS | asked
         classifier = _classifier(asked)
+        _refuse_inside(asked["data"], out or RUNS)
         where = console()
         dataset = _loaded(asked, where)
         classifier.flip = asked.get("flip", dataset.train.images.shape[3] == 3)
         if folder is None:
             folder = held.enter_context(new_folder(dataset.name))
         _run(classifier, dataset, folder, asked, where)
+
+
+def _refuse_inside(source: str, target: Path) -> None:
+    """A run in the folder of its data would be a class of the next one."""
+    if source not in NAMED and Path(source).is_dir() and target.resolve().is_relative_to(source):
+        raise SettingError(f"{target}: inside of the data in {source}: choose a folder elsewhere with --out")
 
 
 def _loaded(asked: Mapping[str, Any], where: Console) -> Dataset:
