@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -366,6 +367,20 @@ def test_evaluate_matches_classes_by_name_and_channels_by_need(
     assert (measured["correct"], measured["total"]) == (right, chosen.sum() + 1)
     assert measured["classes"] == [*"0123456789", "zebra"]
     assert measured["per_class"]["zebra"] == {"precision": 0, "recall": 0, "f1": 0, "support": 1}
+
+
+def test_evaluate_matches_composed_and_decomposed_names(folder: Path, capsys) -> None:
+    """A model trained from Python on names as macOS gives them, decomposed."""
+    dataset = nabi.data.load(folder)
+    names = np.array([unicodedata.normalize("NFD", name) for name in dataset.classes])
+    assert names[2] != dataset.classes[2]
+    chosen = dataset.train.labels == 2
+    labels = np.where(chosen, names[2], "other")
+    nabi.classifiers.LinearClassifier(max_iter=1).fit(dataset.train.images, labels).save("model")
+    assert main(["evaluate", "model", str(folder), "--split", "all", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["classes"] == [dataset.classes[2], "other", "dark"]
+    assert measured["per_class"][dataset.classes[2]]["support"] == chosen.sum()
 
 
 def test_cache_lists_and_clears(folder: Path, monkeypatch, tmp_path: Path, capsys) -> None:

@@ -15,6 +15,7 @@ from nabi.cli.results import measure, said
 from nabi.cli.terminal import bar, console
 from nabi.data import Dataset, Split
 from nabi.data.decode import grey
+from nabi.data.files import composed
 from nabi.errors import DataError, ModelFileError, SettingError
 
 SPLITS = ("test", "validation", "train", "all")
@@ -39,7 +40,7 @@ def evaluate(
     dataset = _loaded(source, classifier)
     for name, reason in dataset.skipped:
         console(stderr=True).print(f"nabi: skipped {name}: {reason}")
-    if not set(dataset.classes) & set(map(str, classifier.classes_)):
+    if not set(map(composed, dataset.classes)) & {composed(str(name)) for name in classifier.classes_}:
         theirs, ours = _few(dataset.classes), _few(classifier.classes_)
         raise DataError(f"{source}: none of its classes ({theirs}) is among the model's ({ours})")
     measured, _ = measure(classifier, dataset, _chosen(dataset, split, source))

@@ -12,6 +12,7 @@ from nabi import __version__, figures, metrics
 from nabi.classifiers import NetworkClassifier
 from nabi.cli.run_folder import METRICS, MODEL, RunFolder
 from nabi.data import Dataset, Split
+from nabi.data.files import composed
 
 
 def write_model(classifier: NetworkClassifier, dataset: Dataset, folder: RunFolder, asked: Mapping[str, Any]) -> None:
@@ -59,7 +60,7 @@ def write_measures(classifier: NetworkClassifier, dataset: Dataset, folder: RunF
 
 
 def measure(classifier: Any, dataset: Dataset, split: Split) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    """Accuracy with its interval, and per class; and the confusion matrix. Classes are matched by name.
+    """Accuracy with its interval, and per class; and the confusion matrix. Classes are matched by name, composed.
 
     Returns
     -------
@@ -69,12 +70,13 @@ def measure(classifier: Any, dataset: Dataset, split: Split) -> tuple[dict[str, 
     matrix : ndarray of int64, (K, K)
         In the order of ``classes``.
     """
-    known = [str(name) for name in classifier.classes_]
-    present = {dataset.classes[label] for label in np.unique(split.labels)}
+    known = [composed(str(name)) for name in classifier.classes_]
+    given = [composed(name) for name in dataset.classes]
+    present = {given[label] for label in np.unique(split.labels)}
     classes = known + sorted(present - set(known))
     place = {name: number for number, name in enumerate(classes)}
-    labels = np.array([place.get(name, -1) for name in dataset.classes])[split.labels]
-    predicted = np.array([place[str(name)] for name in classifier.predict(split.images)])
+    labels = np.array([place.get(name, -1) for name in given])[split.labels]
+    predicted = np.array([place[composed(str(name))] for name in classifier.predict(split.images)])
     correct = int((labels == predicted).sum())
     found = metrics.per_class(labels, predicted, len(classes))
     measured = {
