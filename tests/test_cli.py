@@ -459,6 +459,17 @@ def test_whoever_reads_may_stop_reading(trained: Path, digits: Path) -> None:
     run.wait()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes as POSIX has them")
+def test_training_goes_on_when_nobody_reads(trained: Path) -> None:
+    run = process("train", *QUICK, "--out", "run")
+    run.stdout.close()  # before Python has started
+    assert run.stderr.read() == ""
+    run.stderr.close()
+    assert run.wait() == 0
+    assert {path.name for path in Path("run").iterdir()} == RESULTS
+    assert weights(Path("run/model.safetensors")) == weights(trained / "model.safetensors")
+
+
 # --- every bad input ends in one line ---
 
 

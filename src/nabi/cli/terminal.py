@@ -1,9 +1,10 @@
 """What commands show while they work: a live line on a terminal, now and then a plain one on a pipe."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -13,9 +14,23 @@ SECONDS_BETWEEN_LINES = 10.0
 Show = Callable[[str, int, int], None]
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on in silence: whoever reads has read enough, but wants the result (Rich ends the process)."""
+        self.quiet = True
+        silence(self.file)
+
+
 def console(**options: Any) -> Console:
     """Standard output (``stderr=True``: standard error): words as they are, never cut or coloured by what they say."""
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, **options)
+    return _Console(highlight=False, markup=False, emoji=False, soft_wrap=True, **options)
+
+
+def silence(stream: IO[str]) -> None:
+    """Lead a stream that nobody reads any more to nowhere, and with it what its buffer still holds."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 @contextmanager
