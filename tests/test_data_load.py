@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+import tracemalloc
 import unicodedata
 
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 
 from made_files import encoded, hash_of, pets, pixels, tar, write_tree, zipped
 from nabi import data, threads
-from nabi.data import cache
+from nabi.data import cache, folders
+from nabi.data.decode import decode, fit
 from nabi.data.folders import layout
 from nabi.errors import DataError, FormatError, PictureError, SettingError
 
@@ -386,3 +389,46 @@ def test_importing_is_light():
     code = "import sys, nabi.data; print([m for m in ('PIL', 'pooch', 'sklearn', 'requests') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- what takes much memory
+
+
+def peak_of_loading(path, monkeypatch, **options) -> int:
+    """Without the pictures that are ready, which are in a file."""
+    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 1)
+    tracemalloc.start()
+    try:
+        data.load(path, **options)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("ending", ["folder", "zip"])
+@pytest.mark.parametrize(("sides", "size"), [([800], None), ([800, 900], None), ([10], 800)])
+def test_small_files_of_large_pictures_do_not_wait_all_at_once(tmp_path, monkeypatch, ending, sides, size):
+    """60 of 2 MB each, whether of one size, of mixed sizes or made large."""
+    monkeypatch.setattr(folders, "MAX_AHEAD", 8 << 20, raising=False)
+    pictures = [encoded(np.full((side, side, 3), 255, np.uint8)) for side in sides]
+    tree = {f"a/{number}.png": pictures[number % len(sides)] for number in range(60)}
+    assert peak_of_loading(FORMS[ending](tmp_path, tree), monkeypatch, size=size) < 60 << 20
+
+
+def test_large_files_in_an_archive_do_not_wait_all_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "MAX_AHEAD", 8 << 20, raising=False)
+    slow = folders.decode
+    monkeypatch.setattr(folders, "decode", lambda *given: time.sleep(0.05) or slow(*given))
+    path = tmp_path / "set.tar"
+    path.write_bytes(tar({"a/1.png": encoded(pixels(1))} | {f"a/{number}.bin": bytes(6 << 20) for number in range(12)}))
+    assert peak_of_loading(path, monkeypatch) < 40 << 20
+
+
+@pytest.mark.parametrize("first", [(32, 32), (50, 40), (1, 1)])
+def test_mixed_sizes_become_the_same_in_whatever_order_they_are_decoded(written, monkeypatch, first):
+    tree = {"a/0.png": encoded(pixels(0, *first))}
+    tree |= {f"a/{number}.png": encoded(pixels(number, 30 + number % 5, 40)) for number in range(1, 40)}
+    found = data.load(written(tree))
+    assert found.train.images.shape == (40, 32, 32, 3)
+    for name, image in zip(found.train.names, found.train.images, strict=True):
+        np.testing.assert_array_equal(image, fit(decode(tree[name], name), (32, 32)))

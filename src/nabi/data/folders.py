@@ -1,6 +1,7 @@
 """A folder or archive of class folders as a data set: finding out the layout, decoding, the cache."""
 
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from nabi.errors import DataError
 
 DEFAULT_SIZE: Size = (32, 32)
 MAX_IN_MEMORY = 256 << 20  # of decoded pictures, before they go to a temporary file
+MAX_AHEAD = 128 << 20  # of decoded pictures that wait for their turn, and of files that wait to be decoded
+GROUP = 512 << 10  # of decoded pictures that are handed on together
 FORMAT = 1  # of what is cached: to be raised when decoding changes
 
 Progress = Callable[[int, int], None]
@@ -177,9 +180,10 @@ class _Pictures:
                 self.folders.append(found.name)
             return
         if not self.fixed:
-            if not self.names:
+            as_it_was = found.picture.shape[:2] == found.native
+            if as_it_was and not self.names:
                 self.shape = found.native
-            elif found.native != self.shape:
+            elif not as_it_was or found.native != self.shape:
                 self._bring_to(DEFAULT_SIZE)
         self._write(self.file, fit(found.picture, self.shape))
         self.names.append(found.name)
@@ -242,7 +246,33 @@ class _Found:
     grey: bool = False
 
 
-def _look_at(member: Member, size: Size | None) -> _Found:
+class _Common:
+    """The size that all pictures become, as far as it is known yet; shared by the threads.
+
+    As soon as two differ, the thread that decodes a picture makes it small: so only pictures that stay as they are wait
+    for their turn at full size.
+    """
+
+    def __init__(self, size: Size | None) -> None:
+        self.size, self.fixed = size, size is not None
+        self.lock = threading.Lock()
+
+    def of(self, native: Size) -> Size:
+        """What a picture of this size becomes."""
+        with self.lock:
+            if self.size is None:
+                self.size = native
+            elif not self.fixed and native != self.size:
+                self.size, self.fixed = DEFAULT_SIZE, True
+            return self.size
+
+    def cost(self) -> int:
+        """How many bytes one picture becomes; 0 until one has been seen."""
+        size = self.size
+        return 0 if size is None else size[0] * size[1] * 3
+
+
+def _look_at(member: Member, common: _Common) -> _Found:
     if member.is_folder or member.problem:
         return _Found(member.name, member.problem)
     try:
@@ -251,7 +281,7 @@ def _look_at(member: Member, size: Size | None) -> _Found:
         return _Found(member.name, str(error).removeprefix(f"{member.name}: "))
     native = (picture.shape[0], picture.shape[1])
     key, grey = content_key(picture), is_grey(picture)
-    return _Found(member.name, "", picture if size is None else fit(picture, size), native, key, grey)
+    return _Found(member.name, "", fit(picture, common.of(native)), native, key, grey)
 
 
 def _decode_all(
@@ -263,33 +293,46 @@ def _decode_all(
 ) -> _Pictures:
     report = _throttled(progress)
     found = members(path, wanted, report) if listing is None else iter(listing)
+    common = _Common(size)
 
     def look_at_all(group: list[Member]) -> list[_Found]:
-        return [_look_at(member, size) if wanted(member.name) else _Found(member.name, _OUTSIDE) for member in group]
+        return [_look_at(member, common) if wanted(member.name) else _Found(member.name, _OUTSIDE) for member in group]
 
-    pictures, done = _Pictures(path, size), 0
+    pictures, done, before = _Pictures(path, size), 0, -1
     try:
-        for results in threads.map_in_order(look_at_all, _grouped(found)):
-            for result in results:
-                pictures.add(result)
-            done += len(results)
-            if listing is not None:
-                report(done, len(listing))
+        while done > before:
+            before = done
+            ahead = min(4 * threads.count(), max(1, MAX_AHEAD // max(GROUP, common.cost())))
+            for results in threads.map_in_order(look_at_all, _grouped(found, common), ahead=ahead):
+                for result in results:
+                    pictures.add(result)
+                done += len(results)
+                if listing is not None:
+                    report(done, len(listing))
     except BaseException:
         pictures.file.close()
         raise
     return pictures
 
 
-def _grouped(found: Iterator[Member]) -> Iterator[list[Member]]:
-    """Small files together, so that handing them to a thread costs less than decoding them."""
+def _grouped(found: Iterator[Member], common: _Common) -> Iterator[list[Member]]:
+    """Small files together, so that handing them to a thread costs less than decoding them.
+
+    Ends early where more files would take too much memory at once, or what a picture takes has turned out to be
+    something else: whoever asks then waits for the results and asks again.
+    """
+    each = common.cost()
+    most = min(64, max(1, GROUP // each)) if each else 1
     group: list[Member] = []
-    size = 0
+    size = total = 0
     for member in found:
         group.append(member)
         size += member.size
-        if len(group) >= 64 or size >= 1 << 18:
+        total += member.size
+        if len(group) >= most or size >= 1 << 18:
             yield group
+            if total >= MAX_AHEAD or not each or common.cost() != each:
+                return
             group, size = [], 0
     if group:
         yield group
