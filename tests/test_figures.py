@@ -243,3 +243,10 @@ def test_no_display_and_no_pyplot_are_needed(tmp_path):
         "figures.confusion([[1]], ['cat'], sys.argv[1]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path / "f.svg")], check=True)
+
+
+def test_the_epoch_that_was_kept_is_marked(tmp_path):
+    """Training breaks ties by the loss: what it says counts, not the first of the highest accuracies."""
+    history = {"epoch": [1, 2, 3], "validation_accuracy": [0.5, 0.5, 0.4], "best": [True, True, False]}
+    figures.curves(history, tmp_path / "curves.svg")
+    assert "best on validation 0.500, epoch 2" in (tmp_path / "curves.svg").read_text("utf-8")

@@ -62,7 +62,8 @@ def curves(history: Mapping[str, ArrayLike], path: str | os.PathLike[str]) -> No
     ----------
     history : mapping of str to array_like of float, (epochs,)
         The columns ``epoch``, ``train_loss``, ``validation_loss``, ``train_accuracy``, ``validation_accuracy``.
-        A column but the first may be missing, and a value that is not finite leaves a gap.
+        A column but the first may be missing, and a value that is not finite leaves a gap. ``best`` says of each
+        epoch whether it was the best so far; without it, the first of the highest validation accuracy is marked.
     path : path-like
         A name that ends in ``.svg`` or ``.png``.
 
@@ -75,9 +76,9 @@ def curves(history: Mapping[str, ArrayLike], path: str | os.PathLike[str]) -> No
     """
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in history.items()}
     epochs = columns["epoch"]
-    best = _first_best(columns.get("validation_accuracy"))
+    best = _best(columns)
     with _figure(path, []) as page:
-        for panel, (quantity, corner) in enumerate((("loss", "upper right"), ("accuracy", "lower right"))):
+        for panel, quantity in enumerate(("loss", "accuracy")):
             axes = page.axes(4.6 * panel, 0, 3.9, 2.8)
             for part, colour in (("train", _TRAINING), ("validation", _VALIDATION)):
                 values = columns.get(f"{part}_{quantity}")
@@ -99,8 +100,8 @@ def curves(history: Mapping[str, ArrayLike], path: str | os.PathLike[str]) -> No
                 margin = max(0.5, 0.02 * (epochs.max() - epochs.min()))
                 axes.set_xlim(epochs.min() - margin, epochs.max() + margin)
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(loc=corner)
-            if quantity == "accuracy" and best is not None:
+                axes.legend(loc="best")
+            if quantity == "accuracy" and best is not None and "validation_accuracy" in columns:
                 value = columns["validation_accuracy"][best]
                 axes.set_title(f"accuracy: best on validation {value:.3f}, epoch {epochs[best]:g}")
 
@@ -141,7 +142,13 @@ def confusion(matrix: ArrayLike, classes: Sequence[str], path: str | os.PathLike
         from matplotlib.colors import PowerNorm
 
         axes = page.axes(0, 0, side, side)
-        image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="none")
+        colours: dict[str, Any] = {"cmap": "Blues", "norm": PowerNorm(0.5, 0, 1)}
+        if k <= 40:  # rectangles, with a hair of white between them: some viewers blur a small picture
+            edges = np.arange(k + 1) - 0.5
+            image = axes.pcolormesh(edges, edges, shares, edgecolors="white", linewidth=0.8, **colours)
+            axes.set_ylim(k - 0.5, -0.5)
+        else:
+            image = axes.imshow(shares, interpolation="none", **colours)
         every = ceil(0.15 / cell)
         size = 9 if cell > 0.2 else 7
         # A name that cannot be shown is told by its number.
@@ -160,10 +167,6 @@ def confusion(matrix: ArrayLike, classes: Sequence[str], path: str | os.PathLike
         axes.set_ylabel("true class")
         axes.set_title(f"{int(counts.trace()):,} of {int(counts.sum()):,} right")
         axes.spines[:].set_color(_FAINT)
-        if k <= 40:  # a hair of white between the cells
-            for line in np.arange(0.5, k - 1):
-                axes.axhline(line, color="white", linewidth=0.8)
-                axes.axvline(line, color="white", linewidth=0.8)
         if k <= 30 and len(f"{int(counts.max()):,}") * 0.065 < cell:
             for row, column in np.argwhere(counts):
                 dark = shares[row, column] > 0.35
@@ -290,7 +293,12 @@ def _rgb(image: NDArray[Any]) -> NDArray[np.float32]:
     return np.broadcast_to(np.clip(scaled, 0, 1), (*image.shape[:2], 3))
 
 
-def _first_best(values: NDArray[np.float64] | None) -> int | None:
+def _best(columns: Mapping[str, NDArray[np.float64]]) -> int | None:
+    """The place of the epoch whose weights were kept."""
+    if "best" in columns:
+        kept = np.flatnonzero(columns["best"] == 1)
+        return int(kept[-1]) if kept.size else None
+    values = columns.get("validation_accuracy")
     if values is None or not np.isfinite(values).any():
         return None
     return int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))

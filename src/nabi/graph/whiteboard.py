@@ -96,6 +96,9 @@ class Graph:
         self._gradients = _gradients(root, self._nodes)
         self._seconds = _measure(self._nodes, self._gradients) if timed else {}
 
+    def __repr__(self) -> str:
+        return f"<graph of {self.name}: {len(self._nodes)} nodes; a notebook draws it, save() writes it to a file>"
+
     @property
     def name(self) -> str:
         """What the tensor is called in it: its own name, or "f"."""
