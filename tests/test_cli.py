@@ -231,6 +231,13 @@ def test_resume_of_an_empty_folder_simply_starts(trained: Path) -> None:
         assert weights(Path(out, "model.safetensors")) == weights(trained / "model.safetensors")
 
 
+def test_what_a_killed_process_left_half_written_is_removed() -> None:
+    Path("run").mkdir()
+    Path("run/.nabi-0123456789abcdef.tmp").write_bytes(b"half a checkpoi")
+    assert main(["train", *QUICK, "--out", "run"]) == 0
+    assert {path.name for path in Path("run").iterdir()} == RESULTS
+
+
 def test_resume_of_a_finished_run_says_so(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path.name: path.read_bytes() for path in trained.iterdir()}
     assert main(["train", "--resume", "--out", str(trained)]) == 0

@@ -31,6 +31,7 @@ except ImportError:  # Windows
 
 ASKED, CHECKPOINT, MODEL = "run.json", "checkpoint", "model.safetensors"
 HISTORY, METRICS = "history.csv", "metrics.json"
+HALF_WRITTEN = ".nabi-*.tmp"  # as `replace_file` names it
 RUNS = Path("runs")
 
 HAS_A_RUN = "{}: has a run in it: go on with --resume, or choose another folder with --out"
@@ -58,10 +59,10 @@ class RunFolder:
         self.release()
 
     def used(self) -> bool:
-        """Whether anything is in it."""
+        """Whether anything is in it but what a killed process left half written."""
         if self.path.exists() and not self.path.is_dir():
             raise SettingError(f"{self.path}: a file, not a folder for a run")
-        return self.path.is_dir() and any(self.path.iterdir())
+        return self.path.is_dir() and any(not entry.match(HALF_WRITTEN) for entry in self.path.iterdir())
 
     def asked(self) -> dict[str, Any]:
         """What the run in it was asked for."""
@@ -93,8 +94,12 @@ class RunFolder:
         SettingError
             If another run has begun in it since `used` looked.
         """
-        if self._held is not None:
-            return
+        if self._held is None:
+            self._begin(asked)
+        for half in self.path.glob(HALF_WRITTEN):
+            half.unlink(missing_ok=True)
+
+    def _begin(self, asked: Mapping[str, Any]) -> None:
         if not self.path.exists():
             self.path.mkdir(parents=True)
             self.made = True
