@@ -344,6 +344,17 @@ def test_no_room_is_made_for_what_is_not_there(tmp_path):
     assert peak(lambda: unpacked(tmp_path / "a/1", 1 << 40)) < 4 << 20
 
 
+@pytest.mark.parametrize("make", [tar, zipped])
+def test_an_archive_has_one_member_in_memory_at_a_time(tmp_path, make):
+    (tmp_path / "x").write_bytes(make({f"a/{number}": os.urandom(8 << 20) for number in range(3)}))
+
+    def pass_through():
+        for member in members(tmp_path / "x"):
+            del member
+
+    assert peak(pass_through) < 14 << 20
+
+
 def header(**fields) -> bytes:
     member = tarfile.TarInfo("a/1")
     for name, value in fields.items():

@@ -111,6 +111,7 @@ def members(
                 return
             if not is_hidden(member.name):
                 yield member
+            del member  # its content would stay while the next is read
 
 
 def is_hidden(name: str) -> bool:
@@ -355,7 +356,7 @@ def _tar_member(archive: tarfile.TarFile, entry: tarfile.TarInfo, wanted: Callab
     if is_hidden(name) or not wanted(name):
         return Member(name, entry.size)
     opened = archive.extractfile(entry)
-    content = opened.read() if opened else b""
+    content = _read_up_to(opened, entry.size) if opened else b""
     return Member(name, len(content), read=lambda: content)
 
 
@@ -372,6 +373,7 @@ def _zip_members(file: IO[bytes], path: Path, wanted: Callable[[str], bool]) -> 
             member = _zip_member(archive, entry, wanted, left)
             left -= member.size
             yield member, size * number // len(entries)
+            del member
 
 
 def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, wanted: Callable[[str], bool], left: int) -> Member:
