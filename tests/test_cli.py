@@ -11,6 +11,7 @@ import sys
 import tarfile
 import time
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -525,6 +526,15 @@ def damaged_checkpoint(home: Path) -> list[str]:
     return ["train", "--resume", "--out", "run"]
 
 
+def run_that_says(content: str) -> Callable[[Path], list[str]]:
+    def make(home: Path) -> list[str]:
+        (home / "run").mkdir()
+        (home / "run" / "run.json").write_text(content)
+        return ["train", "--resume", "--out", "run"]
+
+    return make
+
+
 def diverging(home: Path) -> list[str]:
     return ["train", "--optimizer", "sgd", "--learning-rate", "1e30"]
 
@@ -541,9 +551,11 @@ BAD = {
     "no epochs": (lambda home: ["train", "--epochs", "0"], "--epochs is 0: it must be"),
     "epochs in words": (lambda home: ["train", "--epochs", "many"], "'--epochs'"),
     "no learning rate": (lambda home: ["train", "--learning-rate", "nan"], "--learning-rate is nan"),
-    "a strange seed": (lambda home: ["train", "--seed", "-1"], "-1"),
+    "a strange seed": (lambda home: ["train", "nowhere", "--seed", "-1"], "--seed -1: it must lie between 0 and"),
     "hidden layers in words": (lambda home: ["train", "--hidden", "wide"], "--hidden 'wide'"),
     "a hidden layer of nothing": (lambda home: ["train", "--hidden", "0"], "--hidden is 0: it must be"),
+    "a hidden layer of all": (lambda home: ["train", "--hidden", "9" * 23], f"--hidden {'9' * 23}: a layer has"),
+    "a hidden layer of more digits than Python reads": (lambda home: ["train", "--hidden", "9" * 5000], "--hidden"),
     "three layers of which two are missing": (
         lambda home: ["train", "--model", "three-layer", "--hidden", "9"],
         "--hidden is (9,): there must be 2",
@@ -556,6 +568,12 @@ BAD = {
     "a folder of something else": (run_of_something_else, "full: not the folder of a run"),
     "resume without a folder": (lambda home: ["train", "--resume"], "--out"),
     "a damaged checkpoint": (damaged_checkpoint, "checkpoint: a text file"),
+    "a run with data of a number": (run_that_says('{"data": 5}'), "run.json: data is 5: "),
+    "a run with a model of a list": (run_that_says('{"model": ["a"]}'), "run.json: model is ['a']: "),
+    "a run with layers of a number": (run_that_says('{"hidden": 7}'), "run.json: hidden is 7: "),
+    "a run with a seed of a word": (run_that_says('{"seed": "x"}'), "run.json: seed is 'x': "),
+    "a run with epochs of a truth": (run_that_says('{"epochs": true}'), "run.json: epochs is True: "),
+    "a run with what nobody asked for": (run_that_says('{"speed": 1}'), "run.json: speed is 1: "),
     "a loss that is not finite": (diverging, "epoch 1, step 2: the loss is nan; the first value that is not finite is"),
     "no model file": (lambda home: ["predict", "nothing", "x.png"], "nothing: no such file"),
     "a model file from something else": (lambda home: ["evaluate", __file__, "digits"], "a text file, not a model"),
@@ -610,6 +628,19 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_model(monkeypatch, capsys
     assert err.endswith("; run/model.safetensors has the weights of epoch 1")
     assert nabi.load("run/model.safetensors").hidden_layer_sizes == (16,)
     assert not Path("run/metrics.json").exists()
+
+
+def test_too_little_memory_ends_in_one_line(monkeypatch, capsys) -> None:
+    """Played, for there are systems that promise any amount."""
+
+    def too_large(*arguments: object, **options: object):
+        yield from ()
+        raise MemoryError("Unable to allocate 23.8 GiB")
+
+    monkeypatch.setattr("nabi.classifiers.NetworkClassifier.fit_events", too_large)
+    assert main(["train", "--hidden", "100000000"]) == 2
+    assert capsys.readouterr().err == "nabi: not enough memory: Unable to allocate 23.8 GiB\n"
+    assert not list(Path("runs").iterdir())
 
 
 def test_a_disk_error_ends_in_one_line(trained: Path, capsys) -> None:

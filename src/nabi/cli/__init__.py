@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say("stopped", INTERRUPTED)
     except NabiError as error:
         return _say(str(error))
+    except MemoryError as error:  # NumPy says for what
+        return _say(f"not enough memory: {error}" if str(error) else "not enough memory")
     except BrokenPipeError:  # whoever reads has read enough, as in `nabi predict … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

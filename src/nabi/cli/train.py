@@ -16,7 +16,7 @@ from rich.console import Console
 from nabi import data
 from nabi.classifiers import NetworkClassifier, registered, registry
 from nabi.cli.results import write_measures, write_model
-from nabi.cli.run_folder import CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
+from nabi.cli.run_folder import ASKED, CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
 from nabi.cli.terminal import bar, console
 from nabi.data import Dataset, Split
 from nabi.data.named import NAMED
@@ -28,6 +28,25 @@ from nabi.training import EpochEnded, Finished, Started, Stepped
 INTERRUPTED = 130
 
 DEFAULTS: dict[str, Any] = {"data": "digits", "model": "mlp", "seed": 0}
+
+# What run.json may say.
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "data": str,
+    "model": str,
+    "loss": str,
+    "epochs": int,
+    "batch_size": int,
+    "learning_rate": (int, float),
+    "optimizer": str,
+    "hidden": str,
+    "dropout": (int, float),
+    "weight_decay": (int, float),
+    "flip": bool,
+    "seed": int,
+    "size": int,
+}
+
+MOST_UNITS = 2**31  # of a hidden layer; beyond that even the shapes of weights overflow
 
 # What an option is called in a classifier's constructor.
 ARGUMENTS = {
@@ -140,6 +159,9 @@ def _loaded(asked: Mapping[str, Any], where: Console) -> Dataset:
 def _as_it_began(folder: RunFolder, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
     """What the run in the folder was asked for; what is asked for now must agree with it."""
     began = folder.asked()
+    for name, value in began.items():
+        if not isinstance(value, KINDS.get(name, ())) or (isinstance(value, bool) and KINDS[name] is not bool):
+            raise DataError(f"{folder.path / ASKED}: {name} is {value!r}: nabi train did not write that")
     if not resume:
         raise SettingError(HAS_A_RUN.format(folder.path))
     for name, value in asked.items():
@@ -157,6 +179,10 @@ def _classifier(asked: Mapping[str, Any]) -> NetworkClassifier:
             arguments["hidden_layer_sizes"] = tuple(int(units) for units in asked["hidden"].split(","))
         except ValueError:
             raise SettingError(f"--hidden {asked['hidden']!r}: it must be whole numbers, such as 512,256") from None
+        if max(arguments["hidden_layer_sizes"]) > MOST_UNITS:
+            raise SettingError(f"--hidden {asked['hidden']}: a layer has {MOST_UNITS:,} units at most")
+    if not 0 <= asked["seed"] < 2**63:
+        raise SettingError(f"--seed {asked['seed']}: it must lie between 0 and 2**63 - 1")
     known = inspect.signature(kind).parameters
     for name in asked:
         if name in ARGUMENTS and ARGUMENTS[name] not in known:
