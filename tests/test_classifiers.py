@@ -4,6 +4,7 @@ import inspect
 import pickle
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -174,6 +175,7 @@ WRONG = {
     "max_iter": 1.5,
     "random_state": -1,
     "engine": "gpu",
+    "flip": "no",
 }
 
 
@@ -332,6 +334,31 @@ def header_of(**changes):
         {"arguments": {"nothing": 1}},
         {"arguments": {"loss": "l1"}},
         {"arguments": [1]},
+        {"arguments": {"loss": []}},
+        {"arguments": {"engine": {}}},
+        {"arguments": {"engine": "abacus"}},
+        {"arguments": {"flip": "no"}},
+        {"arguments": {"flip": 1}},
+        {"arguments": {"alpha": 10**400}},
+        {"arguments": {"x" * 10**6: 1}},
+        {"classifier": "mlp", "arguments": {"activation": {}}},
+        {"classifier": "mlp", "arguments": {"dropout": False}},
+        {"classifier": "mlp", "arguments": {"hidden_layer_sizes": [20000, 5000]}},
+        {"classifier": "mlp", "arguments": {"hidden_layer_sizes": [1] * 20000}},
+        {"classifier": "three-layer", "arguments": {"hidden_layer_sizes": [20000, 5000]}},
+        {"classifier": "convnet", "arguments": {"channels": [20000]}, "input_shape": [9, 9, 1000]},
+        {"input_shape": [100000, 1000, 3]},
+        {"classes": "ab"},
+        {"classes": ["b", "a"]},
+        {"classes": ["a", "a"]},
+        {"classes": ["a", "a\0"]},
+        {"classes": [{}, []], "classes_dtype": "|O"},
+        {"classes": [1, 2]},
+        {"classes": [1, "a"], "classes_dtype": "|O"},
+        {"classes": [1.5, 2.5], "classes_dtype": "<i8"},
+        {"classes": [1, 300], "classes_dtype": "|u1"},
+        {"classes_dtype": "(1000000,)f8"},
+        {"classes_dtype": ["<U1"]},
         {"classes": ["a"]},
         {"classes": [["a"], ["b"]]},
         {"classes_dtype": "V8"},
@@ -345,7 +372,7 @@ def header_of(**changes):
         {"input_dtype": "float64"},
         {"input_dtype": ...},
     ],
-    ids=str,
+    ids=lambda changes: str(changes)[:80],
 )
 def test_a_header_that_makes_no_sense_is_refused_in_one_line(tmp_path, changes) -> None:
     path = tmp_path / "model.safetensors"
@@ -353,9 +380,43 @@ def test_a_header_that_makes_no_sense_is_refused_in_one_line(tmp_path, changes) 
     container.write(path, good._arrays(), header_of())
     load(path)
     container.write(path, good._arrays(), header_of(**changes))
-    with pytest.raises(ModelFileError, match=str(path)) as caught:
-        load(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError, match=str(path)) as caught:
+            load(path)
+        assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    finally:
+        tracemalloc.stop()
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_the_width_of_class_names_is_their_own_whatever_the_header_claims(tmp_path) -> None:
+    path = tmp_path / "model.safetensors"
+    good = LinearClassifier(max_iter=1).fit([[0.0, 1.0], [1.0, 0.0]], ["a", "b"])
+    container.write(path, good._arrays(), header_of(classes_dtype="<U100000000"))
+    assert load(path).classes_.dtype == "<U1"
+
+
+@pytest.mark.parametrize(
+    "labels", [[False, True], [3, 250], np.uint8([3, 250]), np.float32([0, 1]), np.array(["a", "bc"], object)], ids=repr
+)
+def test_classes_of_every_kind_come_back(tmp_path, labels) -> None:
+    path = tmp_path / "model.safetensors"
+    saved = LinearClassifier(max_iter=1).fit([[0.0, 1.0], [1.0, 0.0]], labels)
+    saved.save(path)
+    assert load(path).classes_.dtype == saved.classes_.dtype
+    assert load(path).classes_.tolist() == saved.classes_.tolist()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value) -> None:
+    path = tmp_path / "model.safetensors"
+    arrays = LinearClassifier(max_iter=1).fit([[0.0, 1.0], [1.0, 0.0]], ["a", "b"])._arrays()
+    arrays["linear.weight"][0, 1] = value
+    container.write(path, arrays, header_of())
+    with pytest.raises(ModelFileError, match=r"'linear\.weight' holds an infinity or a NaN"):
+        load(path)
 
 
 def test_arrays_that_do_not_fit_are_refused(tmp_path) -> None:

@@ -7,7 +7,10 @@ would be answered without complaint, and wrongly.
 
 import inspect
 import itertools
+import math
 import os
+import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -200,16 +203,14 @@ def rebuild(classifier: type[Classifier], arrays: Arrays, header: Mapping[str, A
         arguments = {name: _tuples(value) for name, value in header["arguments"].items()}
         known = set(inspect.signature(classifier).parameters)
         if not known >= set(arguments):
-            raise ModelFileError(f"unknown argument {min(set(arguments) - known)!r}: of a newer nabi?")
+            raise ModelFileError(f"unknown argument {reprlib.repr(min(set(arguments) - known))}: of a newer nabi?")
         made = classifier(**arguments)
-        made.classes_ = np.array(header["classes"], dtype=header["classes_dtype"])
+        made.classes_ = _classes(header["classes"], header["classes_dtype"])
         shape = tuple(header["input_shape"])
-        if made.classes_.dtype.kind not in "biufUO" or made.classes_.ndim != 1 or len(made.classes_) < 2:
-            raise ModelFileError("its classes are not a list of names or numbers")
         if len(shape) not in (1, 3) or not all(type(length) is int and length > 0 for length in shape):
-            raise ModelFileError(f"inputs of the impossible shape {shape}")
+            raise ModelFileError(f"inputs of the impossible shape {reprlib.repr(shape)}")
         if header["input_dtype"] not in ("uint8", "float32"):
-            raise ModelFileError(f"inputs of the unknown kind {header['input_dtype']!r}")
+            raise ModelFileError(f"inputs of the unknown kind {reprlib.repr(header['input_dtype'])}")
         made.input_shape_, made.input_dtype_ = shape, np.dtype(header["input_dtype"])
         made.n_features_in_ = shape[0]
         made._restore(arrays)
@@ -217,9 +218,28 @@ def rebuild(classifier: type[Classifier], arrays: Arrays, header: Mapping[str, A
         raise ModelFileError(f"its header lacks {error}") from None
     except NabiError as error:
         raise ModelFileError(str(error)) from None
-    except (TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, MemoryError) as error:
         raise ModelFileError(f"its header makes no sense: {error or type(error).__name__}") from None
     return made
+
+
+def _classes(names: Any, dtype: Any) -> NDArray[Any]:
+    """The classes that a header names. How wide their dtype is follows from the names, whatever it claims."""
+    if (
+        not isinstance(names, list)
+        or len(names) < 2
+        or not all(type(name) in (str, int, float, bool) for name in names)
+    ):
+        raise ModelFileError("its classes are not a list of names or numbers")
+    if not isinstance(dtype, str) or not re.fullmatch("[<>=|]?([biuf][0-9]{1,2}|U[0-9]*|O)", dtype):
+        raise ModelFileError(f"classes of the unknown kind {reprlib.repr(dtype)}")
+    classes = np.array(names, np.str_ if "U" in dtype else dtype)
+    # What does not come back as it was given is of another kind than the dtype says.
+    if classes.tolist() != names or not np.array_equal(np.unique(classes), classes):
+        raise ModelFileError("its classes are not in order, each once and of the kind that it names")
+    if not all(math.isfinite(name) for name in names if not isinstance(name, str)):
+        raise ModelFileError("one of its classes is an infinity or a NaN")
+    return classes
 
 
 # allow_nd: pictures have four axes. Which shapes and kinds there are is checked here, in words of our own.

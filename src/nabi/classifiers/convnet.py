@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from nabi import models
-from nabi.classifiers.network import NetworkClassifier, check_sizes
+from nabi.classifiers.network import NetworkClassifier, check_sizes, dense_weights
 from nabi.classifiers.registry import register
 
 
@@ -63,6 +63,10 @@ class ConvNetClassifier(NetworkClassifier):
 
     def _network(self, seed: int) -> Any:
         return models.convnet(self.input_shape_, len(self.classes_), channels=tuple(self.channels), seed=seed)
+
+    def _weight_count(self) -> int:
+        widths = (self.input_shape_[-1], *self.channels)
+        return 9 * dense_weights(*widths) + dense_weights(widths[-1], len(self.classes_))
 
     def check_settings(self) -> None:
         super().check_settings()

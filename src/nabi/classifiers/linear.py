@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nabi import models
-from nabi.classifiers.network import NetworkClassifier
+from nabi.classifiers.network import NetworkClassifier, dense_weights
 from nabi.classifiers.registry import register
 
 
@@ -90,3 +90,6 @@ class LinearClassifier(NetworkClassifier):
         # Nothing has to break a symmetry here, and random weights would stay in the templates as noise.
         model.linear.weight.assign(np.zeros(model.linear.weight.shape, np.float32))
         return model
+
+    def _weight_count(self) -> int:
+        return dense_weights(math.prod(self.input_shape_), len(self.classes_))

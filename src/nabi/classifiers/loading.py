@@ -43,4 +43,5 @@ def load(path: str | os.PathLike[str]) -> Any:
     try:
         return rebuild(registered(str(name)), arrays, header)
     except (ModelFileError, SettingError) as error:
-        raise ModelFileError(f"{path}: {error}") from None
+        # In one line, and not a long one: what a header holds may be megabytes.
+        raise ModelFileError(f"{path}: {' '.join(str(error).split())[:300]}") from None

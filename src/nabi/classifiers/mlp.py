@@ -1,10 +1,11 @@
 """The multilayer perceptron."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from nabi import models, nn
-from nabi.classifiers.network import NetworkClassifier, check_sizes
+from nabi.classifiers.network import NetworkClassifier, check_sizes, dense_weights, one_of
 from nabi.classifiers.registry import register
 from nabi.errors import SettingError
 
@@ -80,10 +81,12 @@ class MLPClassifier(NetworkClassifier):
             seed=seed,
         )
 
+    def _weight_count(self) -> int:
+        return dense_weights(math.prod(self.input_shape_), *self.hidden_layer_sizes, len(self.classes_))
+
     def check_settings(self) -> None:
         super().check_settings()
         check_sizes("hidden_layer_sizes", self.hidden_layer_sizes)
-        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
             raise SettingError(f"dropout is {self.dropout!r}: it must be 0 or more, and less than 1")
-        if self.activation not in nn.ACTIVATIONS:
-            raise SettingError(f"activation {self.activation!r} is not one of {', '.join(nn.ACTIVATIONS)}")
+        one_of("activation", self.activation, nn.ACTIVATIONS)

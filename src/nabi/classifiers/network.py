@@ -1,7 +1,8 @@
 """Classifiers that are trained by gradient descent: what they have in common."""
 
-import math
+import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, Self
@@ -15,7 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 from nabi import nn, optim
 from nabi._compile import compile
 from nabi.classifiers.base import Arrays, Classifier, plain
-from nabi.errors import SettingError
+from nabi.engines import ENGINES
+from nabi.errors import ModelFileError, SettingError
 from nabi.losses import LOSSES
 from nabi.optim import OPTIMIZERS
 from nabi.training import EpochEnded, Event, Started, batch_bounds, fit
@@ -26,6 +28,8 @@ SCHEDULES: dict[str, Callable[[float, int], optim.Schedule]] = {
     "one-cycle": optim.one_cycle,
 }
 """How the learning rate goes over a run of so many steps, by the names that people choose it by."""
+
+MAX_LAYERS = 1000
 
 _MOMENTUM = {"sgd": {"momentum": 0.9, "nesterov": True}}
 
@@ -74,6 +78,10 @@ class NetworkClassifier(Classifier):
 
     def _network(self, seed: int) -> Any:
         """The network, untrained, for ``input_shape_`` and ``classes_``; its first layer is called standardize."""
+        raise NotImplementedError
+
+    def _weight_count(self) -> int:
+        """How many numbers the weights of all layers hold (biases apart), known without building the network."""
         raise NotImplementedError
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, validation: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
@@ -148,7 +156,7 @@ class NetworkClassifier(Classifier):
             batch_size=batch_size,
             schedule=SCHEDULES[self.schedule](rate, epochs * steps),
             seed=seed,
-            flip=self.flip,
+            flip=bool(self.flip),
             checkpoint=checkpoint,
             about={"model": self.registered_name, **settings, **(about or {})},
             stop=stop,
@@ -212,6 +220,13 @@ class NetworkClassifier(Classifier):
 
     def _restore(self, arrays: Arrays) -> None:
         self.check_settings()
+        # Before anything is built: a few letters in a header can ask for more memory than there is.
+        needed, held = self._weight_count(), sum(array.size for array in arrays.values())
+        if needed > held:
+            raise ModelFileError(f"its arguments ask for {needed:,} weights, and its arrays hold {held:,} numbers")
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise ModelFileError(f"{name!r} holds an infinity or a NaN")
         self.model_ = self._network(seed=0)
         nn.load_tensors(self.model_, arrays)
         self._prepare()
@@ -234,9 +249,12 @@ class NetworkClassifier(Classifier):
 
     def check_settings(self) -> None:
         """Raise SettingError where a constructor argument has a value that it cannot have."""
-        _one_of("loss", self.loss, LOSSES)
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("schedule", self.schedule, SCHEDULES)
+        one_of("loss", self.loss, LOSSES)
+        one_of("optimizer", self.optimizer, OPTIMIZERS)
+        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("engine", self.engine, {"auto": None} | ENGINES)
+        if not isinstance(self.flip, bool | np.bool_):
+            raise SettingError(f"flip is {self.flip!r}: it must be True or False")
         _number("alpha", self.alpha, least=0)
         _whole("batch_size", self.batch_size)
         if self.learning_rate != "auto":
@@ -287,7 +305,8 @@ def statistics(images: NDArray[Any], axes: tuple[int, ...] | None) -> tuple[NDAr
     return mean / scale, np.where(deviation > 0, deviation / scale, 1.0)
 
 
-def _one_of(name: str, value: Any, known: Mapping[str, Any]) -> None:
+def one_of(name: str, value: Any, known: Mapping[str, Any]) -> None:
+    """Raise SettingError unless ``value`` is a key of ``known``."""
     if not isinstance(value, str) or value not in known:
         raise SettingError(f"{name} {value!r} is not one of {', '.join(known)}")
 
@@ -298,8 +317,21 @@ def check_sizes(name: str, value: Any, count: int | None = None) -> None:
         raise SettingError(f"{name} is {value!r}: it must be a sequence of whole numbers")
     if count is not None and len(value) != count:
         raise SettingError(f"{name} is {value!r}: there must be {count} of them")
+    if len(value) > MAX_LAYERS:
+        raise SettingError(f"{name} holds {len(value):,} sizes: there may be {MAX_LAYERS:,}")
     for size in value:
         _whole(name, size)
+
+
+def dense_weights(*widths: int) -> int:
+    """How many weights there are between fully connected layers of these widths.
+
+    Examples
+    --------
+    >>> dense_weights(64, 16, 10)
+    1184
+    """
+    return sum(inputs * outputs for inputs, outputs in itertools.pairwise(widths))
 
 
 def _whole(name: str, value: Any) -> None:
@@ -311,8 +343,8 @@ def _number(name: str, value: Any, *, least: float | None = None, above: float |
     bound = f"above {above}" if above is not None else f"{least} or more"
     if (
         isinstance(value, bool)
-        or not isinstance(value, int | float | np.number)
-        or not math.isfinite(value)
+        or not isinstance(value, int | float | np.integer | np.floating)
+        or not -sys.float_info.max <= value <= sys.float_info.max  # nor is NaN
         or (value <= above if above is not None else value < (least or 0))
     ):
         raise SettingError(f"{name} is {value!r}: it must be a number {bound}")
