@@ -381,6 +381,29 @@ def test_a_tar_member_that_claims_to_be_huge_is_named_and_not_read(tmp_path):
         found(tmp_path / "x.tar")  # and what it claims is not there
 
 
+def records(names) -> bytes:
+    return b"".join(b"%d %s=x\n" % (len(name) + 6, name) for name in names)
+
+
+def global_header(content: bytes) -> bytes:
+    return header(type=tarfile.XGLTYPE, size=len(content)) + content.ljust(-(-len(content) // 512) * 512, b"\0")
+
+
+def test_global_headers_of_a_tar_are_few(tmp_path):
+    names = [b"k%06d" % number for number in range(1200)]
+    member = header(size=3) + b"abc".ljust(512, b"\0")
+    some = b"".join(global_header(records(names[start : start + 400])) for start in (0, 400))
+    more = global_header(records(names[800:]))
+    (tmp_path / "x.tar").write_bytes(some + member + bytes(1024))
+    assert found(tmp_path / "x.tar") == {"a/1": b"abc"}
+    (tmp_path / "x.tar").write_bytes(some + more + member + bytes(1024))
+    with pytest.raises(FormatError, match="more than 1000 records"):
+        found(tmp_path / "x.tar")
+    (tmp_path / "x.tar").write_bytes(global_header(records(names * 5)) + member + bytes(1024))
+    with pytest.raises(FormatError, match="a header of 78000 bytes"):
+        found(tmp_path / "x.tar")
+
+
 @pytest.mark.parametrize("size", [b"-512", b"-1024", b"1000000000000", b"9" * 30])
 def test_a_tar_member_whose_size_is_written_anew(tmp_path, size):
     """An extended header comes before the member's own, which was harmless when it was checked."""

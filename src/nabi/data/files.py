@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from nabi.errors import DataError, FormatError
 
@@ -32,6 +32,8 @@ MAX_UNPACKED_ANYWAY = 64 * MEBIBYTE
 MAX_FILE = 256 * MEBIBYTE
 MAX_MEMBERS = 5_000_000
 MAX_HEADER = MEBIBYTE
+MAX_GLOBAL_HEADER = 64 << 10
+MAX_GLOBAL_RECORDS = 1000  # in all: tarfile copies them for every member that follows
 MAX_XZ_MEMORY = 256 * MEBIBYTE
 
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -327,9 +329,16 @@ class _TarMember(tarfile.TarInfo):
             tarfile.GNUTYPE_LONGNAME,
             tarfile.GNUTYPE_LONGLINK,
         )
-        if member.size < 0 or (extension and member.size > MAX_HEADER):
+        most = MAX_GLOBAL_HEADER if member.type == tarfile.XGLTYPE else MAX_HEADER
+        if member.size < 0 or (extension and member.size > most):
             raise FormatError(f"a header of {member.size} bytes")
         return member
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        if len(tarfile.pax_headers) > MAX_GLOBAL_RECORDS:
+            raise FormatError(f"more than {MAX_GLOBAL_RECORDS} records in its global headers")
+        return super().fromtarfile(tarfile)
 
 
 def _tar_members(file: IO[bytes], path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[Member, int]]:
