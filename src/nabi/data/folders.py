@@ -20,7 +20,7 @@ from nabi.data.splits import content_key
 from nabi.errors import DataError
 
 DEFAULT_SIZE: Size = (32, 32)
-MAX_IN_MEMORY = 256 << 20  # of decoded pictures, before they go to a temporary file
+MAX_IN_MEMORY = 128 << 20  # of decoded pictures, before they go to a temporary file
 MAX_AHEAD = 128 << 20  # of decoded pictures that wait for their turn, and of files that wait to be decoded
 GROUP = 512 << 10  # of decoded pictures that are handed on together
 FORMAT = 1  # of what is cached: to be raised when decoding changes
