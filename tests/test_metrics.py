@@ -1,5 +1,7 @@
 """Metrics against scikit-learn, published values and their own definitions."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -113,6 +115,7 @@ def test_calibration_error_takes_the_rounding_of_float32():
         (lambda: metrics.accuracy(["cat"], ["cat"]), DTypeError, "integers, not <U3"),
         (lambda: metrics.confusion_matrix([0, 3], [0, 0], 3), DataError, "the label 3 is none of the 3 classes"),
         (lambda: metrics.confusion_matrix([0, 0], [0, -1], 3), DataError, "the prediction -1 is none"),
+        (lambda: metrics.per_class([0, 3], [0, 0], 3), DataError, "per_class: the label 3 is none of the 3 classes"),
         (lambda: metrics.expected_calibration_error([0.5], [0]), ShapeError, r"\(1,\) and labels \(1,\)"),
         (lambda: metrics.expected_calibration_error([[0.5]], [0, 1]), ShapeError, r"labels \(2,\)"),
         (lambda: metrics.expected_calibration_error(np.zeros((0, 3)), []), DataError, "no predictions"),
@@ -129,3 +132,14 @@ def test_what_is_refused(call, error, says):
 def test_no_pictures_of_no_class():
     assert metrics.confusion_matrix([], [], 2).tolist() == [[0, 0], [0, 0]]
     assert metrics.per_class([], [], 2)["f1"].tolist() == [0, 0]
+
+
+def test_memory_of_per_class_grows_with_the_classes_and_not_with_their_square():
+    tracemalloc.start()
+    try:
+        found = metrics.per_class([0, 99_999, 5], [0, 99_999, 6], 100_000)
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert found["support"].nonzero()[0].tolist() == [0, 5, 99_999]
+    assert found["recall"].nonzero()[0].tolist() == [0, 99_999]

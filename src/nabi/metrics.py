@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from nabi.errors import DataError, DTypeError, SettingError, ShapeError
 
+MAX_CONFUSION_CLASSES = 1_000
+"""Of how many classes a confusion matrix, which grows with their square, is still worth its memory and a look."""
+
 
 class PerClass(TypedDict):
     """What `per_class` gives: one number a class, each an array (K,)."""
@@ -126,12 +129,8 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, n_classes: int) 
            [0, 1, 0],
            [0, 0, 1]])
     """
-    labels, predictions = _pair(labels, predictions)
-    for name, values in (("label", labels), ("prediction", predictions)):
-        outside = values[(values < 0) | (values >= n_classes)]
-        if outside.size:
-            raise DataError(f"confusion_matrix: the {name} {outside[0]} is none of the {n_classes} classes from 0")
-    cells = labels.astype(np.int64) * n_classes + predictions.astype(np.int64)
+    labels, predictions = _pair_within("confusion_matrix", labels, predictions, n_classes)
+    cells = labels * n_classes + predictions
     return np.bincount(cells, minlength=n_classes * n_classes).reshape(n_classes, n_classes).astype(np.int64)
 
 
@@ -164,8 +163,12 @@ def per_class(labels: ArrayLike, predictions: ArrayLike, n_classes: int) -> PerC
     >>> scores["precision"].round(3).tolist(), scores["recall"].tolist(), scores["f1"].round(3).tolist()
     ([1.0, 0.667], [0.5, 1.0], [0.667, 0.8])
     """
-    matrix = confusion_matrix(labels, predictions, n_classes)
-    right, predicted, support = matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)
+    labels, predictions = _pair_within("per_class", labels, predictions, n_classes)
+    # Counted class by class: with many classes there is no room for a matrix.
+    right, predicted, support = (
+        np.bincount(of, minlength=n_classes).astype(np.int64)
+        for of in (labels[labels == predictions], predictions, labels)
+    )
     return {
         "precision": right / np.maximum(predicted, 1),
         "recall": right / np.maximum(support, 1),
@@ -242,3 +245,14 @@ def _pair(labels: ArrayLike, predictions: ArrayLike) -> tuple[NDArray[Any], NDAr
     if labels.ndim != 1 or labels.shape != predictions.shape:
         raise ShapeError(f"labels {labels.shape} and predictions {predictions.shape}; both must be (N,)")
     return labels, predictions
+
+
+def _pair_within(
+    function: str, labels: ArrayLike, predictions: ArrayLike, n_classes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    labels, predictions = _pair(labels, predictions)
+    for name, values in (("label", labels), ("prediction", predictions)):
+        outside = values[(values < 0) | (values >= n_classes)]
+        if outside.size:
+            raise DataError(f"{function}: the {name} {outside[0]} is none of the {n_classes} classes from 0")
+    return labels.astype(np.int64), predictions.astype(np.int64)
