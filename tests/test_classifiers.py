@@ -353,6 +353,7 @@ def header_of(**changes):
         {"classes": ["a", "a"]},
         {"classes": ["a", "a\0"]},
         {"classes": [{}, []], "classes_dtype": "|O"},
+        {"classes": ["a" * 10**6, *map("{:05}".format, range(100))]},
         {"classes": [1, 2]},
         {"classes": [1, "a"], "classes_dtype": "|O"},
         {"classes": [1.5, 2.5], "classes_dtype": "<i8"},

@@ -26,6 +26,8 @@ from nabi.training import batch_bounds, evaluation_batch
 
 Arrays = dict[str, NDArray[Any]]
 
+MAX_LETTERS = 2**24  # that the names of classes may have in a model file, all counted as long as the longest
+
 
 class Classifier(ClassifierMixin, BaseEstimator):
     """An image classifier as a scikit-learn estimator.
@@ -233,6 +235,8 @@ def _classes(names: Any, dtype: Any) -> NDArray[Any]:
         raise ModelFileError("its classes are not a list of names or numbers")
     if not isinstance(dtype, str) or not re.fullmatch("[<>=|]?([biuf][0-9]{1,2}|U[0-9]*|O)", dtype):
         raise ModelFileError(f"classes of the unknown kind {reprlib.repr(dtype)}")
+    if "U" in dtype and len(names) * max(len(str(name)) for name in names) > MAX_LETTERS:
+        raise ModelFileError(f"{len(names):,} class names, as wide as the longest, are too much")
     classes = np.array(names, np.str_ if "U" in dtype else dtype)
     # What does not come back as it was given is of another kind than the dtype says.
     if classes.tolist() != names or not np.array_equal(np.unique(classes), classes):
