@@ -349,3 +349,10 @@ def test_flip_mirrors_about_half_of_the_pictures_and_leaves_the_data_alone() -> 
     assert np.array_equal(images, kept)
     assert 150 < (flipped[:, 0, 1, 0] == 255).sum() < 250
     assert (flipped.sum(axis=(1, 2, 3)) == 255).all()
+
+
+@pytest.mark.parametrize("shape", [(N, 16), (N, 4, 4)])
+def test_what_is_no_picture_cannot_be_flipped(shape) -> None:
+    images, labels = pictures()
+    with pytest.raises(SettingError, match=r"flip: only pictures .* not inputs \(70, "):
+        list(run(*made(), train=(images.reshape(shape), labels)))

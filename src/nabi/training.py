@@ -157,13 +157,15 @@ def fit(
     NonFiniteError
         The loss, or a weight, is infinite or not a number: names epoch, step and the first node that was.
     SettingError, ModelFileError
-        The checkpoint is of another run, or is none.
+        The checkpoint is of another run, or is none; inputs to flip that are no pictures.
     DataError
         There are no training pictures.
     """
     images, labels = train
     if not len(images):
         raise DataError("there are no pictures to train on")
+    if flip and images.ndim != 4:
+        raise SettingError(f"flip: only pictures (N, H, W, C) have a mirror image, not inputs {images.shape}")
     state = {"model": model, "optimizer": optimizer}
     settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "flip": flip, **(about or {})}
     bounds = batch_bounds(len(images), batch_size)
