@@ -101,6 +101,42 @@ def test_the_second_address_serves_when_the_first_does_not(server, declare):
     assert len(data.load("tiny").train) == 12
 
 
+def test_the_second_address_serves_when_the_first_gives_a_page(server, declare):
+    folder, address, _ = server
+    write_tree(folder, PAIRS | {f"page/{name}": b"<html>Gone" for name in PAIRS})
+    declare("tiny", published(PAIRS, address + "page/", address))
+    assert len(data.load("tiny").train) == 12
+
+
+def test_a_server_may_send_many_small_pieces(declare):
+    """Of 10 bytes, so that there are many."""
+    content = os.urandom(5000)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            pieces = [content[start : start + 10] for start in range(0, len(content), 10)]
+            self.wfile.write(b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""]))
+
+        def log_message(self, *arguments):
+            pass
+
+    heard = []
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request, daemon=True)
+        thread.start()
+        files = published({"x": content}, f"http://127.0.0.1:{server.server_address[1]}/")
+        (path,) = official.download("tiny", files, lambda done, total: heard.append((done, total)))
+        thread.join()
+    assert path.read_bytes() == content
+    assert heard[-1] == (5000, 5000)
+    assert heard == sorted(set(heard))
+
+
 def test_what_is_not_the_official_file_is_not_kept(server, declare):
     folder, address, _ = server
     write_tree(folder, {name: content[:-1] + b"!" for name, content in PAIRS.items()})

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nabi.data import cache
 from nabi.data.files import open_regular, unpacked
@@ -73,7 +73,7 @@ def download(set_name: str, files: tuple[File, ...], progress: Progress | None =
     DownloadError
         If none of the addresses gives it.
     ChecksumError
-        If what came is something else.
+        If none does, and what came from one of them is something else.
     """
     try:
         folder = cache.private_folder("downloads") / set_name
@@ -92,43 +92,49 @@ def _fetch(file: File, folder: Path, progress: Progress | None) -> Path:
     get_logger().setLevel("CRITICAL")
     if not cache.has_room(file.size):
         raise DownloadError(f"{file.name}: no room for {file.size >> 20} MiB in {folder}")
-    problem = ""
+    over_http: Any = HTTPDownloader(chunk_size=CHUNK, timeout=30)  # type: ignore[no-untyped-call]
+
+    # pooch's own type for it is that of a method with other names
+    def fetch(url: str, place: str, pooch: Any) -> None:
+        with Path(place).open("wb") as opened:
+            over_http(url, _Metered(opened, file, progress), pooch)
+
+    problem = wrong = ""
     for address in file.addresses:
-        fetch: Any = HTTPDownloader(_Meter(progress, file), CHUNK, timeout=30)  # type: ignore[no-untyped-call]
         try:
-            return Path(retrieve(address + file.name, f"md5:{file.md5}", file.name, folder, downloader=fetch))
+            got = retrieve(address + file.name, f"md5:{file.md5}", file.name, folder, downloader=fetch)  # type: ignore[arg-type]
+            return Path(got)
         except ValueError:
-            raise ChecksumError(f"{address}{file.name}: what came is not the official file (its MD5 differs)") from None
+            wrong = wrong or address
         except (requests.RequestException, OSError) as error:
             problem = problem or error.strerror or type(error).__name__
+    if wrong:
+        raise ChecksumError(f"{wrong}{file.name}: what came is not the official file (its MD5 differs)")
     raise DownloadError(
         f"{file.addresses[0]}{file.name} could not be downloaded ({problem}): "
         "fetch it by other means and name its folder in NABI_DATA"
     )
 
 
-class _Meter:
-    """What pooch takes for a progress bar: it tells ``progress`` the bytes so far and the file's size.
+class _Metered:
+    """A file to write to that tells ``progress`` the bytes so far and refuses more than there should be.
 
-    pooch counts in whole chunks and once more at the end.
+    pooch's progress bar would not do: it counts in chunks, however small those are that come.
     """
 
-    def __init__(self, progress: Progress | None, file: File) -> None:
-        self.progress, self.file = progress, file
-        self.total = self.done = 0
+    def __init__(self, opened: IO[bytes], file: File, progress: Progress | None) -> None:
+        self.opened, self.file, self.progress, self.done = opened, file, progress, 0
 
-    def update(self, count: int) -> None:
-        self.done += count
-        if self.done > self.file.size + CHUNK:
+    def write(self, content: bytes) -> int:
+        self.done += len(content)
+        if self.done > self.file.size:
             raise OSError(errno.EFBIG, "more bytes came than the file has")
         if self.progress is not None:
-            self.progress(min(self.done, self.file.size), self.file.size)
+            self.progress(self.done, self.file.size)
+        return self.opened.write(content)
 
-    def reset(self) -> None:
-        self.done = 0
-
-    def close(self) -> None:
-        pass
+    def flush(self) -> None:
+        self.opened.flush()
 
 
 def _places(set_name: str) -> list[Path]:
