@@ -111,8 +111,9 @@ def test_every_model_trains_on_a_folder(folder: Path, capsys: pytest.CaptureFixt
         assert main(["train", str(folder), "--model", model, "--epochs", "2", "--loss", "hinge"]) == 0
         out, err = capsys.readouterr()
         assert "shades: 28 pictures of 3 classes to train on, 6 for validation, 6 for the test" in out
-        assert err.startswith("nabi: skipped dark/broken.png: ")
-        assert len(err.splitlines()) == 1
+        skipped, without = err.splitlines()
+        assert skipped.startswith("nabi: skipped dark/broken.png: ")
+        assert without == "nabi: classes without pictures: empty"
     assert sorted(path.name for path in Path("runs").iterdir()) == [f"shades-{n}" for n in (1, 2, 3, 4)]
     metrics = json.loads(Path("runs/shades-4/metrics.json").read_text())
     assert metrics["test_classes"] == ["dark", "hell 밝은"]
@@ -476,6 +477,48 @@ def test_training_goes_on_when_nobody_reads(trained: Path) -> None:
     assert run.wait() == 0
     assert {path.name for path in Path("run").iterdir()} == RESULTS
     assert weights(Path("run/model.safetensors")) == weights(trained / "model.safetensors")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii"])
+def test_any_name_can_be_printed(trained: Path, digits: Path, encoding: str) -> None:
+    names = [b"\xff.png", b"red \x1b[31m.png", "밝은 é.png".encode()]
+    Path("pictures").mkdir()
+    for name in names:
+        shutil.copy(next(digits.glob("*.png")), Path("pictures", os.fsdecode(name)))
+    Path(os.fsdecode(b"pictures/\xfe\n.txt")).write_text("not a picture")
+
+    def predict(*options: str) -> tuple[str, str]:
+        arguments = ["predict", str(trained / "model.safetensors"), "pictures", *options]
+        run = process(*arguments, env={"PYTHONIOENCODING": encoding})
+        out, err = run.communicate(timeout=60)
+        assert run.returncode == 0
+        return out, err
+
+    out, err = predict()
+    assert len(out.splitlines()) == 3
+    assert "\x1b" not in out
+    assert r"pictures/\udcff.png  " in out
+    assert r"pictures/red \x1b[31m.png  " in out
+    assert err == "nabi: skipped pictures/\\udcfe\\n.txt: not a picture of a known format\n"
+    found = [os.fsencode(Path(answer["path"]).name) for answer in json.loads(predict("--json")[0])]
+    assert sorted(found) == sorted(names)
+    assert len(predict("--csv")[0].splitlines()) == 1 + 3 * 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
+def test_names_that_are_not_utf8_are_refused_before_training(folder: Path, capsys) -> None:
+    shutil.copytree(folder, "data")
+    Path("data/dark").rename(os.fsdecode(b"data/d\xe4rk"))
+    for options in ([], ["--out", "run"]):
+        assert main(["train", "data", *options]) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.endswith(r"data: the class d\udce4rk has a name that is not UTF-8: rename its folder")
+    Path("data").rename(os.fsdecode(b"d\xe4ta"))
+    assert main(["train", os.fsdecode(b"d\xe4ta")]) == 2
+    assert "is not UTF-8" in capsys.readouterr().err
+    assert not Path("runs").exists()
+    assert not Path("run").exists()
 
 
 # --- every bad input ends in one line ---

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from nabi import __version__
+from nabi.cli.characters import printable, take_any_name
 from nabi.errors import NabiError
 
 COMMANDS = {
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         By default those that the process was given.
     """
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    take_any_name()
     try:
         code: int = _application(given)(given, prog_name="nabi", standalone_mode=False) or 0
         sys.stdout.flush()  # here, and not at exit, where an error could not be caught
@@ -94,5 +96,5 @@ def _not_asked_for() -> None:
 
 
 def _say(message: str, code: int = 2) -> int:
-    print(f"nabi: {' '.join(message.split())}", file=sys.stderr)
+    print(f"nabi: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from nabi.cli.characters import printable
 from nabi.data import cache as kept
 
 
@@ -18,7 +19,7 @@ def cache(
     entries = kept.entries()
     for entry in entries:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        print(f"{entry.kind}  {_size(entry.size):>9}  {used}  {entry.source}")
+        print(f"{entry.kind}  {_size(entry.size):>9}  {used}  {printable(str(entry.source))}")
     print(f"{_size(sum(entry.size for entry in entries))} in {kept.folder()}; nabi cache --clear removes it")
 
 

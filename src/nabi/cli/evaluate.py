@@ -1,6 +1,5 @@
 """``nabi evaluate``: how good a model is on labelled pictures."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +10,9 @@ from numpy.typing import NDArray
 
 from nabi import data
 from nabi.classifiers import Classifier, load
+from nabi.cli.characters import json_text, printable
 from nabi.cli.results import measure, said
-from nabi.cli.terminal import bar, console
+from nabi.cli.terminal import bar, console, note
 from nabi.data import Dataset, Split
 from nabi.data.decode import grey
 from nabi.data.files import composed
@@ -39,19 +39,19 @@ def evaluate(
         raise ModelFileError(f"{model}: was not trained on pictures, but on {classifier.input_dtype_} rows of numbers")
     dataset = _loaded(source, classifier)
     for name, reason in dataset.skipped:
-        console(stderr=True).print(f"nabi: skipped {name}: {reason}")
+        note(f"skipped {name}: {reason}")
     if not set(map(composed, dataset.classes)) & {composed(str(name)) for name in classifier.classes_}:
         theirs, ours = _few(dataset.classes), _few(classifier.classes_)
         raise DataError(f"{source}: none of its classes ({theirs}) is among the model's ({ours})")
     measured, _ = measure(classifier, dataset, _chosen(dataset, split, source))
     if as_json:
-        print(json.dumps({"data": dataset.name, "split": split, **measured}, ensure_ascii=False, indent=2))
+        print(json_text({"data": dataset.name, "split": split, **measured}, indent=2))
         return
-    print(f"{dataset.name}, {split}: {said(measured)}")
-    width = max(map(len, measured["classes"]))
+    print(f"{printable(dataset.name)}, {split}: {said(measured)}")
+    width = max(len(printable(name)) for name in measured["classes"])
     for name, numbers in measured["per_class"].items():
         print(
-            f"  {name:{width}}  precision {numbers['precision']:.3f}  recall {numbers['recall']:.3f}  "
+            f"  {printable(name):{width}}  precision {numbers['precision']:.3f}  recall {numbers['recall']:.3f}  "
             f"{numbers['support']:,} pictures"
         )
 

@@ -1,6 +1,5 @@
 """``nabi look``: a graph, with every value and every gradient, step by step and as a picture."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from nabi import expressions
 from nabi._tensor import Tensor
+from nabi.cli.characters import json_text
 from nabi.cli.terminal import console
 from nabi.errors import SettingError
 from nabi.graph.mathematics import write_number
@@ -43,7 +43,7 @@ def look(
     view.save(path)
     gradients = _gradients(steps, numbers, result)
     if as_json:
-        print(json.dumps(_as_data(graph, numbers, result, steps, gradients, path), ensure_ascii=False, indent=2))
+        print(json_text(_as_data(graph, numbers, result, steps, gradients, path), indent=2))
         return
     where = console()
     given = ", ".join(f"{name} = {write_number(value)}" for name, value in numbers.items())

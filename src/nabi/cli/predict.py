@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 
 from nabi import data
 from nabi.classifiers import Classifier, load
-from nabi.cli.terminal import console
+from nabi.cli.characters import json_text, printable
+from nabi.cli.terminal import note
 from nabi.errors import DataError, ModelFileError, PictureError, SettingError
 from nabi.training import evaluation_batch
 
@@ -65,17 +65,16 @@ def _answers(classifier: Classifier, paths: list[Path], top: int) -> Iterator[An
 
 
 def _readable(pictures: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    notes = console(stderr=True)
     for path, picture in pictures:
         if isinstance(picture, PictureError):
-            notes.print(f"nabi: skipped {picture}")
+            note(f"skipped {picture}")
         else:
             yield path, picture
 
 
 def _write_text(answers: Iterator[Answer]) -> None:
     for path, best in answers:
-        print(path, *(f"{name} {score:.3f}" for name, score in best), sep="  ")
+        print(printable(path), *(f"{printable(name)} {score:.3f}" for name, score in best), sep="  ")
 
 
 def _write_csv(answers: Iterator[Answer]) -> None:
@@ -89,6 +88,6 @@ def _write_json(answers: Iterator[Answer]) -> None:
     before = "["
     for path, best in answers:
         predictions = [{"class": name, "score": score} for name, score in best]
-        print(before, json.dumps({"path": path, "predictions": predictions}, ensure_ascii=False), sep="\n", end="")
+        print(before, json_text({"path": path, "predictions": predictions}), sep="\n", end="")
         before = ","
     print("\n]")

@@ -9,6 +9,8 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from nabi.cli.characters import printable
+
 SECONDS_BETWEEN_LINES = 10.0
 
 Show = Callable[[str, int, int], None]
@@ -24,6 +26,11 @@ class _Console(Console):
 def console(**options: Any) -> Console:
     """Standard output (``stderr=True``: standard error): words as they are, never cut or coloured by what they say."""
     return _Console(highlight=False, markup=False, emoji=False, soft_wrap=True, **options)
+
+
+def note(message: str) -> None:
+    """One line on standard error."""
+    console(stderr=True).print(f"nabi: {printable(message)}")
 
 
 def silence(stream: IO[str]) -> None:

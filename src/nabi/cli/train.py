@@ -15,9 +15,10 @@ from rich.console import Console
 
 from nabi import data
 from nabi.classifiers import NetworkClassifier, registered, registry
+from nabi.cli.characters import is_text, printable
 from nabi.cli.results import write_measures, write_model
 from nabi.cli.run_folder import ASKED, CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
-from nabi.cli.terminal import bar, console
+from nabi.cli.terminal import bar, console, note
 from nabi.data import Dataset, Split
 from nabi.data.named import NAMED
 from nabi.errors import DataError, NonFiniteError, SettingError
@@ -142,6 +143,8 @@ def _refuse_inside(source: str, target: Path) -> None:
 
 def _loaded(asked: Mapping[str, Any], where: Console) -> Dataset:
     """The data, with all three splits; on standard error, what is amiss with them."""
+    if not is_text(asked["data"]):
+        raise DataError(f"{asked['data']}: a name that is not UTF-8: rename it, or train from elsewhere")
     with bar(where) as show:
         dataset = data.load(
             asked["data"],
@@ -149,7 +152,14 @@ def _loaded(asked: Mapping[str, Any], where: Console) -> Dataset:
             progress=lambda done, total: show(f"reading {asked['data']}", done, total),
         )
     for name, reason in dataset.skipped:
-        console(stderr=True).print(f"nabi: skipped {name}: {reason}")
+        note(f"skipped {name}: {reason}")
+    for name in dataset.classes:
+        if not is_text(name):
+            raise DataError(f"{asked['data']}: the class {name} has a name that is not UTF-8: rename its folder")
+    parts = [part.labels for part in (dataset.train, dataset.validation, dataset.test) if part is not None]
+    counts = np.bincount(np.concatenate(parts), minlength=len(dataset.classes))
+    if not counts.all():
+        note(f"classes without pictures: {', '.join(dataset.classes[label] for label in np.flatnonzero(counts == 0))}")
     dataset = data.complete_splits(dataset)
     if len(np.unique(dataset.train.labels)) < 2:
         raise DataError(f"{asked['data']}: pictures of one class only: there is nothing to tell apart")
@@ -211,7 +221,7 @@ def _run(
     held_out = dataset.validation if dataset.validation is not None and len(dataset.validation) else None
     folder.start(asked)
     where.print(
-        f"{dataset.name}: {len(dataset.train):,} pictures of {len(dataset.classes)} classes to train on, "
+        f"{printable(dataset.name)}: {len(dataset.train):,} pictures of {len(dataset.classes)} classes to train on, "
         f"{len(held_out or ()):,} for validation, {len(dataset.test or ()):,} for the test; writing to {folder.path}"
     )
     with _interruptible() as interrupted:
@@ -240,7 +250,7 @@ def _run(
     if finished.stopped:
         again = f"nabi train --resume --out {shlex.quote(str(folder.path))}"
         whose = f"the weights of epoch {finished.best_epoch}" if finished.best_epoch else "the weights as they were"
-        console(stderr=True).print(f"nabi: stopped; {folder.path / MODEL} has {whose}; to go on: {again}")
+        note(f"stopped; {folder.path / MODEL} has {whose}; to go on: {again}")
         raise typer.Exit(INTERRUPTED)
     where.print(write_measures(classifier, dataset, folder, asked))
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
