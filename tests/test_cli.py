@@ -331,6 +331,17 @@ def test_predict_as_json_and_csv_agree(trained: Path, digits: Path, capsys: pyte
     assert len(answers) == 3
 
 
+def test_predict_says_what_its_numbers_are(trained: Path, digits: Path, capsys) -> None:
+    assert main(["train", "--model", "linear", "--loss", "hinge", "--epochs", "1", "--out", "hinge"]) == 0
+    capsys.readouterr()
+    for run, kind in (trained, "probability"), (Path("hinge"), "score"):
+        assert main(["predict", str(run / "model.safetensors"), str(digits), "--json", "--top", "10"]) == 0
+        answers = json.loads(capsys.readouterr().out)
+        assert {answer["kind"] for answer in answers} == {kind}
+        totals = [sum(best["score"] for best in answer["predictions"]) for answer in answers]
+        assert all(abs(total - 1) < 1e-4 for total in totals) == (kind == "probability")
+
+
 def test_predict_streams(trained: Path, digits: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     model = str(trained / "model.safetensors")
     assert main(["predict", model, str(digits)]) == 0

@@ -4,6 +4,7 @@ import csv
 import itertools
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,8 +31,9 @@ def predict(
 ) -> None:
     """Say what is on pictures: the most likely classes, each with its score.
 
-    A score is a probability where the model was trained with the softmax loss. Files that are no pictures are skipped,
-    and named on standard error.
+    With a model trained with the softmax loss the numbers are probabilities, which add up to 1 over all classes; with
+    others they are scores, of which only the order means something. --json says which, as "kind". Files that are no
+    pictures are skipped, and named on standard error.
     """
     if as_json and as_csv:
         raise SettingError("--json and --csv: choose one")
@@ -43,7 +45,8 @@ def predict(
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
-    write = _write_json if as_json else _write_csv if as_csv else _write_text
+    kind = "probability" if hasattr(classifier, "predict_proba") else "score"
+    write = partial(_write_json, kind) if as_json else _write_csv if as_csv else _write_text
     answers = _answers(classifier, paths, top)
     first = next(answers, None)
     if first is None:
@@ -84,10 +87,10 @@ def _write_csv(answers: Iterator[Answer]) -> None:
         writer.writerows([path, rank, name, score] for rank, (name, score) in enumerate(best, 1))
 
 
-def _write_json(answers: Iterator[Answer]) -> None:
+def _write_json(kind: str, answers: Iterator[Answer]) -> None:
     before = "["
     for path, best in answers:
         predictions = [{"class": name, "score": score} for name, score in best]
-        print(before, json_text({"path": path, "predictions": predictions}), sep="\n", end="")
+        print(before, json_text({"path": path, "kind": kind, "predictions": predictions}), sep="\n", end="")
         before = ","
     print("\n]")
