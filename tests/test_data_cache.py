@@ -64,6 +64,23 @@ def test_the_second_start_decodes_nothing(root, decoded):
     assert not second.train.images.flags.writeable
 
 
+def test_a_folder_whose_maker_was_killed_is_taken_over(home, root, decoded):
+    home.mkdir()
+    (home / "pictures").mkdir(mode=0o700)
+    data.load(root)
+    data.load(root)
+    assert len(decoded) == 8
+    assert len(cache.entries()) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs modes")
+def test_an_empty_folder_that_somebody_made_is_left_alone(home, root):
+    (home / "pictures").mkdir(parents=True)
+    (home / "pictures").chmod(0o755)
+    data.load(root)
+    assert list((home / "pictures").iterdir()) == []
+
+
 def test_an_archive_too(tmp_path, decoded):
     (tmp_path / "pets.tar").write_bytes(tar(pets()))
     same(data.load(tmp_path / "pets.tar"), data.load(tmp_path / "pets.tar"))

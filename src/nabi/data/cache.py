@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -69,6 +70,7 @@ def private_folder(kind: str) -> Path:
     path = root / kind
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
+    if _is_new(path):
         (path / TAG).write_bytes(SIGNATURE)
     status = path.lstat()
     if not _is_ours(path):
@@ -177,6 +179,17 @@ def pack(values: NDArray[Any]) -> str:
 def unpack(text: str, dtype: type[Any]) -> NDArray[Any]:
     """The array that :func:`pack` was given."""
     return np.frombuffer(base64.b85decode(text), np.dtype(dtype).newbyteorder("<")).astype(dtype)
+
+
+def _is_new(path: Path) -> bool:
+    """Whether it is empty and as it is made here: maybe long ago, by a process that was killed before it wrote the tag.
+
+    A folder that somebody made by other means is hardly ever closed to all others.
+    """
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or any(path.iterdir()):
+        return False
+    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o077)
 
 
 def _is_ours(path: Path) -> bool:
