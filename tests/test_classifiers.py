@@ -255,6 +255,29 @@ def test_rows_of_numbers_in_a_cross_validation(name: str) -> None:
     assert made(name, max_iter=1).fit(rows, labels).weight_pictures() is None
 
 
+SIZES = {"mlp": "hidden_layer_sizes", "three-layer": "hidden_layer_sizes", "convnet": "channels"}
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("sizes", [np.array([4, 5]), [np.int64(4), np.uint8(5)]], ids=repr)
+def test_sizes_may_be_numbers_of_numpy(name: str, sizes, tmp_path) -> None:
+    images, labels = pictures(n=40)
+    expected = made(name, max_iter=1, **{SIZES[name]: (4, 5)}).fit(images, labels)
+    given = made(name, max_iter=1, **{SIZES[name]: sizes})
+    list(given.fit_events(images, labels, checkpoint=tmp_path / "checkpoint"))
+    assert weights(given) == weights(expected)
+    given.save(tmp_path / "model")
+    assert load(tmp_path / "model").get_params() == expected.get_params()
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("sizes", [(2**24 + 1, 1), (10**400, 1), (0, 1), (1.0, 1), (True, 1), "12", 3, [1] * 1001])
+def test_sizes_that_cannot_be_are_refused_at_once(name: str, sizes) -> None:
+    images, labels = pictures(n=40)
+    with pytest.raises(SettingError, match=SIZES[name]):
+        made(name, **{SIZES[name]: sizes}).fit(images, labels)
+
+
 # --- statistics ---
 
 

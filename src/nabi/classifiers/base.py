@@ -284,6 +284,8 @@ def plain(value: Any) -> Any:
     """A constructor argument as JSON has it: lists for tuples, Python's numbers for NumPy's."""
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value

@@ -62,7 +62,8 @@ class ConvNetClassifier(NetworkClassifier):
         self.engine = engine
 
     def _network(self, seed: int) -> Any:
-        return models.convnet(self.input_shape_, len(self.classes_), channels=tuple(self.channels), seed=seed)
+        channels = tuple(map(int, self.channels))
+        return models.convnet(self.input_shape_, len(self.classes_), channels=channels, seed=seed)
 
     def _weight_count(self) -> int:
         widths = (self.input_shape_[-1], *self.channels)

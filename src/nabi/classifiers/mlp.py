@@ -75,7 +75,7 @@ class MLPClassifier(NetworkClassifier):
         return models.mlp(
             self.input_shape_,
             len(self.classes_),
-            hidden=tuple(self.hidden_layer_sizes),
+            hidden=tuple(map(int, self.hidden_layer_sizes)),
             activation=self.activation,
             dropout=self.dropout,
             seed=seed,

@@ -30,6 +30,7 @@ SCHEDULES: dict[str, Callable[[float, int], optim.Schedule]] = {
 """How the learning rate goes over a run of so many steps, by the names that people choose it by."""
 
 MAX_LAYERS = 1000
+MAX_SIZE = 2**24  # of one layer
 
 _MOMENTUM = {"sgd": {"momentum": 0.9, "nesterov": True}}
 
@@ -320,7 +321,7 @@ def check_sizes(name: str, value: Any, count: int | None = None) -> None:
     if len(value) > MAX_LAYERS:
         raise SettingError(f"{name} holds {len(value):,} sizes: there may be {MAX_LAYERS:,}")
     for size in value:
-        _whole(name, size)
+        _whole(name, size, MAX_SIZE)
 
 
 def dense_weights(*widths: int) -> int:
@@ -334,9 +335,9 @@ def dense_weights(*widths: int) -> int:
     return sum(inputs * outputs for inputs, outputs in itertools.pairwise(widths))
 
 
-def _whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise SettingError(f"{name} is {value!r}: it must be a whole number, 1 or more")
+def _whole(name: str, value: Any, most: int = 2**31 - 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= most:
+        raise SettingError(f"{name} is {value!r}: it must be a whole number from 1 to {most:,}")
 
 
 def _number(name: str, value: Any, *, least: float | None = None, above: float | None = None) -> None:

@@ -63,7 +63,7 @@ class ThreeLayerClassifier(NetworkClassifier):
         self.engine = engine
 
     def _network(self, seed: int) -> Any:
-        first, second = self.hidden_layer_sizes
+        first, second = map(int, self.hidden_layer_sizes)
         return models.three_layer(self.input_shape_, len(self.classes_), hidden=(first, second), seed=seed)
 
     def _weight_count(self) -> int:
