@@ -16,8 +16,10 @@ from made_files import (
     cifar_arrays,
     cifar_binary,
     cifar_tree,
+    encoded,
     idx,
     idx_pair,
+    pixels,
     planes,
     python2,
     tar,
@@ -157,11 +159,24 @@ def test_cifar_without_some_of_its_batches(cifar, tmp_path):
 
 def test_cifar_without_its_names_or_training_batches(cifar, tmp_path):
     (tmp_path / "x.tar").write_bytes(tar({name: content for name, content in cifar.items() if "meta" not in name}))
-    with pytest.raises(FormatError, match="not CIFAR"):
+    with pytest.raises(DataError, match="no picture in any class folder"):
         data.load(tmp_path / "x.tar")
     (tmp_path / "x.tar").write_bytes(tar({name: content for name, content in cifar.items() if "data_" not in name}))
     with pytest.raises(FormatError, match="none of data_batch_1"):
         data.load(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize("stray", ["meta", "train", "batches.meta.txt"])
+def test_pictures_beside_a_file_that_is_called_as_one_of_cifar(tmp_path, stray):
+    tree = {
+        f"pets/{stray}": b"about the pets",
+        "pets/cat/1.png": encoded(pixels(1)),
+        "pets/dog/1.png": encoded(pixels(2)),
+    }
+    (tmp_path / "x.tar").write_bytes(tar(tree))
+    found = data.load(tmp_path / "x.tar")
+    assert found.classes == ("cat", "dog")
+    assert [name for name, _ in found.skipped] == [f"pets/{stray}"]
 
 
 def test_cifar_100(tmp_path):

@@ -103,11 +103,24 @@ def _load_file(path: Path, size: Size | None, progress: Callable[[int, int], Non
         )
     for ending in ARCHIVE_ENDINGS:
         name = name.removesuffix(ending)
-    first = islice((member.name for member in members(path, lambda _: False) if not member.is_folder), 3)
-    if any(may_be_cifar(file) for file in first):
+    if _is_cifar_archive(path):
         _refuse_size(size, name)
         return load_cifar(path, name)
     return load_folder(path, name, size, progress)
+
+
+def _is_cifar_archive(path: Path) -> bool:
+    """Told by the names of its files, of which mostly the first three are enough."""
+    seen: list[str] = []
+    files = (member.name for member in members(path, lambda _: False) if not member.is_folder)
+    for number, file in enumerate(files, 1):
+        if may_be_cifar(file):
+            seen.append(file.rsplit("/", 1)[-1])
+            if form_of(seen):
+                return True
+        if number >= 3 and not seen:
+            return False
+    return False
 
 
 def _refuse_size(size: Size | None, name: str) -> None:
