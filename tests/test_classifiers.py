@@ -153,7 +153,9 @@ def test_refuses_what_cannot_be_learnt(name: str) -> None:
     images, labels = pictures(n=40)
     with pytest.raises(DataError, match="only one class, 'cat': there is nothing to tell apart"):
         made(name).fit(images, ["cat"] * 40)
-    with pytest.raises(DataError, match="the class 'dog' is not among"):
+    with pytest.raises(
+        DataError, match="the class 'dog' of validation is not among those of training: either train/ lacks"
+    ):
         made(name).fit(images, labels, validation=(images, ["dog"] * 40))
     with pytest.raises(ValueError, match="NaN"):
         made(name).fit(np.full((40, 6, 6, 3), np.nan), labels)
@@ -185,6 +187,19 @@ def test_an_argument_that_cannot_be_is_named(name: str, argument: str) -> None:
     images, labels = pictures(n=20)
     with pytest.raises(SettingError, match=argument):
         made(name, **{argument: WRONG[argument]}).fit(images, labels)
+
+
+@every
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, "7", True, {}], ids=repr)
+def test_a_seed_that_cannot_be_is_refused_before_anything_is_read(name: str, seed) -> None:
+    with pytest.raises(SettingError, match="random_state is"):
+        made(name, random_state=seed).check_settings()
+
+
+def test_checking_settings_draws_no_random_number() -> None:
+    state = np.random.RandomState(3)
+    made("linear", random_state=state).check_settings()
+    assert state.randint(2**31) == np.random.RandomState(3).randint(2**31)
 
 
 @every
@@ -362,6 +377,7 @@ def header_of(**changes):
         {"arguments": {"engine": "abacus"}},
         {"arguments": {"flip": "no"}},
         {"arguments": {"flip": 1}},
+        {"arguments": {"random_state": "7"}},
         {"arguments": {"alpha": 10**400}},
         {"arguments": {"x" * 10**6: 1}},
         {"classifier": "mlp", "arguments": {"activation": {}}},

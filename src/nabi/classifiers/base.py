@@ -156,7 +156,10 @@ class Classifier(ClassifierMixin, BaseEstimator):
         places = np.searchsorted(self.classes_, labels).clip(0, len(self.classes_) - 1)
         strange = self.classes_[places] != labels
         if strange.any():
-            raise DataError(f"the class {_shown(labels[strange][0])} is not among those that training has")
+            raise DataError(
+                f"the class {_shown(labels[strange][0])} of validation is not among those of training: either train/ "
+                "lacks a class that val/ has, or its only pictures there were copies of others and left out"
+            )
         return places.astype(np.int64)
 
     # --- files ---

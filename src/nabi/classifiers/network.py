@@ -262,11 +262,10 @@ class NetworkClassifier(Classifier):
             _number("learning_rate", self.learning_rate, above=0)
         if self.max_iter != "auto":
             _whole("max_iter", self.max_iter)
+        _check_random_state(self.random_state)
 
     def _seed(self) -> int:
-        if isinstance(self.random_state, int | np.integer) and not isinstance(self.random_state, bool):
-            if not 0 <= self.random_state < 2**63:
-                raise SettingError(f"random_state is {self.random_state}: a seed lies between 0 and 2**63 - 1")
+        if isinstance(self.random_state, int | np.integer):
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31))
 
@@ -333,6 +332,17 @@ def dense_weights(*widths: int) -> int:
     1184
     """
     return sum(inputs * outputs for inputs, outputs in itertools.pairwise(widths))
+
+
+def _check_random_state(value: Any) -> None:
+    if isinstance(value, int | np.integer):
+        if isinstance(value, bool) or not 0 <= value < 2**63:
+            raise SettingError(f"random_state is {value}: a seed lies between 0 and 2**63 - 1")
+        return
+    try:
+        check_random_state(value)
+    except ValueError:
+        raise SettingError(f"random_state is {value!r}: it must be a whole number, a RandomState or None") from None
 
 
 def _whole(name: str, value: Any, most: int = 2**31 - 1) -> None:
