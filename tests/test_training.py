@@ -262,6 +262,23 @@ def test_refuses_a_file_that_is_no_checkpoint(tmp_path) -> None:
         list(run(other, optim.AdamW(nn.parameters(other)), checkpoint=tmp_path / "other"))
 
 
+@pytest.mark.parametrize("epochs", [0, 1, 50_000])
+def test_a_history_of_any_length_goes_into_a_checkpoint(tmp_path, epochs: int) -> None:
+    random = np.random.default_rng(0)
+    history = [
+        EpochEnded(epoch + 1, value, 0.5, value / 3 if epoch % 2 else None, None, 1e-3, 0.1 + epoch, bool(epoch % 3))
+        for epoch, value in enumerate(random.random(epochs).tolist())
+    ]
+    progress = training._Progress(epochs, 2, 0.1 + 0.2, 7, 1.5, history, epochs)
+    state = dict(zip(("model", "optimizer"), made(), strict=True))
+    training._save(tmp_path / "checkpoint", state, {}, progress, {})
+    again, _ = training._restore(tmp_path / "checkpoint", state, {})
+    assert again == progress
+    assert [list(map(type, vars(row).values())) for row in again.history[:2]] == [
+        list(map(type, vars(row).values())) for row in history[:2]
+    ]
+
+
 def test_closing_the_generator_keeps_the_best() -> None:
     model, optimizer = made()
     events = run(model, optimizer)

@@ -10,7 +10,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -315,7 +315,30 @@ def _save(
 ) -> None:
     arrays = {f"now.{name}": t.numpy() for name, t in nest.tensors(state).items()}
     arrays |= {f"best.{name}": value for name, value in best.items()}
-    container.write(path, arrays, {"checkpoint": asdict(progress), "settings": dict(settings)})
+    # As arrays: a header has room for some thousands of epochs only.
+    arrays |= {f"history.{name}": column for name, column in _columns(progress.history).items()}
+    record = {name: value for name, value in vars(progress).items() if name != "history"}
+    container.write(path, arrays, {"checkpoint": record, "settings": dict(settings)})
+
+
+_NOT_FLOATS = {"epoch": np.int64, "best": np.bool_}
+
+
+def _columns(history: list[EpochEnded]) -> Arrays:
+    """A history as arrays, one for each field; None is NaN there, which no value of a history is."""
+    return {
+        name: np.array([getattr(row, name) for row in history], _NOT_FLOATS.get(name, np.float64))
+        for name in EpochEnded.__dataclass_fields__
+    }
+
+
+def _rows(columns: Arrays) -> list[EpochEnded]:
+    """The history of `_columns`."""
+    values = [
+        [None if math.isnan(value) else value for value in columns[name].tolist()]
+        for name in EpochEnded.__dataclass_fields__
+    ]
+    return list(itertools.starmap(EpochEnded, zip(*values, strict=True)))
 
 
 def _restore(path: str | os.PathLike[str], state: Any, settings: Mapping[str, Any]) -> tuple[_Progress, Arrays]:
@@ -335,9 +358,11 @@ def _restore(path: str | os.PathLike[str], state: Any, settings: Mapping[str, An
     for name, tensor in tensors.items():
         tensor.assign(now[name])
     try:
-        record = header["checkpoint"]
-        progress = _Progress(**record | {"history": [EpochEnded(**row) for row in record["history"]]})
-    except (KeyError, TypeError):
+        columns = {
+            name.removeprefix("history."): value for name, value in arrays.items() if name.startswith("history.")
+        }
+        progress = _Progress(**header["checkpoint"], history=_rows(columns))
+    except (KeyError, TypeError, ValueError):
         raise ModelFileError(f"{path}: the checkpoint of another version of nabi") from None
     best = {name.removeprefix("best."): value for name, value in arrays.items() if name.startswith("best.")}
     return progress, best
