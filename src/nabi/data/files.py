@@ -31,8 +31,7 @@ MAX_RATIO = 200
 MAX_UNPACKED_ANYWAY = 64 * MEBIBYTE
 MAX_FILE = 256 * MEBIBYTE
 MAX_MEMBERS = 5_000_000
-MAX_HEADER = MEBIBYTE
-MAX_GLOBAL_HEADER = 64 << 10
+MAX_HEADER = 8 << 10  # a name has at most 4 KiB; tarfile's search of a header takes the square of its length
 MAX_GLOBAL_RECORDS = 1000  # in all: tarfile copies them for every member that follows
 MAX_XZ_MEMORY = 256 * MEBIBYTE
 
@@ -329,8 +328,7 @@ class _TarMember(tarfile.TarInfo):
             tarfile.GNUTYPE_LONGNAME,
             tarfile.GNUTYPE_LONGLINK,
         )
-        most = MAX_GLOBAL_HEADER if member.type == tarfile.XGLTYPE else MAX_HEADER
-        if member.size < 0 or (extension and member.size > most):
+        if member.size < 0 or (extension and member.size > MAX_HEADER):
             raise FormatError(f"a header of {member.size} bytes")
         return member
 
