@@ -30,7 +30,7 @@ SCHEDULES: dict[str, Callable[[float, int], optim.Schedule]] = {
 """How the learning rate goes over a run of so many steps, by the names that people choose it by."""
 
 MAX_LAYERS = 1000
-MAX_SIZE = 2**24  # of one layer
+MAX_SIZE = 2**27  # of one layer
 
 _MOMENTUM = {"sgd": {"momentum": 0.9, "nesterov": True}}
 
