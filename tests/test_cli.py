@@ -227,8 +227,8 @@ def test_resume_ends_with_the_bits_of_a_run_never_stopped(
 
 def test_resume_of_an_empty_folder_simply_starts(trained: Path) -> None:
     Path("empty").mkdir()
-    assert main(["train", *QUICK, "--resume", "--out", "empty"]) == 0
-    assert main(["train", *QUICK, "--resume", "--out", "absent"]) == 0
+    assert main(["train", "digits", *QUICK, "--resume", "--out", "empty"]) == 0
+    assert main(["train", "digits", *QUICK, "--resume", "--out", "absent"]) == 0
     for out in ("empty", "absent"):
         assert weights(Path(out, "model.safetensors")) == weights(trained / "model.safetensors")
 
@@ -620,6 +620,7 @@ BAD = {
     "an unknown option": (lambda home: ["train", "--speed", "9"], "--speed"),
     "an unknown command": (lambda home: ["fly"], "fly"),
     "a folder of something else": (run_of_something_else, "full: not the folder of a run"),
+    "resume without a run": (lambda home: ["train", "--resume", "--out", "absent"], "no run to go on with"),
     "resume without a folder": (lambda home: ["train", "--resume"], "--out"),
     "a damaged checkpoint": (damaged_checkpoint, "checkpoint: a text file"),
     "a run with data of a number": (run_that_says('{"data": 5}'), "run.json: data is 5: "),

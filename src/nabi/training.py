@@ -381,8 +381,9 @@ def _culprit(
     for batch, state in trail:
         found = _first_not_finite(plan(*batch), [*batch, *state])
         if found:
-            return NonFiniteError(f"epoch {epoch}, step {step}: {what}; the first value that is not finite is {found}")
-    return NonFiniteError(f"epoch {epoch}, step {step}: {what}")
+            what += f"; the first value that is not finite is {found}"
+            break
+    return NonFiniteError(f"epoch {epoch}, step {step}: {what}; a lower learning rate may help")
 
 
 def _first_not_finite(plan: Plan, inputs: list[Any]) -> str | None:

@@ -25,7 +25,7 @@ class LinearClassifier(NetworkClassifier):
     alpha : float
         Weight decay.
     max_iter : int or "auto"
-        How many epochs; by default what makes 1,000 steps, but between 30 and 50.
+        How many epochs; by default what makes 1,000 steps, but between 30 and 50, and no fewer than 500 steps.
     batch_size : int
         At most so many inputs a step.
     learning_rate : float or "auto"
@@ -77,8 +77,8 @@ class LinearClassifier(NetworkClassifier):
         self.random_state = random_state
         self.engine = engine
 
-    def _rate(self) -> float:
-        rate = super()._rate()
+    def _rate(self, batch_size: int) -> float:
+        rate = super()._rate(batch_size)
         if self.learning_rate == "auto" and self.optimizer == "sgd":
             # How far a step may go falls with the length of an input, squared: on standardised ones, their features.
             # A softmax's gradient is at most 1 for each class; a hinge's adds up over all that are in the way.

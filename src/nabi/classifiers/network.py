@@ -1,6 +1,7 @@
 """Classifiers that are trained by gradient descent: what they have in common."""
 
 import itertools
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -140,7 +141,7 @@ class NetworkClassifier(Classifier):
         batch_size = min(self.batch_size, len(images))
         steps = len(batch_bounds(len(images), batch_size)) - 1
         epochs = self._epochs(steps)
-        rate = self._rate()
+        rate = self._rate(batch_size)
         self.history_ = {name: [] for name in EpochEnded.__dataclass_fields__}
         self.best_epoch_ = self.n_iter_ = 0
         self._prepare()
@@ -270,12 +271,16 @@ class NetworkClassifier(Classifier):
         return int(check_random_state(self.random_state).randint(2**31))
 
     def _epochs(self, steps: int) -> int:
-        """How many epochs: by default as many as are needed for 1,000 steps, but between 30 and 50."""
-        return min(max(-(-1000 // steps), 30), 50) if self.max_iter == "auto" else int(self.max_iter)
+        """How many epochs: by default what makes 1,000 steps, but between 30 and 50; more where 50 are not 500 steps."""
+        if self.max_iter != "auto":
+            return int(self.max_iter)
+        return max(min(max(math.ceil(1000 / steps), 30), 50), math.ceil(500 / steps))
 
-    def _rate(self) -> float:
-        """The highest learning rate of the run."""
-        return self.rates[self.optimizer] if self.learning_rate == "auto" else float(self.learning_rate)
+    def _rate(self, batch_size: int) -> float:
+        """The highest learning rate of the run; by default lower for small batches, whose gradients are noisier."""
+        if self.learning_rate != "auto":
+            return float(self.learning_rate)
+        return self.rates[self.optimizer] * min(1.0, math.sqrt(batch_size / 128))
 
     def _standardize(self, images: NDArray[Any]) -> None:
         """Give the first layer mean and deviation of each channel or feature; of all pixels where uint8 come in rows.

@@ -53,13 +53,14 @@ def write_measures(classifier: NetworkClassifier, dataset: Dataset, folder: RunF
     if dataset.test is not None and len(dataset.test):
         measured, matrix = measure(classifier, dataset, dataset.test)
         content |= {f"test_{name}": value for name, value in measured.items()}
-        figures.confusion(matrix, measured["classes"], folder.path / "confusion.svg")
+        if matrix is not None:
+            figures.confusion(matrix, measured["classes"], folder.path / "confusion.svg")
         line = f"test {said(measured)}"
     folder.write_json(METRICS, content)
     return f"{line}; {content['seconds']:.1f} s of training; all in {folder.path}"
 
 
-def measure(classifier: Any, dataset: Dataset, split: Split) -> tuple[dict[str, Any], NDArray[np.int64]]:
+def measure(classifier: Any, dataset: Dataset, split: Split) -> tuple[dict[str, Any], NDArray[np.int64] | None]:
     """Accuracy with its interval, and per class; and the confusion matrix. Classes are matched by name, composed.
 
     Returns
@@ -90,6 +91,8 @@ def measure(classifier: Any, dataset: Dataset, split: Split) -> tuple[dict[str, 
             for name, number in place.items()
         },
     }
+    if len(classes) > metrics.MAX_CONFUSION_CLASSES:
+        return measured, None
     return measured, metrics.confusion_matrix(labels, predicted, len(classes))
 
 

@@ -124,6 +124,8 @@ def train(
             if (folder.path / METRICS).exists():
                 print(f"{folder.path}: this run is finished")
                 return
+        elif resume and "data" not in asked:
+            raise SettingError(f"{out}: no run to go on with; to begin one there, name the data")
         asked = DEFAULTS | asked
         classifier = _classifier(asked)
         _refuse_inside(asked["data"], out or RUNS)
