@@ -271,7 +271,7 @@ class NetworkClassifier(Classifier):
         return int(check_random_state(self.random_state).randint(2**31))
 
     def _epochs(self, steps: int) -> int:
-        """How many epochs: by default what makes 1,000 steps, but between 30 and 50; more where 50 are not 500 steps."""
+        """How many epochs: by default what makes 1,000 steps, between 30 and 50; more where 50 are not 500 steps."""
         if self.max_iter != "auto":
             return int(self.max_iter)
         return max(min(max(math.ceil(1000 / steps), 30), 50), math.ceil(500 / steps))
