@@ -78,14 +78,14 @@ def _fields(tree: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
         return
     else:
         yield f"{path}.type" if path else "type", type(tree)
-        partial = {"func": tree.func, "args": tree.args, "keywords": tree.keywords} if _is_partial(tree) else {}
+        partial = (
+            {"func": tree.func, "args": tree.args, "keywords": tree.keywords}
+            if isinstance(tree, functools.partial)
+            else {}
+        )
         items = {**partial, **vars(tree)}.items()
     for name, child in items:
         yield from _fields(child, f"{path}.{name}" if path else str(name), seen)
-
-
-def _is_partial(tree: Any) -> bool:
-    return isinstance(tree, functools.partial)
 
 
 def tensors(tree: Any) -> dict[str, Any]:
