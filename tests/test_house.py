@@ -16,7 +16,7 @@ SOURCE = Path(nabi.__file__).parent
 FLOORS = [
     ["errors"],
     ["random", "threads", "container", "metrics"],
-    ["graph", "data", "figures"],
+    ["graph", "data", "figures", "nearest"],
     ["ops", "_watch"],
     ["_tensor"],
     ["autodiff", "engines"],
@@ -24,6 +24,7 @@ FLOORS = [
     ["nn", "losses", "optim"],
     ["models"],
     ["training"],
+    ["listeners", "look"],
     ["classifiers"],
     ["cli"],
     ["__main__"],

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from nabi import container
 from nabi.errors import DataError, DTypeError, ModelFileError, NabiError, ShapeError
@@ -120,19 +120,37 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     # --- what comes in ---
 
-    def _learn_input(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Check what to fit on, take note of its kind and classes, and give the arrays to train with."""
+    def _learn_input(
+        self, X: ArrayLike, y: ArrayLike, *, classes: ArrayLike | None = None, fewest: int = 2
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Check what to fit on, take note of its kind and classes, and give the arrays to train with.
+
+        Parameters
+        ----------
+        X, y : array_like
+        classes : array_like, optional
+            All classes that there will ever be, where ``y`` is only the first part of the labels.
+        fewest : int
+            Fewer classes than these are refused.
+        """
         images, labels = validate_data(self, _as_array(X), y, **_ACCEPTED)
         check_classification_targets(labels)
         images = _in_float32(images)
         _check_axes(self, images)
-        classes, encoded = np.unique(labels, return_inverse=True)
-        if len(classes) < 2:
-            raise DataError(f"only one class, {_shown(classes[0])}: there is nothing to tell apart")
-        self.classes_ = classes
+        found = np.unique(labels if classes is None else np.asarray(classes))
+        if len(found) < fewest:
+            raise DataError(f"only one class, {_shown(found[0])}: there is nothing to tell apart")
+        self.classes_ = found
         self.input_shape_ = tuple(images.shape[1:])
         self.input_dtype_ = images.dtype
-        return images, encoded.astype(np.int64)
+        return images, self._encoded(labels, "is not among classes")
+
+    def _learn_more(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Check more of what the classifier was fitted on, and give the arrays to train with."""
+        images = self._checked(X)
+        labels = column_or_1d(y, warn=True)
+        check_consistent_length(images, labels)
+        return images, self._encoded(labels, "is not among those of the first call")
 
     def _checked(self, X: ArrayLike) -> NDArray[Any]:
         """Inputs to answer, as arrays of the kind that the classifier was fitted on."""
@@ -150,16 +168,13 @@ class Classifier(ClassifierMixin, BaseEstimator):
             )
         return images
 
-    def _encoded(self, y: ArrayLike) -> NDArray[np.int64]:
+    def _encoded(self, y: ArrayLike, complaint: str) -> NDArray[np.int64]:
         """Labels as positions in ``classes_``."""
         labels = np.asarray(y)
         places = np.searchsorted(self.classes_, labels).clip(0, len(self.classes_) - 1)
         strange = self.classes_[places] != labels
         if strange.any():
-            raise DataError(
-                f"the class {_shown(labels[strange][0])} of validation is not among those of training: either train/ "
-                "lacks a class that val/ has, or its only pictures there were copies of others and left out"
-            )
+            raise DataError(f"the class {_shown(labels[strange][0])} {complaint}")
         return places.astype(np.int64)
 
     # --- files ---

@@ -33,6 +33,11 @@ SCHEDULES: dict[str, Callable[[float, int], optim.Schedule]] = {
 MAX_LAYERS = 1000
 MAX_SIZE = 2**27  # of one layer
 
+FOREIGN = (
+    "of validation is not among those of training: either train/ lacks a class that val/ has, or its only pictures "
+    "there were copies of others and left out"
+)
+
 _MOMENTUM = {"sgd": {"momentum": 0.9, "nesterov": True}}
 
 
@@ -134,7 +139,7 @@ class NetworkClassifier(Classifier):
         images, labels = self._learn_input(X, y)
         held_out = None
         if validation is not None:
-            held_out = self._checked(validation[0]), self._encoded(validation[1])
+            held_out = self._checked(validation[0]), self._encoded(validation[1], FOREIGN)
         seed = self._seed()
         self.model_ = self._network(seed)
         self._standardize(images)
