@@ -50,6 +50,7 @@ class RunFolder:
     def __init__(self, path: Path, made: bool = False) -> None:
         self.path = path
         self.made = made
+        self._begun = False
         self._held: int | None = None
 
     def __enter__(self) -> Self:
@@ -77,8 +78,17 @@ class RunFolder:
         return said
 
     def hold(self) -> None:
-        """Keep other processes from going on with the run in it, where the system has locks."""
-        self._lock(os.open(self.path / ASKED, os.O_RDONLY))
+        """Go on with the run in it, and keep other processes from doing so, where the system has locks for folders."""
+        self._begun = True
+        if fcntl is None:
+            return
+        self._held = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingError(f"{self.path}: another nabi train is at work in it") from None
+        except OSError:
+            pass  # some network file systems have no locks
 
     def release(self) -> None:
         """Let go of it."""
@@ -94,7 +104,7 @@ class RunFolder:
         SettingError
             If another run has begun in it since `used` looked.
         """
-        if self._held is None:
+        if not self._begun:
             self._begin(asked)
         for half in self.path.glob(HALF_WRITTEN):
             half.unlink(missing_ok=True)
@@ -103,32 +113,24 @@ class RunFolder:
         if not self.path.exists():
             self.path.mkdir(parents=True)
             self.made = True
+        self._refuse_another()
+        self.hold()
+        self._refuse_another()  # one that ended before it could be held
         try:
-            descriptor = os.open(self.path / ASKED, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        except FileExistsError:
-            raise SettingError(HAS_A_RUN.format(self.path)) from None
-        self._lock(descriptor)
-        try:
-            with open(descriptor, "wb", closefd=False) as file:
-                file.write(_as_json(asked))
+            self.write_json(ASKED, asked)
         except BaseException:
             self.give_up()
             raise
 
-    def _lock(self, descriptor: int) -> None:
-        self._held = descriptor
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingError(f"{self.path}: another nabi train is at work in it") from None
-        except OSError:
-            pass  # some network file systems have no locks
+    def _refuse_another(self) -> None:
+        if (self.path / ASKED).exists():
+            raise SettingError(HAS_A_RUN.format(self.path))
 
     def give_up(self) -> None:
         """Remove what a run without any result leaves behind."""
-        self.release()  # Windows removes no open file
+        self.release()
+        if (self.path / MODEL).exists():
+            return  # of an earlier attempt, which goes with what was asked for
         for name in (ASKED, CHECKPOINT):
             (self.path / name).unlink(missing_ok=True)
         if self.made and not any(self.path.iterdir()):

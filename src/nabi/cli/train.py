@@ -90,6 +90,7 @@ def train(
     size: Annotated[int | None, typer.Option(help="Height and width that pictures of folders are brought to.")] = None,
     out: Annotated[Path | None, typer.Option(show_default="runs/NAME-N", help="The folder of the run.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop where a file is skipped; do not go on.")] = False,
 ) -> None:
     """Train a classifier on pictures.
 
@@ -122,6 +123,7 @@ def train(
             asked = _as_it_began(folder, asked, resume)
             folder.hold()
             if (folder.path / METRICS).exists():
+                (folder.path / CHECKPOINT).unlink(missing_ok=True)  # where it was killed in its last moment
                 print(f"{folder.path}: this run is finished")
                 return
         elif resume and "data" not in asked:
@@ -130,7 +132,7 @@ def train(
         classifier = _classifier(asked)
         _refuse_inside(asked["data"], out or RUNS)
         where = console()
-        dataset = _loaded(asked, where)
+        dataset = _loaded(asked, where, strict)
         classifier.flip = asked.get("flip", dataset.train.images.shape[3] == 3)
         if folder is None:
             folder = held.enter_context(new_folder(dataset.name))
@@ -143,7 +145,7 @@ def _refuse_inside(source: str, target: Path) -> None:
         raise SettingError(f"{target}: inside of the data in {source}: choose a folder elsewhere with --out")
 
 
-def _loaded(asked: Mapping[str, Any], where: Console) -> Dataset:
+def _loaded(asked: Mapping[str, Any], where: Console, strict: bool) -> Dataset:
     """The data, with all three splits; on standard error, what is amiss with them."""
     if not is_text(asked["data"]):
         raise DataError(f"{asked['data']}: a name that is not UTF-8: rename it, or train from elsewhere")
@@ -153,6 +155,9 @@ def _loaded(asked: Mapping[str, Any], where: Console) -> Dataset:
             size=asked.get("size"),
             progress=lambda done, total: show(f"reading {asked['data']}", done, total),
         )
+    if strict and dataset.skipped:
+        name, reason = dataset.skipped[0]
+        raise DataError(f"{asked['data']}: of {len(dataset.skipped):,} files to skip the first is {name}: {reason}")
     for name, reason in dataset.skipped:
         note(f"skipped {name}: {reason}")
     for name in dataset.classes:
