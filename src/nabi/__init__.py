@@ -22,7 +22,7 @@ _names = {
     "compile": "nabi._compile",
     "load": "nabi.classifiers",
 }
-_modules = frozenset("classifiers data errors figures losses metrics models nn ops optim random training".split())
+_modules = frozenset("classifiers data errors figures look losses metrics models nn ops optim random training".split())
 
 __all__ = sorted([*_names, *_modules])
 

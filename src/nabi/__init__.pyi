@@ -3,6 +3,7 @@ from nabi import classifiers as classifiers
 from nabi import data as data
 from nabi import errors as errors
 from nabi import figures as figures
+from nabi import look as look
 from nabi import losses as losses
 from nabi import metrics as metrics
 from nabi import models as models

@@ -1,0 +1,83 @@
+"""A page of its own: a picture enlarged, and the numbers in its cells, one channel at a time."""
+
+import base64
+import io
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nabi.look.grid import View
+
+WIDTH = 480  # of the enlarged picture on the page, at least
+
+# The colour of a cell by its number, var(--v); and from which number on black letters are easier to read than white.
+_CELLS = {
+    "grey": ("rgb(var(--v) var(--v) var(--v))", 120),
+    "red": ("rgb(var(--v) 0 0)", 256),
+    "green": ("rgb(0 var(--v) 0)", 150),
+    "blue": ("rgb(0 0 var(--v))", 256),
+}
+
+
+class _Channel(NamedTuple):
+    name: str
+    background: str
+    ink: str
+    dark: int
+    rows: list[list[int]]
+
+
+def page(shown: View, title: str, said: str) -> str:
+    """An HTML page that holds all it needs, and asks no other address for anything.
+
+    Parameters
+    ----------
+    shown : View
+        As `view` gives it.
+    title, said : str
+        The heading, and a sentence below it. They are escaped.
+
+    Examples
+    --------
+    >>> from nabi.look import view
+    >>> text = page(view(np.zeros((2, 2, 1), np.uint8)), "<cat>.png", "2x2")
+    >>> "&lt;cat&gt;.png" in text, "<cat>" in text
+    (True, False)
+    """
+    from jinja2 import Environment
+
+    template = Environment(autoescape=True, trim_blocks=True).from_string(
+        files("nabi.look").joinpath("page.html").read_text(encoding="utf-8")
+    )
+    left, top, wide, high = shown.crop
+    rows, columns = shown.numbers.shape[:2]
+    scale = max(1, -(-WIDTH // columns))
+    return template.render(
+        title=title,
+        said=said,
+        png=base64.b64encode(_png(shown.numbers)).decode(),
+        width=columns * scale,
+        height=rows * scale,
+        columns=left + np.arange(columns) * wide // columns,
+        rows=top + np.arange(rows) * high // rows,
+        channels=_channels(shown),
+    )
+
+
+def _channels(shown: View) -> list[_Channel]:
+    channels = []
+    for number, name in enumerate(shown.channels):
+        background, dark = _CELLS[name]
+        ink = "rgb(calc(255 * (1 - var(--d, 1))) calc(255 * (1 - var(--d, 1))) calc(255 * (1 - var(--d, 1))))"
+        channels.append(_Channel(name, background, ink, dark, shown.numbers[:, :, number].tolist()))
+    return channels
+
+
+def _png(picture: NDArray[Any]) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(buffer, "PNG")
+    return buffer.getvalue()
