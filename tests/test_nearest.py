@@ -1,0 +1,280 @@
+"""Nearest neighbours: the same as going through all pairs, whatever is skipped on the way."""
+
+import tracemalloc
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from nabi import nearest as module
+from nabi import threads
+from nabi.errors import DTypeError, SettingError, ShapeError
+from nabi.nearest import (
+    METRICS,
+    Bound,
+    measure,
+    nearest,
+    products_of_numbers,
+    products_of_pixels,
+    search,
+    sums_of_cells,
+)
+
+metrics = st.sampled_from(METRICS)
+
+
+def all_distances(queries, candidates, metric: str):
+    """Squared for L2. Pixels in Python's whole numbers, of which none is too large; others as float64 has them."""
+    if queries.dtype == np.uint8:
+        pairs = [[list(zip(q, x, strict=True)) for x in rows_of(candidates)] for q in rows_of(queries)]
+        power = 2 if metric == "l2" else 1
+        sums = [[sum(abs(a - b) ** power for a, b in pair) for pair in row] for row in pairs]
+        return np.array(sums, object).reshape(len(queries), len(candidates))
+    difference = flat(queries)[:, np.newaxis].astype(np.float64) - flat(candidates)
+    return (difference**2 if metric == "l2" else np.abs(difference)).sum(axis=2)
+
+
+def rows_of(images) -> list[list[int]]:
+    return flat(images).tolist()
+
+
+def flat(images):
+    return images.reshape(len(images), np.prod(images.shape[1:]))
+
+
+def by_going_through_all(queries, candidates, k: int, metric: str):
+    distances = all_distances(queries, candidates, metric)
+    order = [sorted(range(len(candidates)), key=lambda place, row=row: (row[place], place))[:k] for row in distances]
+    positions = np.array(order, np.int64).reshape(len(queries), k)
+    found = np.take_along_axis(distances, positions, axis=1).astype(np.float64)
+    return np.sqrt(found) if metric == "l2" else found, positions
+
+
+@st.composite
+def searches(draw, elements):
+    """Queries and candidates of one shape, often with many ties, and how many neighbours to look for."""
+    shape = draw(st.sampled_from([(1,), (3,), (17,), (40,), (2, 3, 1), (5, 9, 2)]))
+    counts = draw(st.integers(0, 9)), draw(st.integers(1, 40))
+    numbers = draw(elements)
+    queries, candidates = (draw(arrays(numbers.dtype, (n, *shape), elements=numbers.values)) for n in counts)
+    return queries, candidates, draw(st.integers(1, counts[1]))
+
+
+class Numbers:
+    """A strategy of numbers that knows their dtype."""
+
+    def __init__(self, dtype, values) -> None:
+        self.dtype, self.values = np.dtype(dtype), values
+
+
+pixels = st.sampled_from(
+    [
+        Numbers(np.uint8, st.integers(0, 255)),
+        Numbers(np.uint8, st.sampled_from([0, 255])),
+        Numbers(np.uint8, st.integers(100, 102)),
+    ]
+)
+numbers = st.sampled_from(
+    [
+        Numbers(np.float32, st.floats(-(2.0**100), 2.0**100, width=32)),
+        Numbers(np.float32, st.floats(-1, 1, width=32)),
+        Numbers(np.float32, st.floats(1000, 1000.0625, width=32)),
+        Numbers(np.float32, st.sampled_from([0.0, 0.1, -0.1])),
+    ]
+)
+
+
+@pytest.fixture(params=["whole", "cut small"])
+def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At their usual sizes, blocks and tiles would hold all of what these tests search at once."""
+    if request.param == "cut small":
+        monkeypatch.setattr(module, "MAX_BLOCK", 2)
+        monkeypatch.setattr(module, "MAX_TILE", 7)
+        monkeypatch.setattr(module, "PAIR_BYTES", 64)
+        monkeypatch.setattr(module, "EXACT", 5)
+
+
+def check(searched, metric: str) -> None:
+    queries, candidates, k = searched
+    distances, positions = nearest(queries, candidates, k, metric)
+    expected_distances, expected_positions = by_going_through_all(queries, candidates, k, metric)
+    assert distances.dtype == np.float64
+    assert positions.dtype == np.int64
+    assert positions.tolist() == expected_positions.tolist()
+    assert distances.tolist() == expected_distances.tolist()
+
+
+@pytest.mark.usefixtures("cut")
+@settings(max_examples=150, deadline=None)
+@given(searches(pixels), metrics)
+def test_pixels_as_in_whole_numbers(searched, metric: str) -> None:
+    check(searched, metric)
+
+
+@pytest.mark.usefixtures("cut")
+@settings(max_examples=150, deadline=None)
+@given(searches(numbers), metrics)
+def test_numbers_as_in_float64(searched, metric: str) -> None:
+    check(searched, metric)
+
+
+@settings(max_examples=150, deadline=None)
+@given(searches(st.one_of(pixels, numbers)), metrics, st.integers(0, 2**32))
+def test_any_lower_bound_gives_the_same_answer(searched, metric: str, seed: int) -> None:
+    queries, candidates, k = searched
+    random = np.random.default_rng(seed)
+
+    def between(some, others):
+        rows, columns = (index.reshape(-1) for index in np.indices((len(some), len(others))))
+        exact = measure(some, others, rows, columns, metric).reshape(len(some), len(others))
+        return exact * random.choice([0.0, 0.5, 0.999, 1.0], exact.shape)
+
+    distances, positions = search(queries, candidates, k, metric, Bound(lambda images: images, between))
+    expected_distances, expected_positions = nearest(queries, candidates, k, metric)
+    assert positions.tolist() == expected_positions.tolist()
+    assert (np.sqrt(distances) if metric == "l2" else distances).tolist() == expected_distances.tolist()
+
+
+@settings(max_examples=150, deadline=None)
+@given(searches(st.one_of(pixels, numbers)), metrics)
+def test_our_bounds_are_bounds(searched, metric: str) -> None:
+    queries, candidates, _ = searched
+    whole = queries.dtype == np.uint8
+    bound = sums_of_cells(whole) if metric == "l1" else products_of_pixels() if whole else products_of_numbers()
+    lower = bound.between(bound.prepare(queries), bound.prepare(candidates))
+    exact = all_distances(queries, candidates, metric).astype(np.float64)
+    assert (lower <= exact).all()
+    if whole and metric == "l2":
+        assert (lower == exact).all()
+
+
+def test_a_bound_spares_nearly_all_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smooth pictures, as photographs are: what the bound is for."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 200, (600, 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2)
+    images = (images + random.integers(0, 50, images.shape)).astype(np.uint8)
+    counted = []
+
+    def counting(queries, candidates, rows, columns, metric):
+        counted.append(len(rows))
+        return measure(queries, candidates, rows, columns, metric)
+
+    monkeypatch.setattr(module, "measure", counting)
+    for metric in METRICS:
+        counted.clear()
+        nearest(images[:100], images[100:], 1, metric)
+        assert sum(counted) < 0.05 * 100 * 500
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(("metric", "expected"), [("l1", 255 * 224 * 224 * 3), ("l2", 255 * (224 * 224 * 3) ** 0.5)])
+def test_the_sum_of_a_large_picture_does_not_overflow(metric: str, expected: float, dtype) -> None:
+    black, white = (np.full((1, 224, 224, 3), value, dtype) for value in (0, 255))
+    assert 255**2 * 224 * 224 * 3 > 2**32
+    distances, positions = nearest(black, np.concatenate([white, black, white]), 3, metric)
+    assert distances.tolist() == [[0, expected, expected]]
+    assert positions.tolist() == [[1, 0, 2]]
+
+
+def test_products_are_exact_where_float32_alone_would_round() -> None:
+    random = np.random.default_rng(0)
+    # Extremes: the sums of squares of 3,072 of them need more than the 24 bits of float32.
+    rows = random.choice(np.array([0, 1, 254, 255], np.uint8), (40, 3072))
+    bound = products_of_pixels()
+    lower = bound.between(bound.prepare(rows[:10]), bound.prepare(rows))
+    exact = np.square(rows[:10, np.newaxis].astype(np.int64) - rows).sum(axis=2)
+    assert np.array_equal(lower, exact)
+    naive = np.square(rows[:, np.newaxis].astype(np.float32) - rows).sum(axis=2, dtype=np.float32)[:10]
+    assert not np.array_equal(naive, exact)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_one_thread_and_two_give_the_same_bits(metric: str, dtype) -> None:
+    random = np.random.default_rng(0)
+    images = (random.integers(0, 3, (900, 6, 6, 2)) * 0.7 * (1 if dtype == np.float32 else 100)).astype(dtype)
+    answers = []
+    try:
+        for number in (1, 2):
+            threads.set_count(number)
+            answers.append([part.tobytes() for part in nearest(images[:500], images, 4, metric)])
+    finally:
+        threads.set_count(None)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_memory_does_not_grow_with_the_number_of_queries_or_candidates(metric: str) -> None:
+    """Random bytes: the worst case, in which no bound spares anything."""
+    images = np.random.default_rng(0).integers(0, 256, (1200, 8, 8, 3), np.uint8)
+    peaks = []
+    try:
+        threads.set_count(2)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "MAX_TILE", 200)
+            patch.setattr(module, "MAX_BLOCK", 50)
+            for queries, candidates in ((200, 400), (1200, 400), (200, 1200)):
+                tracemalloc.start()
+                nearest(images[:queries], images[:candidates], 2, metric)
+                answer = queries * 2 * 16 * 2  # with the square roots and what is waiting
+                peaks.append(tracemalloc.get_traced_memory()[1] - answer)
+                tracemalloc.stop()
+    finally:
+        threads.set_count(None)
+    assert max(peaks) < 1.3 * peaks[0]
+    assert max(peaks) < 1200 * 1200 * 8 / 2
+
+
+def test_the_stated_amount_of_memory_is_enough() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4096, 2048), np.uint8)
+    for dtype in (np.uint8, np.float32):
+        given = images.astype(dtype)
+        for metric in METRICS:
+            tracemalloc.start()
+            nearest(given[:16], given, 1, metric)
+            assert tracemalloc.get_traced_memory()[1] < 130 * 2**20
+            tracemalloc.stop()
+
+
+def test_reports_progress() -> None:
+    rows = np.zeros((300, 2), np.uint8)
+    told: list[tuple[int, int]] = []
+    nearest(rows, rows[:7], 1, progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (2100, 2100)
+    assert all(one[0] < other[0] for one, other in pairwise(told))
+
+
+def test_no_queries_no_neighbours() -> None:
+    distances, positions = nearest(np.zeros((0, 3), np.uint8), np.zeros((5, 3), np.uint8), 2)
+    assert distances.shape == positions.shape == (0, 2)
+
+
+def test_a_memory_map_and_a_view_with_gaps_are_read_as_they_are(tmp_path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 6, 6, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    for metric in METRICS:
+        expected = nearest(images[::2, ::-1], images[:, ::-1], 3, metric)
+        copied = nearest(images[::2, ::-1].copy(), images[:, ::-1].copy(), 3, metric)
+        from_disk = nearest(mapped[::2, ::-1], mapped[:, ::-1], 3, metric)
+        for one, other, third in zip(expected, copied, from_disk, strict=True):
+            assert one.tobytes() == other.tobytes() == third.tobytes()
+
+
+def test_refuses_what_makes_no_sense() -> None:
+    rows = np.zeros((3, 2), np.uint8)
+    with pytest.raises(SettingError, match="k is 4: there are 3 candidates"):
+        nearest(rows, rows, 4)
+    with pytest.raises(SettingError, match="k is 0"):
+        nearest(rows, rows, 0)
+    with pytest.raises(SettingError, match="metric 'cosine' is not one of l2, l1"):
+        nearest(rows, rows, 1, "cosine")
+    with pytest.raises(ShapeError, match=r"queries of \(2,\), but candidates of \(1, 2\)"):
+        nearest(rows, rows[:, np.newaxis], 1)
+    with pytest.raises(DTypeError, match="queries of uint8, candidates of float32"):
+        nearest(rows, rows.astype(np.float32), 1)
+    with pytest.raises(DTypeError, match="both must be uint8 or float32"):
+        nearest(rows.astype(np.float64), rows.astype(np.float64), 1)
