@@ -54,8 +54,8 @@ def nearest(
     """The k candidates nearest to each query.
 
     Candidates at the same distance come in the order of their positions, and the lowest are taken. Beyond arguments
-    and answer, memory does not grow with the number of either: it is below 130 MiB and 50 MiB for each thread, with k up
-    to 1,000 and pictures of up to two million numbers.
+    and answer, memory does not grow with the number of either: it is below 130 MiB and 50 MiB for each thread, for
+    k up to 1,000 and pictures of up to two million numbers.
 
     Parameters
     ----------
@@ -284,14 +284,14 @@ def sums_of_cells(whole: bool) -> Bound:
         if whole:
             return sums, np.zeros(len(images))
         rows = _rows(images)
-        slack: Any = np.abs(rows).sum(axis=1, dtype=np.float64) * _slack(rows.shape[1])
+        slack: NDArray[Any] = np.abs(rows).sum(axis=1, dtype=np.float64) * _slack(rows.shape[1])
         return sums, slack
 
     def between(queries: Any, candidates: Any) -> NDArray[np.float64]:
         from scipy.spatial.distance import cdist
 
         (q, q_slack), (x, x_slack) = queries, candidates
-        lower: NDArray[np.float64] = cdist(q, x, "cityblock")
+        lower: NDArray[Any] = cdist(q, x, "cityblock")
         if not whole:
             lower -= q_slack[:, np.newaxis]
             lower -= x_slack
