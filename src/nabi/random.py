@@ -15,7 +15,7 @@ import numpy as np
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
-_DRAWS, _KEYS = 0, 1  # the second counter word: numbers and new keys never come from the same block
+DRAWS, KEYS = 0, 1  # the second counter word: numbers and new keys never come from the same block
 
 
 def key(seed: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
@@ -50,7 +50,7 @@ def threefry2x32(xp: Any, key: Any, x0: Any, x1: Any) -> tuple[Any, Any]:
 def fold_in(xp: Any, key: Any, data: Any) -> Any:
     """A new key, uint32 of shape (2,), from a key and one integer (0-d, below 2**32)."""
     counter = xp.reshape(xp.astype(data, xp.uint32), (1,))
-    words = threefry2x32(xp, key, counter, xp.full((1,), _KEYS, dtype=xp.uint32))
+    words = threefry2x32(xp, key, counter, xp.full((1,), KEYS, dtype=xp.uint32))
     return xp.concat(words, axis=0)
 
 
@@ -59,7 +59,7 @@ def bits(xp: Any, key: Any, shape: tuple[int, ...]) -> Any:
     size = math.prod(shape)
     half = (size + 1) // 2
     counter = xp.arange(half, dtype=xp.uint32)
-    words = threefry2x32(xp, key, counter, xp.full((half,), _DRAWS, dtype=xp.uint32))
+    words = threefry2x32(xp, key, counter, xp.full((half,), DRAWS, dtype=xp.uint32))
     return xp.reshape(xp.concat(words, axis=0)[:size], shape)
 
 

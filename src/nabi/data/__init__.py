@@ -2,8 +2,8 @@
 
 :func:`load` gives a :class:`Dataset` of :class:`Split` objects, by name or from a folder or archive;
 :func:`complete_splits` makes the validation or test split that one lacks (:func:`split_by_content` for arrays);
-:func:`pictures` decodes any number of pictures, one after another; :mod:`nabi.data.cache` lists and clears what was
-kept.
+:func:`pictures` decodes any number of pictures, one after another; :mod:`nabi.data.augment` changes pictures for
+training; :mod:`nabi.data.cache` lists and clears what was kept.
 
 Inside, each file imports only from those above it::
 
@@ -12,12 +12,23 @@ Inside, each file imports only from those above it::
     cache       decoded pictures kept on disk          unpickle    CIFAR's pickles, without trusting them
     idx, cifar, folders     three kinds of source      official    finding and fetching published files
     named       the sets known by name: declarations   loading, stream    the two doors
+    augment     pictures changed at random (stands alone)
 """
 
-from nabi.data import cache
+from nabi.data import augment, cache
 from nabi.data.dataset import Dataset, Split
 from nabi.data.loading import load
 from nabi.data.splits import complete_splits, content_keys, split_by_content
 from nabi.data.stream import pictures
 
-__all__ = ["Dataset", "Split", "cache", "complete_splits", "content_keys", "load", "pictures", "split_by_content"]
+__all__ = [
+    "Dataset",
+    "Split",
+    "augment",
+    "cache",
+    "complete_splits",
+    "content_keys",
+    "load",
+    "pictures",
+    "split_by_content",
+]
