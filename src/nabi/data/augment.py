@@ -243,7 +243,7 @@ def resized_crop(images: Pictures, keys: Keys, smallest: float = 0.08, widest: f
 
 
 def _stretch(length: int, share: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Where ``length`` pixels look, (N, length), to see ``share`` of an axis; ``place`` goes from its start, 0, to 1."""
+    """Where ``length`` pixels look to see ``share`` of an axis, (N, length); ``place`` goes from its start, 0, to 1."""
     start = place * (1 - share) * length
     return (start[:, None] + (np.arange(length) + 0.5) * share[:, None] - 0.5).astype(np.float32)
 
@@ -423,7 +423,7 @@ class Mixup:
         mixed -= others
         mixed *= np.asarray(share, np.float32)[:, None, None, None]
         mixed += others
-        return _rounded(mixed)
+        return np.rint(mixed, out=mixed).astype(np.uint8)
 
 
 AUGMENTATIONS["mixup"] = Mixup
@@ -596,7 +596,7 @@ def batch(
     Parameters
     ----------
     pipeline : Pipeline or None
-        ``None`` leaves the pictures as they are.
+        ``None`` takes the images out and leaves them as they are, whatever they are.
     images : array of uint8, (M, H, W, C)
         All pictures of the training set, in memory or a memory map.
     positions : array_like of int, (N,)
@@ -629,9 +629,10 @@ def batch(
     """
     images = np.asarray(images)
     positions = np.asarray(positions, np.int64)
-    own = keys(epoch_key, positions)
-    pipeline = pipeline or Pipeline()
+    if pipeline is None:
+        return images[positions], None, None
     _pictures(images, None, pipeline)
+    own = keys(epoch_key, positions)
     mixup = pipeline.mixup
     others, share = mixup.partners(own, len(images)) if mixup else (None, None)
     changed = np.empty((len(positions), *images.shape[1:]), np.uint8)
