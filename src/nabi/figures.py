@@ -218,7 +218,14 @@ def weights(images: ArrayLike, path: str | os.PathLike[str], titles: Sequence[st
     _gallery([_rgb(image) for image in scaled], titles, path, "weights", 1.0 if titles is not None else 0.6)
 
 
-def pictures(images: Iterable[ArrayLike], titles: Sequence[str] | None, path: str | os.PathLike[str]) -> None:
+def pictures(
+    images: Iterable[ArrayLike],
+    titles: Sequence[str] | None,
+    path: str | os.PathLike[str],
+    *,
+    columns: int | None = None,
+    width: float = 1.3,
+) -> None:
     """Draw pictures side by side, each under its title.
 
     Parameters
@@ -226,8 +233,13 @@ def pictures(images: Iterable[ArrayLike], titles: Sequence[str] | None, path: st
     images : iterable of array_like, (H, W), (H, W, 1) or (H, W, 3)
         uint8, or floats from 0 to 1; of any sizes, which are kept in proportion to each other.
     titles : sequence of str, or None
+        Of up to three lines each.
     path : path-like
         A name that ends in ``.svg`` or ``.png``.
+    columns : int, optional
+        How many stand in a row; by default what makes the sheet a little wider than high.
+    width : float
+        Of the widest picture, in inches.
 
     Raises
     ------
@@ -238,7 +250,183 @@ def pictures(images: Iterable[ArrayLike], titles: Sequence[str] | None, path: st
     OSError
         The file cannot be written.
     """
-    _gallery([_rgb(np.asarray(image)) for image in images], titles, path, "pictures", 1.3)
+    _gallery([_rgb(np.asarray(image)) for image in images], titles, path, "pictures", width, columns)
+
+
+def scores(
+    images: Sequence[ArrayLike],
+    titles: Sequence[str],
+    classes: Sequence[str],
+    values: ArrayLike,
+    path: str | os.PathLike[str],
+    *,
+    shares: ArrayLike | None = None,
+    right: Sequence[int | None] | None = None,
+    losses: Sequence[float | None] | None = None,
+) -> None:
+    """Draw the lecture's table of chapter 3.2: pictures in columns, classes in rows, and below each picture its loss.
+
+    Parameters
+    ----------
+    images : sequence of array_like, N pictures, (H, W, 1) or (H, W, 3)
+        uint8, or floats from 0 to 1, of one size.
+    titles : sequence of str, N names
+    classes : sequence of str, K names
+    values : array_like of float, (N, K)
+        The scores.
+    path : path-like
+        A name that ends in ``.svg`` or ``.png``.
+    shares : array_like of float, (N, K), optional
+        From 0 to 1: how dark a cell is.
+    right : sequence of int or None, N places, optional
+        Of each picture the right class, whose cell gets a frame; None where it is not known.
+    losses : sequence of float or None, N losses, optional
+
+    Raises
+    ------
+    ShapeError
+        Numbers, pictures and names do not go together.
+    SettingError
+        Another ending.
+    OSError
+        The file cannot be written.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    depths = np.zeros(table.shape) if shares is None else np.asarray(shares, dtype=np.float64)
+    rgb = [_rgb(np.asarray(image)) for image in images]
+    if table.shape != (len(rgb), len(classes)) or len(titles) != len(rgb) or depths.shape != table.shape or not rgb:
+        raise ShapeError(
+            f"scores: {table.shape} of {len(rgb)} pictures, {len(titles)} titles and {len(classes)} classes"
+        )
+    places = [None] * len(rgb) if right is None else list(right)
+    below = [None] * len(rgb) if losses is None else list(losses)
+    per_block, cell, line = 8, 0.95, 0.24  # pictures; inches
+    names = [_shortened(name, 24) for name in classes]
+    heads = [_shortened(title, 13) for title in titles]
+    left = 0.2 + 0.075 * max(map(_width, [*names, "hinge loss"]))
+    thumb = 0.85
+    high = thumb * max(image.shape[0] / image.shape[1] for image in rgb)
+    foot = line if any(loss is not None for loss in below) else 0
+    block = 0.3 + high + 0.12 + line * len(names) + foot + 0.3
+    starts = range(0, len(rgb), per_block)
+    with _figure(path, [*names, *heads]) as page:
+        for number, start in enumerate(starts):
+            top = -block * number
+            columns = list(range(start, min(start + per_block, len(rgb))))
+            for place, column in enumerate(columns):
+                image = rgb[column]
+                tall = thumb * image.shape[0] / image.shape[1]
+                axes = page.axes(left + cell * place + (cell - thumb) / 2, top - 0.25 - tall, thumb, tall)
+                axes.imshow(image, interpolation="none" if image.shape[1] < 100 else "auto", aspect="auto")
+                axes.set_axis_off()
+                page.write(axes, heads[column], 0, 1, (0, 4), va="bottom", fontsize=7)
+            bottom = top - 0.25 - high - 0.1 - line * len(names) - foot
+            axes = page.axes(left, bottom, cell * len(columns), line * len(names) + foot)
+            axes.set(xlim=(0, len(columns)), ylim=(len(names) + (1 if foot else 0), 0))
+            axes.set_axis_off()
+            for row, name in enumerate([*names, *(["hinge loss"] if foot else [])]):
+                page.write(axes, name, -0.12, row + 0.5, data=True, ha="right", va="center")
+            for place, column in enumerate(columns):
+                for row in range(len(names)):
+                    depth = float(np.clip(np.nan_to_num(depths[column, row]), 0, 1))
+                    dark = depth > 0.6
+                    axes.add_patch(page.rectangle(place, row, 1, 1, depth, framed=row == places[column]))
+                    page.write(
+                        axes,
+                        f"{table[column, row]:.2f}",
+                        place + 0.8,
+                        row + 0.5,
+                        data=True,
+                        ha="right",
+                        va="center",
+                        color="white" if dark else _INK,
+                    )
+                if foot:
+                    loss = below[column]
+                    said = "?" if loss is None else f"{loss:.2f}"
+                    page.write(axes, said, place + 0.8, len(names) + 0.5, data=True, ha="right", va="center")
+            if foot:
+                axes.axhline(len(names), color=_INK, linewidth=0.8)
+
+
+def explanation(
+    image: ArrayLike,
+    title: str,
+    heats: Mapping[str, ArrayLike],
+    classes: Sequence[str],
+    values: Sequence[float],
+    layers: Sequence[tuple[str, ArrayLike]],
+    path: str | os.PathLike[str],
+) -> None:
+    """Draw what a net makes of a picture: where it looked, the scores, and what came out of each layer.
+
+    Parameters
+    ----------
+    image : array_like, (H, W, 1) or (H, W, 3)
+        uint8, or floats from 0 to 1.
+    title : str
+    heats : mapping of str to array_like of float, (H, W)
+        Maps laid over the picture, by their titles: what is above zero is drawn red, what is below blue.
+    classes : sequence of str
+        Names for the bars.
+    values : sequence of float
+        The scores of these classes.
+    layers : sequence of (str, array_like)
+        A caption of up to two lines and the layer's output, (h, w, C) or (features,). Of many channels those that
+        vary most are drawn, in their order. Layers without negative numbers run from black, 0, to white; others from
+        blue through white, 0, to red.
+    path : path-like
+        A name that ends in ``.svg`` or ``.png``.
+
+    Raises
+    ------
+    ShapeError
+        Arrays of other shapes.
+    SettingError
+        Another ending.
+    OSError
+        The file cannot be written.
+    """
+    picture = _rgb(np.asarray(image))
+    panels = [(title, picture)]
+    for name, heat in heats.items():
+        values_of_pixels = np.asarray(heat, dtype=np.float64)
+        if values_of_pixels.shape != picture.shape[:2]:
+            raise ShapeError(f"explanation: {name} is {values_of_pixels.shape}, the picture {picture.shape[:2]}")
+        panels.append((name, _laid_over(picture, values_of_pixels)))
+    names = [_shortened(name, 18) for name in classes]
+    lines = [_wrapped(name, 22) for name, _ in panels]
+    captions = ["\n".join(_wrapped(caption, 30)) for caption, _ in layers]
+    side, gap = 1.5, 0.2
+    high = side * picture.shape[0] / picture.shape[1]
+    label, strip, row = 1.9, 6.0, 0.46
+    with _figure(path, [*names, *(line for block in lines for line in block), *captions]) as page:
+        for place, ((_, panel), block) in enumerate(zip(panels, lines, strict=True)):
+            axes = page.axes((side + gap) * place, 0, side, high)
+            axes.imshow(panel, interpolation="none" if panel.shape[1] < 150 else "auto", aspect="auto")
+            axes.set_axis_off()
+            page.write(axes, "\n".join(block), 0, 1, (0, 4), va="bottom", fontsize=8, linespacing=1.1)
+        wide = 0.1 + 0.075 * max(map(_width, names), default=0)
+        tall = max(high, 0.16 * len(names))
+        axes = page.axes((side + gap) * len(panels) + wide, high - tall, 1.5, tall)
+        axes.barh(range(len(names)), values, color=_VALIDATION, height=0.7)
+        axes.set_yticks(range(len(names)), [page.text(name) for name in names], fontsize=8, parse_math=False)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.axvline(0, color=_INK, linewidth=0.6)
+        axes.tick_params(length=0)
+        axes.tick_params(axis="x", labelsize=7)
+        axes.spines[:].set_visible(False)
+        axes.grid(axis="x", color=_FAINT, linewidth=0.6)
+        axes.set_axisbelow(True)
+        page.write(axes, "scores", 0, 1, (0, 4), va="bottom", fontsize=8)
+        top = min(0.0, high - tall) - 0.45
+        for number, (caption, (_, output)) in enumerate(zip(captions, layers, strict=True)):
+            bottom = top - (row + 0.12) * (number + 1)
+            drawn = _strip(np.asarray(output), strip / row)
+            axes = page.axes(label, bottom, min(strip, row * drawn.shape[1] / drawn.shape[0]), row)
+            axes.imshow(drawn, interpolation="none", aspect="auto")
+            axes.set_axis_off()
+            page.write(axes, caption, 0, 0.5, (-72 * label, 0), va="center", fontsize=7.5, linespacing=1.25)
 
 
 def _gallery(
@@ -247,6 +435,7 @@ def _gallery(
     path: str | os.PathLike[str],
     what: str,
     tile: float,
+    columns: int | None = None,
 ) -> None:
     """Lay out RGB pictures in a grid of tiles `tile` inches wide, as one picture: fast for thousands."""
     if not images or (titles is not None and len(titles) != len(images)):
@@ -254,7 +443,7 @@ def _gallery(
     height = max(image.shape[0] for image in images)
     width = max(image.shape[1] for image in images)
     # About half as wide again as high.
-    columns = min(len(images), max(1, ceil(sqrt(1.5 * len(images) * height / width))), 32)
+    columns = columns or min(len(images), max(1, ceil(sqrt(1.5 * len(images) * height / width))), 32)
     rows = ceil(len(images) / columns)
     inches = tile / width  # of a pixel
     gap = ceil(0.08 / inches)
@@ -293,6 +482,68 @@ def _rgb(image: NDArray[Any]) -> NDArray[np.float32]:
     return np.broadcast_to(np.clip(scaled, 0, 1), (*image.shape[:2], 3))
 
 
+def _laid_over(picture: NDArray[np.float32], heat: NDArray[np.float64]) -> NDArray[np.float32]:
+    """A map over a picture made grey and pale: red above zero and blue below, stronger for more."""
+    strength = _scaled(heat)[:, :, None]
+    grey = 0.35 + 0.65 * picture.mean(axis=2, keepdims=True)
+    colour = np.where(strength > 0, _colour(_TRAINING), _colour(_VALIDATION))
+    share = 0.9 * np.abs(strength)
+    laid: NDArray[np.float32] = ((1 - share) * grey + share * colour).astype(np.float32)
+    return laid
+
+
+def _strip(output: NDArray[Any], ratio: float) -> NDArray[np.float32]:
+    """A layer's output as one picture, at most `ratio` times as wide as high."""
+    values = np.nan_to_num(np.asarray(output, dtype=np.float64), posinf=0, neginf=0)
+    if values.ndim == 1:
+        rows = max(1, ceil(sqrt(len(values) / ratio)))
+        padded = np.full(rows * ceil(len(values) / rows), np.nan)
+        padded[: len(values)] = values
+        # Cells with a hair of white between them, where there are few.
+        cells = _coloured(values, padded.reshape(rows, -1))
+        cell = 12 if padded.size <= 1000 else 1
+        large = cells.repeat(cell, axis=0).repeat(cell, axis=1)
+        if cell > 1:
+            large[cell - 1 :: cell] = 1
+            large[:, cell - 1 :: cell] = 1
+        return large
+    if values.ndim != 3:
+        raise ShapeError(f"explanation: a layer's output is {values.shape}; it must be (h, w, C) or (features,)")
+    height, width = values.shape[:2]
+    gap = max(1, height // 12)
+    most = max(1, int((height * ratio + gap) / (width + gap)))
+    chosen = np.sort(np.argsort(-values.std(axis=(0, 1)), kind="stable")[:most])
+    sheet = np.ones((height, len(chosen) * (width + gap) - gap, 3), np.float32)
+    for place, channel in enumerate(chosen):
+        left = place * (width + gap)
+        sheet[:, left : left + width] = _coloured(values, values[:, :, channel])
+    return sheet
+
+
+def _coloured(layer: NDArray[np.float64], part: NDArray[np.float64]) -> NDArray[np.float32]:
+    """A part of a layer's numbers as colours, on the scale of the whole layer; white where there is none."""
+    largest = np.abs(layer).max(initial=0) or 1.0
+    scaled = np.nan_to_num(part / largest, nan=0.0)[..., None]
+    if layer.min(initial=0) < 0:
+        share = np.abs(scaled)
+        rgb = 1 - share + share * np.where(scaled > 0, _colour(_TRAINING), _colour(_VALIDATION))
+    else:
+        rgb = np.broadcast_to(scaled, (*part.shape, 3))
+    coloured: NDArray[np.float32] = np.where(np.isnan(part)[..., None], 1.0, rgb).astype(np.float32)
+    return coloured
+
+
+def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Between -1 and 1, by the largest absolute value."""
+    finite = np.nan_to_num(values, nan=0, posinf=0, neginf=0)
+    scaled: NDArray[np.float64] = finite / (np.abs(finite).max(initial=0) or 1.0)
+    return scaled
+
+
+def _colour(name: str) -> NDArray[np.float64]:
+    return np.array([int(name[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+
+
 def _best(columns: Mapping[str, NDArray[np.float64]]) -> int | None:
     """The place of the epoch whose weights were kept."""
     if "best" in columns:
@@ -321,6 +572,39 @@ class _Page:
     def text(self, text: str) -> str:
         """The text as this file can show it."""
         return text.translate(self._replaced)
+
+    def write(
+        self,
+        axes: Any,
+        text: str,
+        x: float,
+        y: float,
+        offset: tuple[float, float] = (0, 0),
+        *,
+        data: bool = False,
+        **how: Any,
+    ) -> None:
+        """Write a text at a point of the axes (`data`: of their numbers), moved by so many points of the printer's."""
+        axes.annotate(
+            self.text(text),
+            (x, y),
+            offset,
+            xycoords="data" if data else "axes fraction",
+            textcoords="offset points",
+            annotation_clip=False,
+            parse_math=False,
+            **how,
+        )
+
+    def rectangle(self, left: float, top: float, width: float, height: float, depth: float, *, framed: bool) -> Any:
+        """A cell, from white to blue by its depth from 0 to 1; one with a frame stands before the others."""
+        from matplotlib.patches import Rectangle
+
+        colour = 1 - depth + depth * _colour(_VALIDATION)
+        edge, line = (_TRAINING, 1.8) if framed else ("white", 0.8)
+        return Rectangle(
+            (left, top), width, height, facecolor=colour, edgecolor=edge, linewidth=line, zorder=2 if framed else 1
+        )
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ COMMANDS = {
     "train": "Train a classifier on pictures.",
     "predict": "Say what is on pictures.",
     "evaluate": "Measure a model's accuracy on labelled pictures.",
-    "look": "Look into a graph: every value and every gradient.",
+    "look": "Look into a picture, a model, its answers, or a formula.",
     "cache": "List what is kept of decoded pictures and downloads, or clear it.",
 }
 

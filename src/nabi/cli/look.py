@@ -1,127 +1,121 @@
-"""``nabi look``: a graph, with every value and every gradient, step by step and as a picture."""
+"""``nabi look``: into a formula, a picture, a model, or what a model makes of a picture."""
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
-from nabi import expressions
-from nabi._tensor import Tensor
-from nabi.cli.characters import json_text
-from nabi.cli.terminal import console
+from nabi.cli.look_files import is_model
 from nabi.errors import SettingError
-from nabi.graph.mathematics import write_number
-from nabi.graph.steps import Step
+
+WAYS = (
+    "look: name what to look at: a picture; a model, with pictures or without; "
+    'or a formula, as in nabi look --graph "(x+y)*z" x=-2 y=5 z=-4'
+)
+
+# Which options go with what is looked at, besides --json.
+_OPTIONS = {
+    "--graph": {"out"},
+    "--distances": {"out"},
+    "a picture": {"crop", "zoom", "size", "html"},
+    "a model": {"out"},
+    "a model and pictures": {"out", "label", "top", "neighbors"},
+}
 
 
 def look(
-    bindings: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME=NUMBER]...", help="A number for each name, such as x=-2.")
+    things: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[IMAGE | MODEL [IMAGE]... | NAME=NUMBER...]",
+            help="A picture; a model file or run folder, and pictures for it; with --graph a number for each name.",
+        ),
     ] = None,
     graph: Annotated[
         str | None, typer.Option(metavar="EXPRESSION", help='A formula to take apart, such as "(x+y)*z".')
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(show_default="graph.svg", help="Where to write the picture: .svg or .dot.")
+    distances: Annotated[
+        bool, typer.Option("--distances", help="Box, shift and tint a picture, all to one L2 distance from it.")
+    ] = False,
+    crop: Annotated[
+        str | None, typer.Option(metavar="X,Y,W,H", help="Of a picture only this part: left, top, width, height.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the steps as JSON.")] = False,
+    zoom: Annotated[float | None, typer.Option(help="Look closer: at the middle, its sides divided by this.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Shrink a picture to so many numbers a side at most.", show_default="what can be shown"),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page of the picture and its numbers.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The right class: once for all pictures, or once for each.", show_default="the folder's name"
+        ),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(help="How many classes to show of a model that has more.", show_default="20")
+    ] = None,
+    neighbors: Annotated[
+        int | None,
+        typer.Option(help="How many nearest neighbours of a picture to show.", show_default="as it was made"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write the figure: .svg or .png (.dot for a graph).",
+            show_default="graph.svg, weights.png, look.png or distances.png",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Look into a graph: every value and every gradient.
+    """Look into a formula, a picture or a model.
 
-    Prints the walk back through the formula, one local gradient at a time, and writes the graph as a picture.
+    IMAGE prints a picture as the grid of numbers that the computer sees. MODEL draws its weights as pictures. MODEL
+    IMAGE... shows the score of each class for each picture, the losses, and how they come about: for a net what each
+    layer makes of it and where it looked, for nearest neighbours who they are. --distances IMAGE makes three
+    pictures that are equally far from it. --graph EXPRESSION shows every value and every gradient of a formula.
     """
-    if graph is None:
-        raise SettingError('look: name what to look at, as in nabi look --graph "(x+y)*z" x=-2 y=5 z=-4')
-    numbers = _numbers(bindings or [])
-    result = expressions.parse(graph, numbers)
-    path = Path("graph.svg") if out is None else out
-    view = result.graph(limit=200)
-    steps = list(view.steps())
-    view.save(path)
-    gradients = _gradients(steps, numbers, result)
-    if as_json:
-        print(json_text(_as_data(graph, numbers, result, steps, gradients, path), indent=2))
+    given = {"crop": crop, "zoom": zoom, "size": size, "html": html, "label": label, "top": top, "neighbors": neighbors}
+    things = things or []
+    if graph is not None:
+        from nabi.cli.look_graph import look_at_graph
+
+        _refuse("--graph", distances=distances or None, **given)
+        look_at_graph(graph, things, out, as_json)
         return
-    where = console()
-    given = ", ".join(f"{name} = {write_number(value)}" for name, value in numbers.items())
-    where.print(f"{view.name} = {graph.strip()} = {write_number(result.item())}   at {given}")
-    for step in steps:
-        where.print()
-        for line in step.lines():
-            where.print(Text.assemble(line.left, (line.right, "red")))
-    where.print()
-    where.print("gradient: " + ", ".join(f"d{view.name}/d{name} = {write_number(g)}" for name, g in gradients.items()))
-    where.print(f"picture: {path}")
+    if not things:
+        raise SettingError(WAYS)
+    paths = [Path(thing) for thing in things]
+    if distances:
+        from nabi.cli.look_distances import look_at_distances
+
+        _refuse("--distances", **given)
+        look_at_distances(_only(paths), out, as_json)
+    elif len(paths) > 1:
+        from nabi.cli.look_answers import look_at_answers
+
+        _refuse("a model and pictures", **given)
+        look_at_answers(paths[0], paths[1:], label or [], 20 if top is None else top, neighbors, out, as_json)
+    elif is_model(paths[0]):
+        from nabi.cli.look_model import look_at_model
+
+        _refuse("a model", **given)
+        look_at_model(paths[0], out, as_json)
+    else:
+        from nabi.cli.look_picture import look_at_picture
+
+        _refuse("a picture", out=out, **given)
+        look_at_picture(paths[0], crop, 1.0 if zoom is None else zoom, size, html, as_json)
 
 
-def _numbers(bindings: Sequence[str]) -> dict[str, float]:
-    numbers: dict[str, float] = {}
-    for binding in bindings:
-        name, sign, value = binding.partition("=")
-        name = name.strip()
-        if not sign or not name.isidentifier():
-            raise SettingError(f"{binding!r}: write NAME=NUMBER, as in x=-2")
-        if name in numbers:
-            raise SettingError(f"{binding!r}: {name} is given twice")
-        try:
-            numbers[name] = float(value)
-        except ValueError:
-            raise SettingError(f"{binding!r}: {value.strip()!r} is not a number") from None
-        if not math.isfinite(numbers[name]):
-            raise SettingError(f"{binding!r}: the number must be finite")
-    return numbers
+def _refuse(what: str, **given: Any) -> None:
+    """Raise where an option was given that means nothing for what is looked at."""
+    for name, value in given.items():
+        if value is not None and value != [] and name not in _OPTIONS[what]:
+            raise SettingError(f"--{name}: does not go with {what}")
 
 
-def _gradients(steps: Sequence[Step], numbers: dict[str, float], result: Tensor) -> dict[str, float]:
-    """The gradient on each variable: what has flowed to it when the walk is over."""
-    totals = {flow.name: float(flow.total) for step in steps for flow in step.flows}
-    return {name: totals.get(name, 1.0 if result.operation is None else 0.0) for name in numbers}
-
-
-def _as_data(
-    expression: str,
-    numbers: dict[str, float],
-    result: Tensor,
-    steps: Sequence[Step],
-    gradients: dict[str, float],
-    path: Path,
-) -> dict[str, Any]:
-    return {
-        "expression": expression,
-        "value": _finite(result.item()),
-        "variables": {
-            name: {"value": _finite(value), "gradient": _finite(gradients[name])} for name, value in numbers.items()
-        },
-        "steps": [
-            {
-                "name": step.name,
-                "operation": step.operation,
-                "mathematics": step.mathematics,
-                "formula": step.formula,
-                "value": _finite(step.value),
-                "upstream": _finite(step.upstream),
-                "inputs": [
-                    {
-                        "name": flow.name,
-                        "derivative": flow.derivative,
-                        "condition": flow.condition,
-                        "local": _finite(flow.local),
-                        "downstream": _finite(flow.gradient),
-                    }
-                    for flow in step.flows
-                ],
-            }
-            for step in steps
-        ],
-        "picture": str(path),
-    }
-
-
-def _finite(value: Any) -> float | str | None:
-    """A number as JSON has it, which knows no infinity: others as text."""
-    if value is None:
-        return None
-    return float(value) if math.isfinite(value) else str(float(value))
+def _only(paths: list[Path]) -> Path:
+    if len(paths) > 1:
+        raise SettingError(f"--distances takes one picture, not {len(paths)}")
+    return paths[0]

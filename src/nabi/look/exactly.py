@@ -30,7 +30,7 @@ def squared_distance(one: Picture, other: Picture) -> int:
 
 
 def exactly(original: Picture, changed: Picture, allowed: NDArray[np.bool_], target: int) -> Picture:
-    """Move some of a changed picture's numbers by a few levels until its squared distance is the target, where it can be.
+    """Move some of a changed picture's numbers by a few levels until its squared distance is the target, if it can be.
 
     Parameters
     ----------
