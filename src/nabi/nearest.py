@@ -125,8 +125,9 @@ def search(
         limit = np.minimum(distances[block, -1], _limit(asked, images, lower, k, metric))
         rows, columns = may_be_near(lower, limit)
         found = measure(asked, images, rows, columns, metric)
+        near = found <= limit[rows]  # few are, and only these need sorting
         distances[block], positions[block] = _merge(
-            distances[block], positions[block], rows, found, columns + tile.start
+            distances[block], positions[block], rows[near], found[near], columns[near] + tile.start
         )
         return lower.size
 
