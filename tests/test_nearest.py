@@ -95,6 +95,7 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(module, "MAX_TILE", 7)
         monkeypatch.setattr(module, "PAIR_BYTES", 64)
         monkeypatch.setattr(module, "EXACT", 5)
+        monkeypatch.setattr(module, "LARGE", 6)
 
 
 def check(searched, metric: str) -> None:

@@ -30,6 +30,7 @@ MAX_TILE = 4096  # candidates
 MAX_BYTES = 2**26  # of a tile's numbers, in float64
 PAIR_BYTES = 2**18  # of each side of the pairs that are measured: what the processor's cache holds
 
+LARGE = 512  # numbers of a picture, from which on the cells of an L1 bound are large
 EXACT = 1024  # products of pixels centred by 128 that float32 adds up without rounding: 2^10 · 2^14 = 2^24
 
 
@@ -272,15 +273,17 @@ def products_of_numbers() -> Bound:
 def sums_of_cells(whole: bool) -> Bound:
     """L1 distances of sums over cells: |Σ a - Σ b| ≤ Σ |a - b|.
 
-    A cell is 4 by 4 pixels of one channel, or 16 neighbouring numbers of a row. Sums of whole numbers are exact. Of
-    others, sum and comparison are off by no more than what is subtracted: as in `products_of_numbers`, of Σ|q| + Σ|x|.
+    A cell is 4 by 4 pixels of one channel, or 16 neighbouring numbers of a row; 2 by 2 or 4 where there are few, since
+    a handful of sums says too little. Sums of whole numbers are exact. Of others, sum and comparison are off by no more
+    than what is subtracted: as in `products_of_numbers`, of Σ|q| + Σ|x|.
     """
 
     def prepare(images: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        axes = {1: 4, 2: 4} if images.ndim == 4 else {1: 16}
+        side = 4 if math.prod(images.shape[1:]) >= LARGE else 2
+        axes = {1: side, 2: side} if images.ndim == 4 else {1: side**2}
         sums: NDArray[Any] = images
-        for axis, side in axes.items():
-            sums = np.add.reduceat(sums, range(0, images.shape[axis], side), axis=axis, dtype=np.float64)
+        for axis, length in axes.items():
+            sums = np.add.reduceat(sums, range(0, images.shape[axis], length), axis=axis, dtype=np.float64)
         sums = _rows(sums)
         if whole:
             return sums, np.zeros(len(images))
