@@ -396,11 +396,11 @@ def explanation(
         panels.append((name, _laid_over(picture, values_of_pixels)))
     names = [_shortened(name, 18) for name in classes]
     lines = [_wrapped(name, 22) for name, _ in panels]
-    captions = ["\n".join(_wrapped(caption, 30)) for caption, _ in layers]
+    captions = [_wrapped(caption, 30) for caption, _ in layers]
     side, gap = 1.5, 0.2
     high = side * picture.shape[0] / picture.shape[1]
     label, strip, row = 1.9, 6.0, 0.46
-    with _figure(path, [*names, *(line for block in lines for line in block), *captions]) as page:
+    with _figure(path, [*names, *(line for block in [*lines, *captions] for line in block)]) as page:
         for place, ((_, panel), block) in enumerate(zip(panels, lines, strict=True)):
             axes = page.axes((side + gap) * place, 0, side, high)
             axes.imshow(panel, interpolation="none" if panel.shape[1] < 150 else "auto", aspect="auto")
@@ -419,14 +419,14 @@ def explanation(
         axes.grid(axis="x", color=_FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
         page.write(axes, "scores", 0, 1, (0, 4), va="bottom", fontsize=8)
-        top = min(0.0, high - tall) - 0.45
+        top = min(0.0, high - tall) - 0.2
         for number, (caption, (_, output)) in enumerate(zip(captions, layers, strict=True)):
             bottom = top - (row + 0.12) * (number + 1)
             drawn = _strip(np.asarray(output), strip / row)
             axes = page.axes(label, bottom, min(strip, row * drawn.shape[1] / drawn.shape[0]), row)
             axes.imshow(drawn, interpolation="none", aspect="auto")
             axes.set_axis_off()
-            page.write(axes, caption, 0, 0.5, (-72 * label, 0), va="center", fontsize=7.5, linespacing=1.25)
+            page.write(axes, "\n".join(caption), 0, 0.5, (-72 * label, 0), va="center", fontsize=7.5, linespacing=1.25)
 
 
 def _gallery(

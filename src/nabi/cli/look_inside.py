@@ -108,7 +108,7 @@ def look_inside(
     heats: dict[str, NDArray[Any]] = {}
     if gradient is not None:
         heats["gradient"] = gradient
-    heats["hidden, it falls by"] = hidden.map
+    heats["score falls if hidden"] = hidden.map
     if cam is not None:
         heats[f"Grad-CAM, {cam.layer}"] = cam.over(*picture.shape[:2])
     # What only lays the numbers out otherwise, or does nothing when predicting, would be drawn twice.
@@ -121,7 +121,7 @@ def look_inside(
 
 
 def _caption(activation: Activation) -> str:
-    return f"{activation.name}  {_shape(activation.value)}\nmean {activation.mean:.2f}, {activation.zeros:.0%} zeros"
+    return f"{activation.name}: {_shape(activation.value)}\nmean {activation.mean:.2f}, {activation.zeros:.0%} zeros"
 
 
 def _shape(value: NDArray[Any]) -> str:

@@ -24,7 +24,6 @@ _CELLS = {
 class _Channel(NamedTuple):
     name: str
     background: str
-    ink: str
     dark: int
     rows: list[list[int]]
 
@@ -70,8 +69,7 @@ def _channels(shown: View) -> list[_Channel]:
     channels = []
     for number, name in enumerate(shown.channels):
         background, dark = _CELLS[name]
-        ink = "rgb(calc(255 * (1 - var(--d, 1))) calc(255 * (1 - var(--d, 1))) calc(255 * (1 - var(--d, 1))))"
-        channels.append(_Channel(name, background, ink, dark, shown.numbers[:, :, number].tolist()))
+        channels.append(_Channel(name, background, dark, shown.numbers[:, :, number].tolist()))
     return channels
 
 
