@@ -55,6 +55,9 @@ Limits = range | tuple[float, float]
 BLOCK_BYTES = 2**18
 """About how many bytes of pictures one thread takes at once: what its cache holds together with what it computes."""
 
+SAMPLE_PIXELS = 2**13
+"""About how many pixels are interpolated at once: each takes some hundred bytes on the way."""
+
 _PARTNER = 2**32 - 1  # the number under which mixup's second picture gets a key; parts of a pipeline have those below
 
 
@@ -237,15 +240,11 @@ def resized_crop(images: Pictures, keys: Keys, smallest: float = 0.08, widest: f
     area = smallest + (1 - smallest) * area
     # One by one: what NumPy's own exponential rounds to may depend on where in an array a number stands.
     ratio = np.array([widest**exponent for exponent in (2 * tilt - 1).tolist()])
-    rows = _stretch(height, np.minimum(1, np.sqrt(area / ratio)), down)
-    columns = _stretch(width, np.minimum(1, np.sqrt(area * ratio)), along)
-    return _sample(images, rows[:, :, None], columns[:, None, :])
-
-
-def _stretch(length: int, share: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Where ``length`` pixels look to see ``share`` of an axis, (N, length); ``place`` goes from its start, 0, to 1."""
-    start = place * (1 - share) * length
-    return (start[:, None] + (np.arange(length) + 0.5) * share[:, None] - 0.5).astype(np.float32)
+    tall, wide = np.minimum(1, np.sqrt(area / ratio)), np.minimum(1, np.sqrt(area * ratio))
+    first_row = down * (1 - tall) * height + (tall - 1) / 2  # a pixel is looked at in its middle, half a pixel on
+    first_column = along * (1 - wide) * width + (wide - 1) / 2
+    still = np.zeros_like(tall)
+    return _sample(images, (tall, still, first_row), (still, wide, first_column))
 
 
 @augmentation("rotation", degrees=(0, 180))
@@ -257,36 +256,45 @@ def rotation(images: Pictures, keys: Keys, degrees: float = 15.0) -> Pictures:
     """
     _, height, width, _ = images.shape
     angles = (math.radians(degrees) * (2 * uniform(keys, 1)[0].astype(np.float64) - 1)).tolist()
-    cosine = np.array([math.cos(angle) for angle in angles], np.float32)[:, None, None]  # one by one: see resized_crop
-    sine = np.array([math.sin(angle) for angle in angles], np.float32)[:, None, None]
-    centre_y, centre_x = np.float32((height - 1) / 2), np.float32((width - 1) / 2)
-    y = np.arange(height, dtype=np.float32)[:, None] - centre_y
-    x = np.arange(width, dtype=np.float32) - centre_x
-    return _sample(images, cosine * y + sine * x + centre_y, cosine * x - sine * y + centre_x)
+    cosine = np.array([math.cos(angle) for angle in angles])  # one by one, as above
+    sine = np.array([math.sin(angle) for angle in angles])
+    y, x = (height - 1) / 2, (width - 1) / 2
+    return _sample(images, (cosine, sine, y - cosine * y - sine * x), (-sine, cosine, x + sine * y - cosine * x))
 
 
-def _sample(images: Pictures, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Pictures:
-    """Look at the pictures between their pixels: bilinear, rounded to nearest, the edge repeated beyond it.
+Line = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
-    ``rows`` and ``columns`` broadcast to (N, H, W): where each pixel of the result looks.
+
+def _sample(images: Pictures, row: Line, column: Line) -> Pictures:
+    """Look at the pictures elsewhere: bilinear between pixels, rounded to nearest, the edge repeated beyond it.
+
+    Pixel (y, x) of the result shows what is in row ``a y + b x + c``, where a, b and c, each (N,), are ``row``, and in
+    the column that ``column`` gives likewise.
     """
     count, height, width, channels = images.shape
-    rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
-    top, left = rows.astype(np.intp), columns.astype(np.intp)
-    down, along = rows - top.astype(np.float32), columns - left.astype(np.float32)
-    padded = np.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)), "edge")  # so that each pixel has a right and a lower one
+    padded = np.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)))  # so that all have a right and a lower one, of weight 0
     stride = width + 1
-    corner = ((height + 1) * np.arange(count)[:, None, None] + top) * stride + left
+    y, x = np.ogrid[np.float32(0) : height, np.float32(0) : width]
     changed = np.empty_like(images)
-    for channel in range(channels):
-        pixels = padded[..., channel].ravel()
-        upper_left, upper_right, lower_left, lower_right = (
-            pixels[step:].take(corner).astype(np.float32) for step in (0, 1, stride, stride + 1)
-        )
-        upper = upper_left + (upper_right - upper_left) * along
-        lower = lower_left + (lower_right - lower_left) * along
-        changed[..., channel] = np.rint(upper + (lower - upper) * down)
+    for few in _cut(count, max(1, SAMPLE_PIXELS // max(1, height * width))):
+        rows, columns = _follow(row, few, y, x, height), _follow(column, few, y, x, width)
+        top, left = rows.astype(np.intp), columns.astype(np.intp)
+        down, along = rows - top.astype(np.float32), columns - left.astype(np.float32)
+        corner = ((height + 1) * np.arange(len(top))[:, None, None] + top) * stride + left
+        for channel in range(channels):
+            pixels = padded[few, ..., channel].ravel()
+            upper_left, upper_right, lower_left, lower_right = (
+                pixels[step:].take(corner).astype(np.float32) for step in (0, 1, stride, stride + 1)
+            )
+            upper = upper_left + (upper_right - upper_left) * along
+            lower = lower_left + (lower_right - lower_left) * along
+            changed[few, ..., channel] = np.rint(upper + (lower - upper) * down)
     return changed
+
+
+def _follow(line: Line, few: slice, y: NDArray[np.float32], x: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    a, b, c = (of_all[few, None, None].astype(np.float32) for of_all in line)
+    return np.clip(a * y + b * x + c, 0, length - 1)
 
 
 @augmentation("color-jitter", brightness=(0, 1), contrast=(0, 1), saturation=(0, 1))
@@ -403,7 +411,7 @@ class Mixup:
         choice, place = _words(keys, 2)
         # Beta(α, α) is symmetric: the larger of λ and 1 - λ is what the upper half of its quantiles gives.
         share = betaincinv(self.alpha, self.alpha, 0.5 + _unit(place).astype(np.float64) / 2)
-        return choice % np.int64(count), np.maximum(share, 0.5).astype(np.float32)
+        return choice % np.int64(count), share.astype(np.float32)
 
     def mix(self, images: Pictures, others: Pictures, share: NDArray[np.float32]) -> Pictures:
         """``share * images + (1 - share) * others``, picture by picture, rounded to nearest.
@@ -669,12 +677,16 @@ def _unit(words: NDArray[np.uint32]) -> NDArray[np.float32]:
 
 def _in_blocks(work: Callable[[slice], None], count: int, bytes_each: int) -> None:
     """Hand blocks of pictures to the threads: cut by what a picture takes, never by how many threads there are."""
-    at_once = max(4, BLOCK_BYTES // max(1, bytes_each))
-    blocks = -(-count // at_once)
-    edges = [count * number // blocks for number in range(blocks + 1)] if blocks else []
-    slices = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
-    for _ in threads.map_in_order(work, slices) if blocks > 1 else map(work, slices):
+    blocks = _cut(count, max(4, BLOCK_BYTES // max(1, bytes_each)))
+    for _ in threads.map_in_order(work, blocks) if len(blocks) > 1 else map(work, blocks):
         pass
+
+
+def _cut(count: int, at_most: int) -> list[slice]:
+    """Cut ``count`` pictures into blocks as even as can be."""
+    blocks = -(-count // at_most)
+    edges = [count * number // blocks for number in range(blocks + 1)] if blocks else []
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 def _pictures(given: Any, keys: Any, wanted_by: object) -> Pictures:
