@@ -93,12 +93,7 @@ class KNNClassifier(Classifier):
         return self
 
     def fit_events(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        *,
-        validation: tuple[ArrayLike, ArrayLike] | None = None,
-        **options: Any,
+        self, X: ArrayLike, y: ArrayLike, *, validation: tuple[ArrayLike, ArrayLike] | None = None, **options: Any
     ) -> Iterator[Event]:
         """Fit as `fit` does, with the events of `nabi.training`: a run of no epochs.
 
@@ -107,7 +102,7 @@ class KNNClassifier(Classifier):
         X, y, validation
             As for `fit`.
         **options
-            Of no use: it is over at once.
+            What other classifiers need (``checkpoint``, ``stop``): of no use here, since it is over at once.
         """
         self.check_settings()
         images, labels = self._learn_input(X, y, fewest=1)
@@ -227,10 +222,6 @@ class KNNClassifier(Classifier):
         votes = self.scores(X).astype(np.float64)
         shares: NDArray[np.float64] = votes / votes.sum(axis=1, keepdims=True)
         return shares
-
-    def weight_pictures(self, most: int = 64) -> NDArray[np.float32] | None:
-        """None: there are no weights."""
-        return None
 
     # --- what `Classifier` asks for ---
 
