@@ -27,7 +27,7 @@ import functools
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -203,10 +203,11 @@ def flip(images: Pictures, keys: Keys, probability: float = 0.5) -> Pictures:
 
 @augmentation("crop", padding=range(10_000))
 def crop(images: Pictures, keys: Keys, padding: int | None = None) -> Pictures:
-    """Pad with black on all sides and cut out as large a picture as before, anywhere (He and others 2016, section 4.2).
+    """Pad with black on all sides and cut out as large a picture as before, anywhere.
 
     ``padding`` is how many pixels a picture moves at most, by default an eighth of its shorter side: 4 of 32, the usual
-    number for CIFAR-10. Padding with zeros is what others do, so that accuracies can be compared.
+    number for CIFAR-10 (He and others, "Deep Residual Learning for Image Recognition", 2016, section 4.2). Padding with
+    zeros is what others do, so that accuracies can be compared.
 
     Examples
     --------
@@ -229,11 +230,12 @@ def crop(images: Pictures, keys: Keys, padding: int | None = None) -> Pictures:
 
 @augmentation("resized-crop", smallest=(0.001, 1), widest=(1, 100))
 def resized_crop(images: Pictures, keys: Keys, smallest: float = 0.08, widest: float = 4 / 3) -> Pictures:
-    """Cut out a part and enlarge it to the size of the whole (Szegedy and others 2015, section 6).
+    """Cut out a part and enlarge it to the size of the whole.
 
-    The part's area is uniform between ``smallest`` and 1 of the picture's, the logarithm of its aspect ratio, taken
-    relative to the picture's, uniform between 1/``widest`` and ``widest``; a side that would be longer than the picture
-    is cut to it, where others draw again. Pixels between pixels are interpolated bilinearly.
+    Source: Szegedy and others, "Going Deeper with Convolutions" (2015), section 6. The part's area is uniform between
+    ``smallest`` and 1 of the picture's, the logarithm of its aspect ratio, taken relative to the picture's, uniform
+    between 1/``widest`` and ``widest``; a side that would be longer than the picture is cut to it, where others draw
+    again. Pixels between pixels are interpolated bilinearly.
     """
     _, height, width, _ = images.shape
     area, tilt, down, along = uniform(keys, 4).astype(np.float64)
@@ -293,6 +295,7 @@ def _sample(images: Pictures, row: Line, column: Line) -> Pictures:
 
 
 def _follow(line: Line, few: slice, y: NDArray[np.float32], x: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    """Where along an axis of ``length`` pixels the pixels (y, x) of a few pictures look: (few, H, W)."""
     a, b, c = (of_all[few, None, None].astype(np.float32) for of_all in line)
     return np.clip(a * y + b * x + c, 0, length - 1)
 
@@ -328,9 +331,10 @@ def _grey(planes: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[Any]:
 
 @augmentation("cutout", size=range(10_000))
 def cutout(images: Pictures, keys: Keys, size: int | None = None) -> Pictures:
-    """Cover a square of ``size`` pixels a side (DeVries and Taylor, "Improved Regularization... with Cutout", 2017).
+    """Cover a square of ``size`` pixels a side.
 
-    By default half the shorter side: 16 of 32, the paper's number for CIFAR-10. The square's centre is uniform over the
+    Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout" (2017). By
+    default half the shorter side: 16 of 32, the paper's number for CIFAR-10. The square's centre is uniform over the
     picture, so that a part of it may lie outside. The paper covers with zeros after standardising, that is with the
     mean of the training set; this covers with the mean colour of the picture, which the picture alone can tell.
     """
@@ -363,12 +367,13 @@ def _rounded(values: NDArray[np.floating]) -> Pictures:
 
 @dataclass(frozen=True)
 class Mixup:
-    """Blend a picture with another, and its label likewise (Zhang and others, "mixup: Beyond Empirical Risk...", 2018).
+    """Blend a picture with another, and its label likewise.
 
-    The other is any picture of the training set, drawn by the picture's own key, not one that happens to share its
-    batch. The share λ is drawn from Beta(α, α) and max(λ, 1 - λ) goes to the picture itself. As the other is drawn
-    uniformly, that changes nothing in how often which two are mixed in which shares, but an epoch shows every
-    picture once as the larger part of a mixture.
+    Source: Zhang and others, "mixup: Beyond Empirical Risk Minimization" (ICLR 2018). The other is any picture of the
+    training set, drawn by the picture's own key, not one that happens to share its batch. The share λ is drawn from
+    Beta(α, α) and max(λ, 1 - λ) goes to the picture itself. As the other is drawn uniformly, that changes nothing in
+    how often which two are mixed in which shares, but an epoch shows every picture once as the larger part of a
+    mixture.
 
     Parameters
     ----------
@@ -479,7 +484,7 @@ class Pipeline:
         def work(block: slice) -> None:
             before = images[block]
             for part, own in zip(self.parts, keys_of_parts, strict=True):
-                after = part(before, own[block])
+                after = np.asarray(part(before, own[block]))
                 if after.shape != before.shape or after.dtype != np.uint8:
                     raise SettingError(
                         f"augment: {_name(part)} made {_described(after)} of {_described(before)}, and must not"
@@ -494,8 +499,8 @@ class Pipeline:
         return ",".join([*map(_name, self.parts), *([str(self.mixup)] if self.mixup else [])]) or "none"
 
 
-def compose(*parts: Change | Pipeline | Mixup | None) -> Pipeline:
-    """A pipeline of augmentations, other pipelines, and any function ``(images, keys) -> images``.
+def compose(*parts: str | Change | Pipeline | Mixup | None) -> Pipeline:
+    """A pipeline of augmentations (such or texts), other pipelines, and any function ``(images, keys) -> images``.
 
     What a pipeline is made of takes the pipeline's place, so that nesting makes no difference; ``None`` is left out.
     :class:`Mixup`, alone or in a pipeline, comes last: it mixes pictures that are changed already.
@@ -503,18 +508,16 @@ def compose(*parts: Change | Pipeline | Mixup | None) -> Pipeline:
     Raises
     ------
     SettingError
-        If something follows mixup.
+        If something is none of these, a text names nothing or has impossible numbers, or something follows mixup.
 
     Examples
     --------
-    >>> print(compose(parse("flip"), lambda images, keys: 255 - images, crop(4), Mixup(0.2)))
+    >>> print(compose(parse("flip"), lambda images, keys: 255 - images, "crop:4", Mixup(0.2)))
     flip:0.5,<lambda>,crop:4,mixup:0.2
     """
     changes: list[Change] = []
     mixup: Mixup | None = None
-    for part in parts:
-        if part is None:
-            continue
+    for part in (_part(given) for given in parts if given is not None):
         if mixup is not None:
             raise SettingError(f"augment: {_name(part)} follows mixup, which must be the last and stand once")
         if isinstance(part, Pipeline):
@@ -555,19 +558,14 @@ def parse(text: str | Sequence[str | Change | Mixup] | Change | None) -> Pipelin
     nabi.errors.SettingError: augment: no augmentation is named 'flop'; there are flip, crop, resized-crop, rotation, \
 color-jitter, cutout, mixup
     """
-    items: Iterable[Any]
-    if text is None:
+    items: Sequence[Any]
+    if text is None or (isinstance(text, str) and text.strip() in ("", "none")):
         items = ()
     elif isinstance(text, str):
-        items = text.split(",") if text.strip() else ()
-    elif isinstance(text, Sequence):
-        items = text
+        items = text.split(",")
     else:
-        items = (text,)
-    parts = [
-        _part(item) for item in items if not (isinstance(item, str) and item.strip() == "none" and len(items) == 1)
-    ]
-    return compose(*parts) if parts else None
+        items = text if isinstance(text, Sequence) else (text,)
+    return compose(*items) if items else None
 
 
 def _part(item: Any) -> Any:
@@ -641,18 +639,25 @@ def batch(
         return images[positions], None, None
     _pictures(images, None, pipeline)
     own = keys(epoch_key, positions)
-    mixup = pipeline.mixup
-    others, share = mixup.partners(own, len(images)) if mixup else (None, None)
     changed = np.empty((len(positions), *images.shape[1:]), np.uint8)
+
+    def change(block: slice) -> None:
+        changed[block] = pipeline(images[positions[block]], own[block])
+
+    mixup = pipeline.mixup
+    if mixup is None:
+        _in_blocks(change, len(positions), images[:1].size)
+        return changed, None, None
+
+    others, share = mixup.partners(own, len(images))
     (partner_keys,) = _children(own, [_PARTNER])
 
-    def work(block: slice) -> None:
-        changed[block] = pipeline(images[positions[block]], own[block])
-        if mixup is not None and others is not None and share is not None:
-            partners = pipeline(images[others[block]], partner_keys[block])
-            changed[block] = mixup.mix(changed[block], partners, share[block])
+    def change_and_mix(block: slice) -> None:
+        change(block)
+        partners = pipeline(images[others[block]], partner_keys[block])
+        changed[block] = mixup.mix(changed[block], partners, share[block])
 
-    _in_blocks(work, len(positions), images[:1].size)
+    _in_blocks(change_and_mix, len(positions), images[:1].size)
     return changed, others, share
 
 
@@ -714,14 +719,16 @@ def _below_side(name: str, label: str, number: int, images: Pictures) -> None:
 
 
 def _number(name: str, label: str, value: Any, limits: Limits) -> float:
+    lowest, highest = limits[0], limits[-1]
     if isinstance(limits, range):
         if isinstance(value, Integral) and int(value) in limits:
             return int(value)
-        wanted = f"a whole number from {limits[0]} to {limits[-1]}"
+        wanted = f"a whole number from {lowest} to {highest}"
     else:
-        if isinstance(value, Real) and limits[0] <= float(value) <= limits[1]:
+        # Compared as it is: a whole number of 400 digits has no float.
+        if isinstance(value, Real) and bool(lowest <= value <= highest):  # type: ignore[operator]
             return float(value)
-        wanted = f"a number from {limits[0]:g} to {limits[1]:g}"
+        wanted = f"a number from {lowest:g} to {highest:g}"
     raise SettingError(f"augment: {name}'s {label} is {value!r}; it must be {wanted}")
 
 
