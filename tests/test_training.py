@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nabi import container, losses, models, nn, ops, optim, training
+from nabi.data import augment
 from nabi.errors import DataError, ModelFileError, NonFiniteError, SettingError
-from nabi.training import EpochEnded, Finished, Started, Stepped
+from nabi.training import EpochEnded, Examples, Finished, GradientDescent, Started, Stepped, checkpoint
 
 EPOCHS, BATCH, N, K = 4, 16, 70, 3  # 70 pictures: five steps of 14
 
@@ -26,17 +27,23 @@ def made(seed: int = 0, rate: float = 0.01, kind=optim.AdamW):
     return model, kind(nn.parameters(model), rate)
 
 
+DESCENT = ("clip_norm", "average")
+
+
 def run(model, optimizer, **changes):
     arguments = {
         "epochs": EPOCHS,
         "batch_size": BATCH,
         "schedule": optim.cosine(0.01, EPOCHS * 5),
         "seed": 5,
-        "flip": True,
+        "augment": "flip",
         "validation": pictures(1),
     } | changes
+    descent = {name: arguments.pop(name) for name in DESCENT if name in arguments}
+    learner = GradientDescent(model, optimizer, losses.softmax_cross_entropy, **descent)
     train = arguments.pop("train", None) or pictures()
-    return training.fit(model, optimizer, losses.softmax_cross_entropy, train, **arguments)
+    examples = Examples(*train, arguments.pop("weights", None), augment.parse(arguments.pop("augment")))
+    return training.run(learner, losses.softmax_cross_entropy, examples, **arguments)
 
 
 def weights(model):
@@ -83,7 +90,7 @@ def test_learns_and_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_pictures() -> None:
     model, optimizer = made(rate=1e-12)  # as good as standing still
-    *_, finished = run(model, optimizer, epochs=1, schedule=None, flip=False, validation=pictures(), batch_size=23)
+    *_, finished = run(model, optimizer, epochs=1, schedule=None, augment=None, validation=pictures(), batch_size=23)
     images, labels = pictures()
     scores = model(images, training=False)
     row = finished.history[0]
@@ -94,7 +101,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_pictures() -> None:
 def test_keeps_the_weights_of_the_epoch_that_was_best_on_validation() -> None:
     model, optimizer = made()
     after, best = {}, 0
-    for event in run(model, optimizer, epochs=12, validation=pictures(1, 40), schedule=optim.constant(0.05)):
+    for event in run(model, optimizer, epochs=12, validation=pictures(2, 40), schedule=optim.constant(0.05)):
         if isinstance(event, EpochEnded):
             after[event.epoch] = weights(model)
         elif isinstance(event, Finished):
@@ -162,7 +169,7 @@ def test_every_epoch_shows_each_picture_once_in_another_order() -> None:
     model = Watching()
     optimizer = optim.SGD(nn.parameters(model), 1e-6)
     labels = np.zeros(50, np.int64)
-    for event in run(model, optimizer, train=(images, labels), validation=None, batch_size=10, epochs=3, flip=False):
+    for event in run(model, optimizer, train=(images, labels), validation=None, batch_size=10, epochs=3, augment=None):
         if isinstance(event, Stepped):
             seen += model.last.numpy().ravel().tolist()
     epochs = [seen[start : start + 50] for start in (0, 50, 100)]
@@ -226,15 +233,35 @@ def test_a_finished_run_goes_on_to_its_end_at_once(tmp_path) -> None:
     assert same(weights(other), weights(model))
 
 
-def test_a_checkpoint_is_written_at_ends_of_epochs(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+def test_a_checkpoint_is_written_after_every_step_if_wanted(tmp_path) -> None:
     path = tmp_path / "checkpoint"
-    epochs = [
-        container.read(path)[1]["checkpoint"]["epoch"]
-        for event in run(*made(), checkpoint=path)
-        if isinstance(event, EpochEnded)
-    ]
-    assert epochs == [1, 2, 3, 4]
+    there = []
+    for event in run(*made(), checkpoint=path, checkpoint_seconds=0):
+        if isinstance(event, Stepped | EpochEnded) and path.exists():
+            at = container.read(path)[1]["checkpoint"]
+            there.append((at["epoch"], at["step"]))
+    steps = [(epoch, step) for epoch in range(EPOCHS) for step in range(5)]
+    assert sorted(set(there)) == [*steps[1:], (EPOCHS, 0)]
+
+
+EVERYTHING = {
+    "augment": "flip,mixup:0.4",
+    "average": 0.9,
+    "clip_norm": 0.5,
+    "weights": np.linspace(0.5, 1.5, N, dtype=np.float32),
+}
+
+
+@pytest.mark.parametrize("after", [3, 5, 8])
+def test_a_run_with_everything_goes_on_with_the_same_bits(tmp_path, after: int) -> None:
+    model, optimizer = made()
+    *_, whole = run(model, optimizer, **EVERYTHING)
+    first, its_optimizer = made()
+    list(run(first, its_optimizer, checkpoint=tmp_path / "checkpoint", stop=stopping(after), **EVERYTHING))
+    second, its_optimizer = made(seed=1, rate=0.7)
+    *_, finished = run(second, its_optimizer, checkpoint=tmp_path / "checkpoint", **EVERYTHING)
+    assert same(weights(second), weights(model))
+    assert timeless(finished.history) == timeless(whole.history)
 
 
 @pytest.mark.parametrize(
@@ -269,10 +296,10 @@ def test_a_history_of_any_length_goes_into_a_checkpoint(tmp_path, epochs: int) -
         EpochEnded(epoch + 1, value, 0.5, value / 3 if epoch % 2 else None, None, 1e-3, 0.1 + epoch, bool(epoch % 3))
         for epoch, value in enumerate(random.random(epochs).tolist())
     ]
-    progress = training._Progress(epochs, 2, 0.1 + 0.2, 7, 1.5, history, epochs)
+    progress = checkpoint.Progress(epochs, 2, 0.1 + 0.2, 7, 1.5, history, epochs)
     state = dict(zip(("model", "optimizer"), made(), strict=True))
-    training._save(tmp_path / "checkpoint", state, {}, progress, {})
-    again, _ = training._restore(tmp_path / "checkpoint", state, {})
+    checkpoint.save(tmp_path / "checkpoint", state, {}, progress, {})
+    again, _ = checkpoint.restore(tmp_path / "checkpoint", state, {})
     assert again == progress
     assert [list(map(type, vars(row).values())) for row in again.history[:2]] == [
         list(map(type, vars(row).values())) for row in history[:2]
@@ -355,24 +382,131 @@ def test_pictures_that_are_not_finite_are_named() -> None:
     images = pictures()[0].astype(np.float32)
     images[33, 2, 2] = np.nan
     with pytest.raises(NonFiniteError, match="is in 'argument 0'"):
-        list(run(*made(), train=(images, pictures()[1]), flip=False))
+        list(run(*made(), train=(images, pictures()[1]), augment=None))
 
 
-# --- flipping ---
-
-
-def test_flip_mirrors_about_half_of_the_pictures_and_leaves_the_data_alone() -> None:
-    images = np.zeros((400, 1, 2, 1), np.uint8)
-    images[:, :, 0] = 255
-    kept = images.copy()
-    flipped = training._flipped(images[np.arange(400)], np.array([3, 4], np.uint32))
-    assert np.array_equal(images, kept)
-    assert 150 < (flipped[:, 0, 1, 0] == 255).sum() < 250
-    assert (flipped.sum(axis=(1, 2, 3)) == 255).all()
+# --- how examples are shown, and how much they count ---
 
 
 @pytest.mark.parametrize("shape", [(N, 16), (N, 4, 4)])
 def test_what_is_no_picture_cannot_be_flipped(shape) -> None:
     images, labels = pictures()
-    with pytest.raises(SettingError, match=r"flip: only pictures .* not inputs \(70, "):
+    with pytest.raises(SettingError, match="flip"):
         list(run(*made(), train=(images.reshape(shape), labels)))
+
+
+def test_a_weight_multiplies_a_loss() -> None:
+    """One step on pictures of weights 2, 1 and 0 is one step on the first twice, the second once and no third."""
+    images, labels = (part[:3] for part in pictures())
+    moved = []
+    for train, counts in [
+        ((images, labels), np.float32([2, 1, 0])),
+        ((images[[0, 0, 1]], labels[[0, 0, 1]]), None),
+    ]:
+        model = models.linear((4, 4, 1), K)
+        changes = {"epochs": 1, "schedule": None, "augment": None, "validation": None, "batch_size": 3}
+        list(run(model, optim.SGD(nn.parameters(model), 0.1), train=train, weights=counts, **changes))
+        moved.append(weights(model))
+    assert all(np.allclose(moved[0][path], moved[1][path], atol=1e-6) for path in moved[0])
+
+
+def test_mixup_teaches_two_labels_by_their_shares() -> None:
+    images, labels = pictures()
+    batch = Examples(images, labels, None, augment.parse("mixup:0.5")).take(np.arange(N), np.uint32([1, 2]))
+    assert [part.dtype.name for part in batch] == ["uint8", "int64", "float32", "int64", "float32"]
+    np.testing.assert_allclose(batch[2] + batch[4], 1, atol=1e-6)
+    model = models.linear((4, 4, 1), K)
+    scores = model(batch[0], training=True)
+    softmax = losses.softmax_cross_entropy
+    wanted = np.mean(
+        softmax(scores, batch[1], reduction="none").numpy() * batch[2]
+        + softmax(scores, batch[3], reduction="none").numpy() * batch[4]
+    )
+    learner = GradientDescent(model, optim.SGD(nn.parameters(model), 0.1), softmax)
+    assert float(learner.step(*batch)[0]) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_mixed_pictures_that_count_differently() -> None:
+    images, labels = pictures()
+    counts = np.linspace(0, 2, N, dtype=np.float32)
+    batch = Examples(images, labels, counts, augment.parse("mixup:0.5")).take(np.arange(N), np.uint32([1, 2]))
+    plain = Examples(images, labels, None, augment.parse("mixup:0.5")).take(np.arange(N), np.uint32([1, 2]))
+    np.testing.assert_allclose(batch[2], plain[2] * counts, rtol=1e-6)
+    assert not np.allclose(batch[4], plain[4])
+
+
+def test_a_clipped_gradient_is_no_longer_than_asked() -> None:
+    model = models.linear((4, 4, 1), K)
+    before = weights(model)
+    optimizer = optim.SGD(nn.parameters(model), 1.0)
+    changes = {"epochs": 1, "schedule": None, "augment": None, "validation": None, "batch_size": N}
+    list(run(model, optimizer, clip_norm=1e-3, **changes))
+    change = np.concatenate([(weights(model)[path] - before[path]).ravel() for path in before])
+    assert np.linalg.norm(change) == pytest.approx(1e-3, rel=1e-4)
+
+
+def test_what_is_validated_and_kept_is_the_average() -> None:
+    model, optimizer = made()
+    on_the_way = []
+    changes = {"epochs": 3, "augment": None, "batch_size": N}
+    for event in run(model, optimizer, average=0.5, **changes):
+        if isinstance(event, EpochEnded):
+            on_the_way.append(weights(model)["linear1.weight"])
+            rows = event
+    start = made()[0].linear1.weight.numpy()
+    mean = start.astype(np.float64)
+    for step, value in enumerate(on_the_way, 1):
+        mean += (1 - min(0.5, (1 + step) / (10 + step))) * (value - mean)
+    assert rows.best
+    np.testing.assert_allclose(weights(model)["linear1.weight"], mean, atol=1e-6)
+    scores = model(pictures(1)[0], training=False)
+    assert rows.validation_loss == pytest.approx(float(losses.softmax_cross_entropy(scores, pictures(1)[1])), abs=1e-5)
+
+
+# --- how long it lasts ---
+
+
+def test_patience_ends_a_run_that_gets_no_better(tmp_path) -> None:
+    changes = {"epochs": 50, "patience": 3, "schedule": None, "checkpoint": tmp_path / "checkpoint"}
+    model, optimizer = made(rate=0.05)
+    *_, finished = run(model, optimizer, **changes)
+    assert finished.epochs == finished.best_epoch + 3 < 50
+    assert not finished.stopped
+    other, its_optimizer = made(1)
+    started, again = run(other, its_optimizer, **changes)
+    assert (started.epoch, again) == (finished.epochs, finished)
+    assert same(weights(other), weights(model))
+
+
+def test_a_run_until_separated_ends_when_all_are_right() -> None:
+    model, optimizer = made(rate=0.05)
+    changes = {"epochs": 300, "schedule": None, "augment": None, "validation": None}
+    *_, finished = run(model, optimizer, until_separated=True, **changes)
+    accuracies = [row.train_accuracy for row in finished.history]
+    assert accuracies.index(1.0) + 1 == len(accuracies) < 300
+
+
+# --- finding a learning rate ---
+
+
+def test_the_range_test_finds_a_rate_that_works_and_leaves_everything_as_it_was() -> None:
+    model, optimizer = made(rate=0.123, kind=lambda p, rate: optim.SGD(p, rate, momentum=0.9))
+    learner = GradientDescent(model, optimizer, losses.softmax_cross_entropy)
+    before = weights(model)
+    found = training.find_learning_rate(learner, Examples(*pictures()), batch_size=BATCH, seed=1)
+    assert same(weights(model), before)
+    assert learner.learning_rate == 0.123
+    assert all(not moment.numpy().any() for moment in optimizer.moments["velocity"].values())
+    assert 1e-4 < found.suggestion < 10
+    assert len(found.losses) == len(found.learning_rates) <= 100
+    again = training.find_learning_rate(learner, Examples(*pictures()), batch_size=BATCH, seed=1)
+    assert again.suggestion == found.suggestion
+    *_, finished = run(model, optimizer, schedule=optim.constant(found.suggestion), epochs=15)
+    assert finished.history[-1].train_accuracy > 0.8
+
+
+def test_a_loss_that_is_no_number_even_at_the_lowest_rate_is_said() -> None:
+    model = Exploding(1)
+    learner = GradientDescent(model, optim.SGD(nn.parameters(model), 0.01), losses.softmax_cross_entropy)
+    with pytest.raises(NonFiniteError, match="even at the learning rate"):
+        training.find_learning_rate(learner, Examples(*pictures()), batch_size=BATCH)

@@ -112,14 +112,84 @@ class Optimizer:
                 for moment, value in after.items():
                     before[moment].assign(value)
 
-    def minimize(self, loss: Tensor) -> None:
-        """One step down: `update` by the gradients of ``loss``, shape ()."""
-        self.update(gradients(loss, list(self.parameters.values())))
+    def minimize(self, loss: Tensor, clip_norm: float | None = None) -> None:
+        """One step down: `update` by the gradients of ``loss``, shape (); see `clip` for ``clip_norm``."""
+        found = gradients(loss, list(self.parameters.values()))
+        self.update(found if clip_norm is None else clip(found, clip_norm))
 
     def __repr__(self) -> str:
         plain = {name: value for name, value in vars(self).items() if isinstance(value, bool | int | float)}
         settings = ", ".join(f"{name}={value}" for name, value in plain.items())
         return f"{type(self).__name__}({len(self.parameters)} parameters, {settings})"
+
+
+def clip(gradients: Sequence[Tensor], norm: float) -> list[Tensor]:
+    """Gradients that are together no longer than ``norm``: g·min(1, norm / ‖g‖), in their own direction.
+
+    Source: Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks" (2013), algorithm 1.
+
+    Examples
+    --------
+    >>> import nabi
+    >>> clip([nabi.tensor([3.0]), nabi.tensor([4.0])], 1.0)  # together 5 long
+    [tensor([0.6]), tensor([0.8])]
+    """
+    if not norm > 0:
+        raise SettingError(f"clip: norm={norm} must be above 0")
+    squares = [ops.sum(ops.square(ops.astype(g, dtype="float64"))) for g in gradients]
+    total = ops.sqrt(sum(squares[1:], squares[0]))
+    shorter = ops.minimum(1.0, norm / ops.maximum(total, norm))
+    return [g * ops.astype(shorter, dtype=g.dtype) for g in gradients]
+
+
+class MovingAverage:
+    """An exponential moving average of parameters, which lies nearer to a minimum than the last step does.
+
+    a ← a + (1 - d)·(p - a) after step t, with d = min(decay, (1 + t) / (10 + t)), so that the first steps are soon
+    forgotten. Sources: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging" (1992).
+
+    Parameters
+    ----------
+    parameters : mapping of str to Tensor
+        Trained in place by an optimiser; the averages start as they are.
+    decay : float
+        Between 0 and 1; with 0.999 a step counts for some thousand steps.
+
+    Examples
+    --------
+    >>> import nabi
+    >>> weight = nabi.tensor([1.0], requires_grad=True)
+    >>> average = MovingAverage({"weight": weight}, decay=0.5)
+    >>> weight.assign([2.0])
+    >>> average.update()
+    >>> average.swap()
+    >>> weight.numpy().round(3)
+    array([1.818], dtype=float32)
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
+        _check("MovingAverage", decay=(decay, 0, 1))
+        self.parameters = dict(parameters)
+        self.decay = decay
+        self.step = tensor(np.array(0, np.int64))
+        self.averages = {path: tensor(parameter.numpy()) for path, parameter in self.parameters.items()}
+
+    def update(self) -> None:
+        """Take account of the parameters as they are now."""
+        with no_grad():
+            self.step.assign(self.step + 1)
+            t = ops.astype(self.step, dtype="float64")
+            rest = 1 - ops.minimum(self.decay, (1 + t) / (10 + t))
+            for path, parameter in self.parameters.items():
+                average = self.averages[path]
+                average.assign(average + ops.astype(rest, dtype=average.dtype) * (parameter - average))
+
+    def swap(self) -> None:
+        """Put the averages where the parameters are, and the parameters where the averages were."""
+        for path, parameter in self.parameters.items():
+            now, before = parameter.numpy(), self.averages[path].numpy()
+            parameter.assign(before)
+            self.averages[path].assign(now)
 
 
 class SGD(Optimizer):

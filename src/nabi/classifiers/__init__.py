@@ -2,20 +2,29 @@
 
 from nabi.classifiers.base import Classifier
 from nabi.classifiers.convnet import ConvNetClassifier
+from nabi.classifiers.knn import KNNClassifier
 from nabi.classifiers.linear import LinearClassifier
 from nabi.classifiers.loading import load
 from nabi.classifiers.mlp import MLPClassifier
 from nabi.classifiers.network import NetworkClassifier
+from nabi.classifiers.perceptron import Perceptron
 from nabi.classifiers.registry import register, registered, registry
+from nabi.classifiers.settings import NetworkSettings, TrainingSettings
 from nabi.classifiers.three_layer import ThreeLayerClassifier
+from nabi.classifiers.trained import TrainedClassifier
 
 __all__ = [
     "Classifier",
     "ConvNetClassifier",
+    "KNNClassifier",
     "LinearClassifier",
     "MLPClassifier",
     "NetworkClassifier",
+    "NetworkSettings",
+    "Perceptron",
     "ThreeLayerClassifier",
+    "TrainedClassifier",
+    "TrainingSettings",
     "load",
     "register",
     "registered",

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from nabi import container
 from nabi.errors import DataError, DTypeError, ModelFileError, NabiError, ShapeError
-from nabi.training import batch_bounds, evaluation_batch
+from nabi.training import Event, batch_bounds, evaluation_batch
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -32,7 +32,7 @@ MAX_LETTERS = 2**24  # that the names of classes may have in a model file, all c
 class Classifier(ClassifierMixin, BaseEstimator):
     """An image classifier as a scikit-learn estimator.
 
-    A subclass has ``fit``, ``_batch_scores``, ``_arrays`` and ``_restore``, and is declared with `register`.
+    A subclass has ``fit`` and what stands below under "what a subclass has", and is declared with `register`.
 
     Attributes
     ----------
@@ -52,6 +52,28 @@ class Classifier(ClassifierMixin, BaseEstimator):
     n_features_in_: int
 
     # --- what a subclass has ---
+
+    def check_settings(self) -> None:
+        """Raise SettingError where a constructor argument has a value that it cannot have."""
+        raise NotImplementedError
+
+    def fit_events(
+        self, X: ArrayLike, y: ArrayLike, *, validation: tuple[ArrayLike, ArrayLike] | None = None, **options: Any
+    ) -> Iterator[Event]:
+        """Fit as ``fit`` does, one event of `nabi.training` at a time.
+
+        Parameters
+        ----------
+        X, y, validation
+            As for ``fit``.
+        **options
+            ``about``, ``checkpoint``, ``checkpoint_seconds`` and ``stop``, as for `nabi.training.run`.
+        """
+        raise NotImplementedError
+
+    def weight_pictures(self, most: int = 64) -> NDArray[np.float32] | None:
+        """What the weights look for, as pictures (K, H, W, C); None where there is nothing to be seen."""
+        return None
 
     def _batch_scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Scores (N, K) of one batch."""

@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 
 from nabi import models
 from nabi.classifiers.network import NetworkClassifier, dense_weights
@@ -12,6 +15,7 @@ from nabi.classifiers.registry import register
 
 
 @register("linear")
+@dataclass(eq=False, repr=False)
 class LinearClassifier(NetworkClassifier):
     """s = W·x + b: each column of W is the template of a class, of which an input has more or less in it.
 
@@ -22,24 +26,13 @@ class LinearClassifier(NetworkClassifier):
     ----------
     loss : str
         "hinge", "softmax" or "perceptron".
-    alpha : float
-        Weight decay.
-    max_iter : int or "auto"
-        How many epochs; by default what makes 1,000 steps, but between 30 and 50, and no fewer than 500 steps.
-    batch_size : int
-        At most so many inputs a step.
-    learning_rate : float or "auto"
-        The highest of the run; by default what suits the optimiser, and with "sgd" the number of features.
-    optimizer : str
-        "sgd" (with Nesterov's momentum 0.9), "rmsprop", "adam" or "adamw".
-    schedule : str
-        "cosine", "one-cycle" or "constant".
-    flip : bool
-        Train on pictures and their mirror images.
-    random_state : int, RandomState or None
-        An integer gives the same bits every time.
-    engine : str
-        See `nabi.compile`.
+    alpha, max_iter, learning_rate, augment, random_state and all others
+        As for `nabi.classifiers.NetworkSettings`.
+
+    Attributes
+    ----------
+    templates_ : ndarray of float32, (K, H, W, C) or (K, features)
+        What each class looks for.
 
     Examples
     --------
@@ -52,34 +45,19 @@ class LinearClassifier(NetworkClassifier):
 
     rates: ClassVar[Mapping[str, float]] = {"sgd": 1.0, "rmsprop": 0.0003, "adam": 0.001, "adamw": 0.001}
 
-    def __init__(
-        self,
-        loss: str = "hinge",
-        *,
-        alpha: float = 1e-4,
-        max_iter: int | str = "auto",
-        batch_size: int = 128,
-        learning_rate: float | str = "auto",
-        optimizer: str = "sgd",
-        schedule: str = "cosine",
-        flip: bool = False,
-        random_state: Any = None,
-        engine: str = "auto",
-    ) -> None:
-        self.loss = loss
-        self.alpha = alpha
-        self.max_iter = max_iter
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.flip = flip
-        self.random_state = random_state
-        self.engine = engine
+    loss: str = field(default="hinge", kw_only=False)
+
+    @property
+    def templates_(self) -> NDArray[np.float32]:
+        """Each class's weights in the shape of an input: (K, H, W, C), or (K, features)."""
+        check_is_fitted(self, "classes_")
+        weight = self.model_.linear.weight.numpy()
+        templates: NDArray[np.float32] = np.moveaxis(weight.reshape(*self.input_shape_, -1), -1, 0)
+        return templates
 
     def _rate(self, batch_size: int) -> float:
         rate = super()._rate(batch_size)
-        if self.learning_rate == "auto" and self.optimizer == "sgd":
+        if self.learning_rate in ("auto", "find") and self.optimizer == "sgd":
             # How far a step may go falls with the length of an input, squared: on standardised ones, their features.
             # A softmax's gradient is at most 1 for each class; a hinge's adds up over all that are in the way.
             rate *= (3.0 if self.loss == "softmax" else 0.3) / math.prod(self.input_shape_)

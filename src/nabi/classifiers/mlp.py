@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 from nabi import models, nn
-from nabi.classifiers.network import NetworkClassifier, check_sizes, dense_weights, one_of
+from nabi.classifiers.network import NetworkClassifier, dense_weights
 from nabi.classifiers.registry import register
-from nabi.errors import SettingError
+from nabi.classifiers.settings import check_choice, check_number, check_sizes
 
 
 @register("mlp")
+@dataclass(eq=False, repr=False)
 class MLPClassifier(NetworkClassifier):
     """Fully connected layers, one after another: each learns features of the features before it.
 
@@ -26,8 +28,8 @@ class MLPClassifier(NetworkClassifier):
         With which probability a hidden unit is left out of a step of training.
     loss : str
         "softmax", "hinge" or "perceptron".
-    alpha, max_iter, batch_size, learning_rate, optimizer, schedule, flip, random_state, engine
-        As for `LinearClassifier`.
+    alpha, max_iter, learning_rate, augment, random_state and all others
+        As for `nabi.classifiers.NetworkSettings`.
 
     Examples
     --------
@@ -40,36 +42,11 @@ class MLPClassifier(NetworkClassifier):
 
     rates: ClassVar[Mapping[str, float]] = {"sgd": 0.03, "rmsprop": 0.0003, "adam": 0.001, "adamw": 0.001}
 
-    def __init__(
-        self,
-        hidden_layer_sizes: Sequence[int] = (512, 256),
-        *,
-        activation: str = "relu",
-        dropout: float = 0.2,
-        loss: str = "softmax",
-        alpha: float = 5e-4,
-        max_iter: int | str = "auto",
-        batch_size: int = 128,
-        learning_rate: float | str = "auto",
-        optimizer: str = "sgd",
-        schedule: str = "cosine",
-        flip: bool = False,
-        random_state: Any = None,
-        engine: str = "auto",
-    ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.dropout = dropout
-        self.loss = loss
-        self.alpha = alpha
-        self.max_iter = max_iter
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.flip = flip
-        self.random_state = random_state
-        self.engine = engine
+    hidden_layer_sizes: Sequence[int] = (512, 256)
+    _: KW_ONLY
+    activation: str = "relu"
+    dropout: float = 0.2
+    alpha: float = 5e-4
 
     def _network(self, seed: int) -> Any:
         return models.mlp(
@@ -87,6 +64,5 @@ class MLPClassifier(NetworkClassifier):
     def check_settings(self) -> None:
         super().check_settings()
         check_sizes("hidden_layer_sizes", self.hidden_layer_sizes)
-        if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
-            raise SettingError(f"dropout is {self.dropout!r}: it must be 0 or more, and less than 1")
-        one_of("activation", self.activation, nn.ACTIVATIONS)
+        check_number("dropout", self.dropout, least=0, below=1)
+        check_choice("activation", self.activation, nn.ACTIVATIONS)

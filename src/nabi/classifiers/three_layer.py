@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nabi import models
-from nabi.classifiers.network import NetworkClassifier, check_sizes, dense_weights
+from nabi.classifiers.network import NetworkClassifier, dense_weights
 from nabi.classifiers.registry import register
+from nabi.classifiers.settings import check_sizes
 
 
 @register("three-layer")
+@dataclass(eq=False, repr=False)
 class ThreeLayerClassifier(NetworkClassifier):
     """s = W₃·σ(W₂·σ(W₁·x + b₁) + b₂) + b₃: the sigmoid network that the lecture writes down in three lines.
 
@@ -21,8 +24,8 @@ class ThreeLayerClassifier(NetworkClassifier):
         Units of the two hidden layers.
     loss : str
         "softmax", "hinge" or "perceptron".
-    alpha, max_iter, batch_size, learning_rate, optimizer, schedule, flip, random_state, engine
-        As for `LinearClassifier`.
+    alpha, max_iter, learning_rate, augment, random_state and all others
+        As for `nabi.classifiers.NetworkSettings`.
 
     Examples
     --------
@@ -35,32 +38,7 @@ class ThreeLayerClassifier(NetworkClassifier):
 
     rates: ClassVar[Mapping[str, float]] = {"sgd": 0.1, "rmsprop": 0.0003, "adam": 0.003, "adamw": 0.003}
 
-    def __init__(
-        self,
-        hidden_layer_sizes: tuple[int, int] = (512, 256),
-        *,
-        loss: str = "softmax",
-        alpha: float = 1e-4,
-        max_iter: int | str = "auto",
-        batch_size: int = 128,
-        learning_rate: float | str = "auto",
-        optimizer: str = "sgd",
-        schedule: str = "cosine",
-        flip: bool = False,
-        random_state: Any = None,
-        engine: str = "auto",
-    ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.loss = loss
-        self.alpha = alpha
-        self.max_iter = max_iter
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.flip = flip
-        self.random_state = random_state
-        self.engine = engine
+    hidden_layer_sizes: tuple[int, int] = (512, 256)
 
     def _network(self, seed: int) -> Any:
         first, second = map(int, self.hidden_layer_sizes)

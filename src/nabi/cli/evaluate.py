@@ -43,7 +43,8 @@ def evaluate(
     if not set(map(composed, dataset.classes)) & {composed(str(name)) for name in classifier.classes_}:
         theirs, ours = _few(dataset.classes), _few(classifier.classes_)
         raise DataError(f"{source}: none of its classes ({theirs}) is among the model's ({ours})")
-    measured, _ = measure(classifier, dataset, _chosen(dataset, split, source))
+    with bar(console(stderr=True)) as show:
+        measured, _ = measure(classifier, dataset, _chosen(dataset, split, source), show)
     if as_json:
         print(json_text({"data": dataset.name, "split": split, **measured}, indent=2))
         return

@@ -2,47 +2,79 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nabi import __version__, figures, metrics
-from nabi.classifiers import NetworkClassifier
+from nabi.classifiers import Classifier
+from nabi.classifiers.base import plain
 from nabi.cli.run_folder import METRICS, MODEL, RunFolder
+from nabi.cli.terminal import Show
 from nabi.data import Dataset, Split
 from nabi.data.files import composed
+from nabi.listeners import Listener
+from nabi.training import EpochEnded, Started
+
+BATCH = 1000  # pictures between two signs of progress
 
 
-def write_model(classifier: NetworkClassifier, dataset: Dataset, folder: RunFolder, asked: Mapping[str, Any]) -> None:
-    """Write the model, its history and its curves."""
-    about = {"data": dataset.name, "asked": dict(asked), "best_epoch": classifier.best_epoch_}
+def write_history(folder: RunFolder) -> Listener:
+    """Write the history of a run after every epoch, a row for each: one that is killed leaves the others behind."""
+    rows: list[EpochEnded] = []
+
+    def listen(event: Any) -> None:
+        match event:
+            case Started():
+                rows.extend(event.history)
+            case EpochEnded():
+                rows.append(event)
+            case _:
+                return
+        names = EpochEnded.__dataclass_fields__
+        folder.write_history({name: [getattr(row, name) for row in rows] for name in names})
+
+    return listen
+
+
+def write_model(classifier: Classifier, dataset: Dataset, folder: RunFolder, asked: Mapping[str, Any]) -> None:
+    """Write the model, its curves and what it looks for."""
+    about: dict[str, Any] = {"data": dataset.name, "asked": dict(asked)}
+    history = getattr(classifier, "history_", {})
+    if history:
+        about["best_epoch"] = classifier.best_epoch_  # type: ignore[attr-defined]
     classifier.save(folder.path / MODEL, about)
-    folder.write_history(classifier.history_)
-    history = {
-        name: np.array([np.nan if value is None else value for value in values])
-        for name, values in classifier.history_.items()
-    }
-    figures.curves(history, folder.path / "curves.svg")
+    if history:
+        columns = {
+            name: np.array([np.nan if value is None else value for value in values]) for name, values in history.items()
+        }
+        figures.curves(columns, folder.path / "curves.svg")
     pictures = classifier.weight_pictures()
     if pictures is not None:
         names = [str(name) for name in classifier.classes_] if len(pictures) == len(classifier.classes_) else None
         figures.weights(pictures, folder.path / "weights.png", names)
 
 
-def write_measures(classifier: NetworkClassifier, dataset: Dataset, folder: RunFolder, asked: Mapping[str, Any]) -> str:
+def write_measures(
+    classifier: Classifier,
+    dataset: Dataset,
+    folder: RunFolder,
+    asked: Mapping[str, Any],
+    show: Show = lambda what, done, total: None,
+) -> str:
     """Measure on the test pictures, write metrics and confusion, and say it in one line."""
-    history = classifier.history_
-    best = classifier.best_epoch_
+    history = getattr(classifier, "history_", {"validation_accuracy": [], "seconds": []})
+    best = getattr(classifier, "best_epoch_", 0)
     validation = history["validation_accuracy"][best - 1] if best else None
     content: dict[str, Any] = {
         "data": dataset.name,
-        "model": classifier.registered_name,
+        "model": asked["model"],
         "asked": dict(asked),
-        "arguments": classifier.get_params(),
+        "arguments": {name: plain(value) for name, value in classifier.get_params().items()},
         "seed": asked["seed"],
-        "epochs": classifier.n_iter_,
+        "epochs": getattr(classifier, "n_iter_", 0),
         "best_epoch": best,
         "seconds": round(sum(history["seconds"]), 3),
         "validation_accuracy": validation,
@@ -51,7 +83,7 @@ def write_measures(classifier: NetworkClassifier, dataset: Dataset, folder: RunF
     }
     line = f"no test pictures, validation accuracy {validation}"
     if dataset.test is not None and len(dataset.test):
-        measured, matrix = measure(classifier, dataset, dataset.test)
+        measured, matrix = measure(classifier, dataset, dataset.test, show)
         content |= {f"test_{name}": value for name, value in measured.items()}
         if matrix is not None:
             figures.confusion(matrix, measured["classes"], folder.path / "confusion.svg")
@@ -60,7 +92,9 @@ def write_measures(classifier: NetworkClassifier, dataset: Dataset, folder: RunF
     return f"{line}; {content['seconds']:.1f} s of training; all in {folder.path}"
 
 
-def measure(classifier: Any, dataset: Dataset, split: Split) -> tuple[dict[str, Any], NDArray[np.int64] | None]:
+def measure(
+    classifier: Classifier, dataset: Dataset, split: Split, show: Show = lambda what, done, total: None
+) -> tuple[dict[str, Any], NDArray[np.int64] | None]:
     """Accuracy with its interval, and per class; and the confusion matrix. Classes are matched by name, composed.
 
     Returns
@@ -77,7 +111,13 @@ def measure(classifier: Any, dataset: Dataset, split: Split) -> tuple[dict[str, 
     classes = known + sorted(present - set(known))
     place = {name: number for number, name in enumerate(classes)}
     labels = np.array([place.get(name, -1) for name in given])[split.labels]
-    predicted = np.array([place[composed(str(name))] for name in classifier.predict(split.images)])
+    places = np.array([place[composed(str(name))] for name in classifier.classes_])
+    predicted = np.concatenate(
+        [
+            places[np.searchsorted(classifier.classes_, classifier.predict(split.images[start : start + BATCH]))]
+            for start in shown(range(0, len(split), BATCH), show)
+        ]
+    )
     correct = int((labels == predicted).sum())
     found = metrics.per_class(labels, predicted, len(classes))
     measured = {
@@ -94,6 +134,13 @@ def measure(classifier: Any, dataset: Dataset, split: Split) -> tuple[dict[str, 
     if len(classes) > metrics.MAX_CONFUSION_CLASSES:
         return measured, None
     return measured, metrics.confusion_matrix(labels, predicted, len(classes))
+
+
+def shown(starts: range, show: Show) -> Iterator[int]:
+    """Where batches start, one after another, with progress."""
+    for start in starts:
+        show("predicting", start, starts.stop)
+        yield start
 
 
 def said(measured: Mapping[str, Any]) -> str:

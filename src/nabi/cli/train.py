@@ -1,10 +1,9 @@
 """``nabi train``: from pictures to a model in a folder."""
 
 import hashlib
-import inspect
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,59 +12,29 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from nabi import data
-from nabi.classifiers import NetworkClassifier, registered, registry
+from nabi.classifiers import Classifier
 from nabi.cli.characters import is_text, printable
-from nabi.cli.results import write_measures, write_model
+from nabi.cli.choices import KINDS, MODELS, SIZES, as_typed, chosen
+from nabi.cli.results import write_history, write_measures, write_model
 from nabi.cli.run_folder import ASKED, CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
 from nabi.cli.terminal import bar, console, note
-from nabi.data import Dataset, Split
+from nabi.data import Dataset, Split, complete_splits, load
+from nabi.data.augment import AUGMENTATIONS
 from nabi.data.named import NAMED
 from nabi.errors import DataError, NonFiniteError, SettingError
+from nabi.listeners import Listener, events_for_tensorboard, lines
 from nabi.losses import LOSSES
 from nabi.optim import OPTIMIZERS
-from nabi.training import EpochEnded, Finished, Started, Stepped
+from nabi.training import Event, Finished, Started, Stepped
+from nabi.training.loop import CHECKPOINT_SECONDS
 
 INTERRUPTED = 130
 
 DEFAULTS: dict[str, Any] = {"data": "digits", "model": "mlp", "seed": 0}
 
-# What run.json may say.
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "data": str,
-    "model": str,
-    "loss": str,
-    "epochs": int,
-    "batch_size": int,
-    "learning_rate": (int, float),
-    "optimizer": str,
-    "hidden": str,
-    "dropout": (int, float),
-    "weight_decay": (int, float),
-    "flip": bool,
-    "seed": int,
-    "size": int,
-}
-
-MOST_UNITS = 2**31  # of a hidden layer; beyond that even the shapes of weights overflow
-
-# What an option is called in a classifier's constructor.
-ARGUMENTS = {
-    "loss": "loss",
-    "epochs": "max_iter",
-    "batch_size": "batch_size",
-    "learning_rate": "learning_rate",
-    "optimizer": "optimizer",
-    "hidden": "hidden_layer_sizes",
-    "dropout": "dropout",
-    "weight_decay": "alpha",
-    "flip": "flip",
-    "seed": "random_state",
-}
-
 
 def train(
-    source: Annotated[
+    data: Annotated[
         str | None,
         typer.Argument(
             metavar="[DATA]",
@@ -73,46 +42,61 @@ def train(
             help="digits, cifar10, cifar100, mnist, fashion-mnist, or a folder or archive of class folders.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(show_default="mlp", help=f"One of {', '.join(registry)}.")] = None,
+    model: Annotated[str | None, typer.Option(show_default="mlp", help=f"One of {', '.join(MODELS)}.")] = None,
     loss: Annotated[str | None, typer.Option(help=f"One of {', '.join(LOSSES)}.")] = None,
     epochs: Annotated[int | None, typer.Option(help="How often to go through the training pictures.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a step, at most.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The highest of the run.")] = None,
+    learning_rate: Annotated[
+        str | None, typer.Option(help="The highest of the run; find: try which is the best.")
+    ] = None,
     optimizer: Annotated[str | None, typer.Option(help=f"One of {', '.join(OPTIMIZERS)}.")] = None,
     hidden: Annotated[str | None, typer.Option(help="Units of the hidden layers, such as 512,256.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Share of hidden units left out at random.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="How strongly weights are pulled to zero.")] = None,
-    flip: Annotated[
-        bool | None,
-        typer.Option("--flip/--no-flip", show_default="colour pictures only", help="Train on mirror images, too."),
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            show_default="flip for colour pictures",
+            help=f"How pictures are varied, such as flip,crop:4. Of {', '.join(AUGMENTATIONS)}; or none.",
+        ),
     ] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Share of the target given to all classes.")] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="The longest a step's gradient may be.")] = None,
+    average: Annotated[
+        float | None, typer.Option(help="Keep a moving average of the weights, with this decay, such as 0.999.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="End after so many epochs that were no better on validation pictures.")
+    ] = None,
+    balanced: Annotated[
+        bool | None, typer.Option("--balanced", help="Let rare classes count as much as frequent ones.")
+    ] = None,
+    averaged: Annotated[
+        bool | None, typer.Option("--averaged", help="perceptron: answer with the mean of all weights on the way.")
+    ] = None,
+    neighbors: Annotated[int | None, typer.Option(show_default="5", help="knn: how many have a vote.")] = None,
+    metric: Annotated[str | None, typer.Option(show_default="l2", help="knn: l1 or l2.")] = None,
     seed: Annotated[int | None, typer.Option(show_default="0", help="The same seed gives the same bits.")] = None,
     size: Annotated[int | None, typer.Option(help="Height and width that pictures of folders are brought to.")] = None,
     out: Annotated[Path | None, typer.Option(show_default="runs/NAME-N", help="The folder of the run.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop where a file is skipped; do not go on.")] = False,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(help="How often to write down what --resume goes on from.")
+    ] = CHECKPOINT_SECONDS / 60,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write event files for TensorBoard, too, into the run's folder.")
+    ] = False,
 ) -> None:
     """Train a classifier on pictures.
 
     Without arguments: a multilayer perceptron on 1,797 handwritten digits, in seconds. Ctrl-C stops and keeps the best
     model so far; --resume goes on, and ends with the same bits as if it had never been stopped.
     """
-    options: dict[str, Any] = {
-        "data": source,
-        "model": model,
-        "loss": loss,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "optimizer": optimizer,
-        "hidden": hidden,
-        "dropout": dropout,
-        "weight_decay": weight_decay,
-        "flip": flip,
-        "seed": seed,
-        "size": size,
-    }
-    asked = {name: value for name, value in options.items() if value is not None}
+    given = locals()
+    asked: dict[str, Any] = {name: given[name] for name in KINDS if given.get(name) is not None}
+    if not checkpoint_minutes >= 0:
+        raise SettingError(f"--checkpoint-minutes {checkpoint_minutes}: it must be 0 or more")
     if "data" in asked and asked["data"] not in NAMED and Path(asked["data"]).expanduser().exists():
         asked["data"] = str(Path(asked["data"]).expanduser().resolve())
     if resume and out is None:
@@ -129,14 +113,18 @@ def train(
         elif resume and "data" not in asked:
             raise SettingError(f"{out}: no run to go on with; to begin one there, name the data")
         asked = DEFAULTS | asked
-        classifier = _classifier(asked)
+        classifier = chosen(asked)
+        if asked["model"] in SIZES and asked["data"] not in NAMED:
+            asked.setdefault("size", SIZES[asked["model"]])
         _refuse_inside(asked["data"], out or RUNS)
         where = console()
         dataset = _loaded(asked, where, strict)
-        classifier.flip = asked.get("flip", dataset.train.images.shape[3] == 3)
+        if "augment" not in asked and hasattr(classifier, "augment") and dataset.train.images.shape[3] == 3:
+            classifier.augment = "flip"
         if folder is None:
             folder = held.enter_context(new_folder(dataset.name))
-        _run(classifier, dataset, folder, asked, where)
+        listeners = [write_history(folder)] + ([events_for_tensorboard(folder.path)] if tensorboard else [])
+        _run(classifier, dataset, folder, asked, where, listeners, checkpoint_minutes * 60)
 
 
 def _refuse_inside(source: str, target: Path) -> None:
@@ -150,7 +138,7 @@ def _loaded(asked: Mapping[str, Any], where: Console, strict: bool) -> Dataset:
     if not is_text(asked["data"]):
         raise DataError(f"{asked['data']}: a name that is not UTF-8: rename it, or train from elsewhere")
     with bar(where) as show:
-        dataset = data.load(
+        dataset = load(
             asked["data"],
             size=asked.get("size"),
             progress=lambda done, total: show(f"reading {asked['data']}", done, total),
@@ -167,7 +155,7 @@ def _loaded(asked: Mapping[str, Any], where: Console, strict: bool) -> Dataset:
     counts = np.bincount(np.concatenate(parts), minlength=len(dataset.classes))
     if not counts.all():
         note(f"classes without pictures: {', '.join(dataset.classes[label] for label in np.flatnonzero(counts == 0))}")
-    dataset = data.complete_splits(dataset)
+    dataset = complete_splits(dataset)
     if len(np.unique(dataset.train.labels)) < 2:
         raise DataError(f"{asked['data']}: pictures of one class only: there is nothing to tell apart")
     return dataset
@@ -184,44 +172,18 @@ def _as_it_began(folder: RunFolder, asked: dict[str, Any], resume: bool) -> dict
     for name, value in asked.items():
         if began.get(name) != value:
             then = f"began with {began[name]!r}" if name in began else "began without it"
-            raise SettingError(f"{_as_typed(name)} {value!r}: the run in {folder.path} {then}")
+            raise SettingError(f"{as_typed(name)} {value!r}: the run in {folder.path} {then}")
     return began
 
 
-def _classifier(asked: Mapping[str, Any]) -> NetworkClassifier:
-    kind = registered(asked["model"])
-    arguments = {ARGUMENTS[name]: value for name, value in asked.items() if name in ARGUMENTS}
-    if "hidden" in asked:
-        try:
-            arguments["hidden_layer_sizes"] = tuple(int(units) for units in asked["hidden"].split(","))
-        except ValueError:
-            raise SettingError(f"--hidden {asked['hidden']!r}: it must be whole numbers, such as 512,256") from None
-        if max(arguments["hidden_layer_sizes"]) > MOST_UNITS:
-            raise SettingError(f"--hidden {asked['hidden']}: a layer has {MOST_UNITS:,} units at most")
-    if not 0 <= asked["seed"] < 2**63:
-        raise SettingError(f"--seed {asked['seed']}: it must lie between 0 and 2**63 - 1")
-    known = inspect.signature(kind).parameters
-    for name in asked:
-        if name in ARGUMENTS and ARGUMENTS[name] not in known:
-            raise SettingError(f"{_as_typed(name)}: the model {asked['model']} has nothing of the kind")
-    classifier = kind(**arguments)
-    if not isinstance(classifier, NetworkClassifier):
-        raise SettingError(f"the model {asked['model']} is not trained step by step")
-    try:
-        classifier.check_settings()
-    except SettingError as error:
-        argument, _, what = str(error).partition(" ")
-        option = next((option for option, name in ARGUMENTS.items() if name == argument), argument)
-        raise SettingError(f"{_as_typed(option)} {what}") from None
-    return classifier
-
-
-def _as_typed(option: str) -> str:
-    return "--" + option.replace("_", "-")
-
-
 def _run(
-    classifier: NetworkClassifier, dataset: Dataset, folder: RunFolder, asked: Mapping[str, Any], where: Console
+    classifier: Classifier,
+    dataset: Dataset,
+    folder: RunFolder,
+    asked: Mapping[str, Any],
+    where: Console,
+    listeners: Sequence[Listener],
+    checkpoint_seconds: float,
 ) -> None:
     """Train, and write down what comes out."""
     images, labels = _labelled(dataset, dataset.train)
@@ -237,17 +199,18 @@ def _run(
             labels,
             validation=None if held_out is None else _labelled(dataset, held_out),
             checkpoint=folder.path / CHECKPOINT,
+            checkpoint_seconds=checkpoint_seconds,
             about={"pictures": _fingerprint(dataset.train)},
             stop=interrupted,
         )
         try:
-            finished = _show(events, where)
+            finished = _show(events, where, listeners)
         except NonFiniteError as error:
-            if not classifier.best_epoch_:
+            if not classifier.best_epoch_:  # type: ignore[attr-defined]
                 folder.give_up()
                 raise
             write_model(classifier, dataset, folder, asked)
-            kept = f"{folder.path / MODEL} has the weights of epoch {classifier.best_epoch_}"
+            kept = f"{folder.path / MODEL} has the weights of epoch {classifier.best_epoch_}"  # type: ignore[attr-defined]
             raise NonFiniteError(f"{error}; {kept}") from None
         except BaseException:
             if not (folder.path / CHECKPOINT).exists():
@@ -259,27 +222,25 @@ def _run(
         whose = f"the weights of epoch {finished.best_epoch}" if finished.best_epoch else "the weights as they were"
         note(f"stopped; {folder.path / MODEL} has {whose}; to go on: {again}")
         raise typer.Exit(INTERRUPTED)
-    where.print(write_measures(classifier, dataset, folder, asked))
+    with bar(where) as show:
+        said = write_measures(classifier, dataset, folder, asked, show)
+    where.print(said)
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _show(events: Iterator[Any], where: Console) -> Finished:
-    """Show events as they come, until the last."""
+def _show(events: Iterator[Event], where: Console, listeners: Sequence[Listener]) -> Finished:
+    """Tell all who listen, until the last event."""
     with bar(where) as show:
+        line = lines(where.print)
         for event in events:
+            line(event)
+            for listener in listeners:
+                listener(event)
             match event:
-                case Started(epochs=epochs):
-                    width = len(str(epochs))
-                    if event.history or event.step:
-                        where.print(f"going on after epoch {event.epoch}, step {event.step}")
+                case Started():
+                    epochs = event.epochs
                 case Stepped():
                     show(f"epoch {event.epoch}/{epochs}", event.step, event.steps_per_epoch)
-                case EpochEnded():
-                    line = f"epoch {event.epoch:{width}}/{epochs}"
-                    line += f"  loss {event.train_loss:.4f}  accuracy {event.train_accuracy:.4f}"
-                    if event.validation_loss is not None:
-                        line += f"  validation {event.validation_loss:.4f}  {event.validation_accuracy:.4f}"
-                    where.print(f"{line}  {event.seconds:.1f} s")
                 case Finished():
                     return event
     raise AssertionError("a run ends with Finished")

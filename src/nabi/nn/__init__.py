@@ -27,6 +27,7 @@ from nabi.nn.layer import Layer
 from nabi.nn.linear import Linear
 from nabi.nn.normalization import BatchNorm, LocalResponseNorm
 from nabi.nn.pooling import AvgPool2d, Flatten, GlobalAvgPool, MaxPool2d
+from nabi.nn.reshape import Reshape
 from nabi.nn.standardize import Standardize
 from nabi.nn.state import load_tensors, parameters, tensors
 from nabi.nn.summary import Summary, summary
@@ -50,6 +51,7 @@ __all__ = [
     "MaxPool2d",
     "ReLU",
     "ReLU6",
+    "Reshape",
     "Residual",
     "Sequential",
     "SiLU",

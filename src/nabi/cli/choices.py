@@ -1,0 +1,120 @@
+"""What a person may choose about a classifier on the command line, and the classifier that this makes."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from nabi.classifiers import Classifier, registered
+from nabi.errors import SettingError
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "knn": ("knn", {}),
+    "perceptron": ("perceptron", {}),
+    "linear": ("linear", {}),
+    "mlp": ("mlp", {}),
+    "three-layer": ("three-layer", {}),
+    "convnet": ("convnet", {}),
+    "alexnet": ("convnet", {"architecture": "alexnet"}),
+}
+"""Which classifier each model's name stands for, and with which arguments; in the order of the lecture."""
+
+SIZES = {"alexnet": 224}
+"""Models that take pictures of one size only."""
+
+MOST_UNITS = 2**31  # of a hidden layer; beyond that even the shapes of weights overflow
+
+# Each option's name in a classifier's constructor, and what run.json may say of it.
+OPTIONS: dict[str, tuple[str, type | tuple[type, ...]]] = {
+    "loss": ("loss", str),
+    "epochs": ("max_iter", int),
+    "batch_size": ("batch_size", int),
+    "learning_rate": ("learning_rate", (int, float, str)),
+    "optimizer": ("optimizer", str),
+    "hidden": ("hidden_layer_sizes", str),
+    "dropout": ("dropout", (int, float)),
+    "weight_decay": ("alpha", (int, float)),
+    "augment": ("augment", str),
+    "label_smoothing": ("label_smoothing", (int, float)),
+    "clip_norm": ("clip_norm", (int, float)),
+    "average": ("average", (int, float)),
+    "patience": ("n_iter_no_change", int),
+    "balanced": ("class_weight", bool),
+    "averaged": ("averaged", bool),
+    "neighbors": ("n_neighbors", int),
+    "metric": ("metric", str),
+    "seed": ("random_state", int),
+}
+
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "data": str,
+    "model": str,
+    "size": int,
+    **{name: kind for name, (_, kind) in OPTIONS.items()},
+}
+
+
+def as_typed(option: str) -> str:
+    """An option as it is typed."""
+    return "--" + option.replace("_", "-")
+
+
+def chosen(asked: Mapping[str, Any]) -> Classifier:
+    """The classifier that was asked for, unfitted.
+
+    Raises
+    ------
+    SettingError
+        An option that this model lacks, or with a value that it cannot have.
+    """
+    if asked["model"] not in MODELS:
+        raise SettingError(f"--model {asked['model']!r} is not one of {', '.join(MODELS)}")
+    name, arguments = MODELS[asked["model"]]
+    kind = registered(name)
+    known = inspect.signature(kind).parameters
+    arguments = dict(arguments)
+    for option, value in asked.items():
+        if option not in OPTIONS:
+            continue
+        argument = OPTIONS[option][0]
+        if argument in known:
+            arguments |= _said(option, argument, value)
+        elif option != "seed":  # every run has one, whether anything is drawn at random or not
+            raise SettingError(f"{as_typed(option)}: the model {asked['model']} has nothing of the kind")
+    if not 0 <= asked["seed"] < 2**63:
+        raise SettingError(f"--seed {asked['seed']}: it must lie between 0 and 2**63 - 1")
+    classifier: Classifier = kind(**arguments)
+    try:
+        classifier.check_settings()
+    except SettingError as error:
+        argument, _, what = str(error).partition(" ")
+        option = next((option for option, (name, _) in OPTIONS.items() if name == argument), argument)
+        raise SettingError(f"{as_typed(option)} {what}") from None
+    return classifier
+
+
+def _said(option: str, argument: str, value: Any) -> dict[str, Any]:
+    """The constructor arguments that an option stands for."""
+    match option:
+        case "hidden":
+            return {argument: _sizes(value)}
+        case "balanced":
+            return {argument: "balanced" if value else None}
+        case "patience":
+            return {argument: value, "early_stopping": True}
+        case "learning_rate" if value != "find":
+            try:
+                return {argument: float(value)}
+            except ValueError:
+                raise SettingError(f"--learning-rate {value!r}: it must be a number, or find") from None
+        case _:
+            return {argument: value}
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(units) for units in text.split(","))
+    except ValueError:
+        raise SettingError(f"--hidden {text!r}: it must be whole numbers, such as 512,256") from None
+    if max(sizes) > MOST_UNITS:
+        raise SettingError(f"--hidden {text}: a layer has {MOST_UNITS:,} units at most")
+    return sizes

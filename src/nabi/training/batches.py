@@ -1,0 +1,86 @@
+"""Which pictures a step is given, and in which order."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nabi import random
+from nabi.data.augment import Pipeline, batch
+from nabi.errors import DataError
+from nabi.graph import namespace
+
+
+class Examples(NamedTuple):
+    """What is learnt from.
+
+    Attributes
+    ----------
+    images : array, (N, ...)
+        In memory or memory-mapped.
+    labels : array of int64, (N,)
+    weights : array of float32, (N,), or None
+        How much each counts; None where all count alike.
+    augment : callable or None
+        How pictures are varied each time they are shown: see `nabi.data.augment`.
+    """
+
+    images: NDArray[Any]
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float32] | None = None
+    augment: Pipeline | None = None
+
+    def take(self, chosen: NDArray[np.int64], key: Any) -> list[NDArray[Any]]:
+        """Pictures and labels of a step; where they count differently, or are mixed, weights beside labels.
+
+        Returns
+        -------
+        list of array
+            ``[images, labels]``, ``[images, labels, weights]``, or of pictures that each are two in one
+            ``[images, labels, weights, other_labels, other_weights]``.
+        """
+        if self.augment is None:
+            shown, others, share = np.asarray(self.images[chosen]), None, None
+        else:
+            shown, others, share = batch(self.augment, self.images, chosen, key)
+        pictures = [shown, self.labels[chosen]]
+        if others is None or share is None:
+            return pictures if self.weights is None else [*pictures, self.weights[chosen]]
+        first, second = (1, 1) if self.weights is None else (self.weights[chosen], self.weights[others])
+        first, second = (share * first).astype(np.float32), ((1 - share) * second).astype(np.float32)
+        return [*pictures, first, self.labels[others], second]
+
+    def epoch(self, seed: int, epoch: int, batch_size: int, start: int = 0) -> Iterator[list[NDArray[Any]]]:
+        """The batches of an epoch from number ``start`` on: each picture once, in an order of the epoch's own."""
+        if not len(self.images):
+            raise DataError("there are no pictures to train on")
+        key = random.fold_in(namespace.numpy, random.key(seed), np.uint32(epoch))
+        order = random.permutation(namespace.numpy, key, len(self.images))
+        for first, end in itertools.pairwise(batch_bounds(len(order), batch_size)[start:]):
+            yield self.take(order[first:end], key)
+
+
+def batch_bounds(length: int, batch_size: int) -> list[int]:
+    """Where to cut ``length`` things into as few batches as fit: sizes differ by at most one.
+
+    Examples
+    --------
+    >>> batch_bounds(10, 4)
+    [0, 3, 6, 10]
+    """
+    batches = max(1, -(-length // batch_size))
+    return [number * length // batches for number in range(batches + 1)]
+
+
+def evaluation_batch(shape: tuple[int, ...]) -> int:
+    """How many pictures of a shape (H, W, C) to look at together, so that any number of them takes bounded memory.
+
+    Examples
+    --------
+    >>> evaluation_batch((32, 32, 3)), evaluation_batch((224, 224, 3))
+    (1000, 27)
+    """
+    return max(1, min(1000, 2**22 // max(1, math.prod(shape))))
