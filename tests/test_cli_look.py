@@ -407,8 +407,10 @@ def test_names_that_are_no_text(home: Path, tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     (tmp_path / name).write_bytes((home / "cat" / "small.png").read_bytes())
     for arguments in (
-        [name, "--html", "page.html", "--json"], ["--distances", name], [str(home / "convnet.safetensors"), name, "--json"],
-    ):  # fmt: skip
+        [name, "--html", "page.html", "--json"],
+        ["--distances", name],
+        [str(home / "convnet.safetensors"), name, "--json"],
+    ):
         done = subprocess.run([sys.executable, "-m", "nabi", "look", *arguments], capture_output=True, check=False)
         assert (done.returncode, done.stderr) == (0, b""), done.stderr
         assert b"caf\\udce9.png" in done.stdout
