@@ -5,6 +5,8 @@ operating system that names its file: each ends in one line on stderr and exit c
 and shows its traceback.
 """
 
+import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -26,6 +28,7 @@ COMMANDS = {
 }
 
 INTERRUPTED = 130  # as shells have it: 128 + SIGINT
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
+        if error.filename is None and error.errno in FULL:  # files of nabi's name themselves: it is what was printed
+            with contextlib.suppress(OSError):  # what its buffer holds must not fail again at exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _say(f"standard output: {error.strerror}")
         if error.filename is None:
             raise
         return _say(f"{error.filename}: {error.strerror}")
@@ -96,5 +103,6 @@ def _not_asked_for() -> None:
 
 
 def _say(message: str, code: int = 2) -> int:
-    print(f"nabi: {printable(' '.join(message.split()))}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the code says it, too
+        print(f"nabi: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

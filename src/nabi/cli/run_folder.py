@@ -10,6 +10,7 @@
     curves.svg  confusion.svg  weights.png
 """
 
+import contextlib
 import csv
 import io
 import itertools
@@ -131,10 +132,13 @@ class RunFolder:
         self.release()
         if (self.path / MODEL).exists():
             return  # of an earlier attempt, which goes with what was asked for
-        for name in (ASKED, CHECKPOINT):
-            (self.path / name).unlink(missing_ok=True)
-        if self.made and not any(self.path.iterdir()):
-            self.path.rmdir()
+        with contextlib.suppress(
+            OSError
+        ):  # what made it give up is the news, and not what that keeps from being removed
+            for name in (ASKED, CHECKPOINT):
+                (self.path / name).unlink(missing_ok=True)
+            if self.made and not any(self.path.iterdir()):
+                self.path.rmdir()
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""

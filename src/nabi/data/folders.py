@@ -1,5 +1,6 @@
 """A folder or archive of class folders as a data set: finding out the layout, decoding, the cache."""
 
+import contextlib
 import tempfile
 import threading
 from collections import Counter
@@ -169,7 +170,12 @@ class _Pictures:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.file.close()
+        self.close()
+
+    def close(self) -> None:
+        """Forget the pictures; what a full disk kept from being written is not missed any more."""
+        with contextlib.suppress(OSError):
+            self.file.close()
 
     def add(self, found: "_Found") -> None:
         """Take one result of decoding."""
@@ -206,24 +212,38 @@ class _Pictures:
 
     def _row(self, row: int) -> NDArray[np.uint8]:
         size = self.shape[0] * self.shape[1] * 3
-        self.file.seek(row * size)
-        return np.frombuffer(self.file.read(size), np.uint8).reshape(*self.shape, 3)
+        with self._on_disk():
+            self.file.seek(row * size)
+            content = self.file.read(size)
+        return np.frombuffer(content, np.uint8).reshape(*self.shape, 3)
 
     def _bring_to(self, shape: Size) -> None:
         smaller = self._new_file()
         for row in range(len(self.names)):
             self._write(smaller, fit(self._row(row), shape))
-        self.file.close()
+        self.close()
         self.file, self.shape, self.fixed = smaller, shape, True
 
     def _write(self, file: IO[bytes], picture: NDArray[np.uint8]) -> None:
         end = file.tell() + picture.size
         if end > MAX_IN_MEMORY and end % cache.BLOCK < picture.size and not cache.has_room(2 * end):
-            raise DataError(
-                f"{self.path}: no room for the decoded pictures in {cache.folder()}: "
-                "choose a smaller size, or another folder with NABI_CACHE"
-            )
-        file.write(picture.tobytes())
+            raise self._no_room("no room")
+        with self._on_disk():
+            file.write(picture.tobytes())
+
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """Where the temporary file is met: a buffer may find out at any time that the disk is full."""
+        try:
+            yield
+        except OSError as error:
+            raise self._no_room((error.strerror or "an error").lower()) from None
+
+    def _no_room(self, reason: str) -> DataError:
+        return DataError(
+            f"{self.path}: {reason} for the decoded pictures in {cache.folder()}: "
+            "choose a smaller size, or another folder with NABI_CACHE"
+        )
 
     @staticmethod
     def _new_file() -> IO[bytes]:
@@ -310,7 +330,7 @@ def _decode_all(
                 if listing is not None:
                     report(done, len(listing))
     except BaseException:
-        pictures.file.close()
+        pictures.close()
         raise
     return pictures
 

@@ -1,0 +1,316 @@
+"""Command lines of nabi in forks of one process that has everything imported: quick to start, and real to kill.
+
+As a program it is that process: it reads lines of JSON, each of which asks it to fork or to wait, and answers each with
+a line. It has one thread, since a fork has no others.
+"""
+
+import contextlib
+import ctypes
+import errno
+import gc
+import inspect
+import io
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from made_files import encoded, pixels, write_tree
+from nabi import container
+
+RESULTS = {
+    "model.safetensors", "history.csv", "metrics.json", "run.json", "curves.svg", "confusion.svg", "weights.png",
+}  # fmt: skip
+HANGS = 60  # seconds after which whatever goes on is ended: nothing may hang
+
+
+class Ended(NamedTuple):
+    """How a fork ended: its exit code, or the negative number of the signal; and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Forks:
+    """A process to fork from; ``with`` ends it."""
+
+    def __init__(self) -> None:
+        one = {"OPENBLAS_NUM_THREADS": "1", "NABI_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        self.server = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | one
+        )
+        self.homes: dict[int, Path] = {}
+
+    def __enter__(self) -> "Forks":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.server.stdin.close()
+        self.server.wait(HANGS)
+        self.server.stdout.close()
+
+    def start(self, arguments: list[str], home: Path, **settings: Any) -> int:
+        """Start a command line in a folder, its cache in there, too; its process's number. For settings see `_run`."""
+        home.mkdir(exist_ok=True)
+        pid = self._ask({"arguments": arguments, "home": str(home), **settings})
+        self.homes[pid] = home
+        return pid
+
+    def wait(self, pid: int) -> Ended:
+        """Wait for its end."""
+        code = os.waitstatus_to_exitcode(self._ask({"wait": pid}))
+        said = [self.homes[pid] / f"{pid}.{name}" for name in ("out", "err")]
+        texts = [path.read_text(errors="surrogateescape") if path.exists() else "" for path in said]
+        for path in said:
+            path.unlink(missing_ok=True)
+        return Ended(code, *texts)
+
+    def run(self, arguments: list[str], home: Path, **settings: Any) -> Ended:
+        """Start one, and wait for its end."""
+        return self.wait(self.start(arguments, home, **settings))
+
+    def _ask(self, what: dict[str, Any]) -> int:
+        self.server.stdin.write(json.dumps(what) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+
+def in_parallel(check: Callable[[Forks, Any], None], items: Iterable[Any], at_once: int = 2) -> None:
+    """Call ``check(forks, item)`` with every item, as many at once; raises what the first that fails raises."""
+    free: SimpleQueue[Forks] = SimpleQueue()
+
+    def call(item: Any) -> None:
+        forks = free.get()
+        try:
+            check(forks, item)
+        finally:
+            free.put(forks)
+
+    with ExitStack() as stack, ThreadPoolExecutor(at_once) as pool:
+        for _ in range(at_once):
+            free.put(stack.enter_context(Forks()))
+        waiting = [pool.submit(call, item) for item in items]
+        try:
+            for future in waiting:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def write_shades(home: Path) -> Path:
+    """A data set of dark and bright pictures, which is learnt in no time."""
+    tree = {}
+    for number in range(24):
+        label, low = [("dark", 0), ("bright", 100)][number % 2]
+        tree[f"{label}/{number}.png"] = encoded((pixels(number) // 2 + low).astype(np.uint8))
+    return write_tree(home / "shades", tree)
+
+
+def results(run: Path) -> dict[str, Any]:
+    """All that a finished run says, but for the time that it took."""
+    assert {path.name for path in run.iterdir()} == RESULTS
+    arrays, header = container.read(run / "model.safetensors")
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics["seconds"]
+    rows = [line.split(",") for line in (run / "history.csv").read_text().splitlines()]
+    place = rows[0].index("seconds")
+    return {
+        "weights": {name: (array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items()},
+        "header": header,
+        "metrics": metrics,
+        "history": [[*row[:place], *row[place + 1 :]] for row in rows],
+        "asked": json.loads((run / "run.json").read_text()),
+    }
+
+
+def _serve() -> None:
+    import nabi.data.folders
+    import nabi.training
+    from made_files import pets
+    from nabi.cli import evaluate, main, predict, train  # noqa: F401  # imported before anything is forked
+
+    if not _checkpoints_by_option():
+        nabi.training.CHECKPOINT_SECONDS = 0  # type: ignore[misc]
+    os.fsync = lambda file: (
+        None
+    )  # what a killed process wrote is not lost, and to wait for the disk takes most of the time
+    nabi.data.folders.MAX_IN_MEMORY = 1000  # so that the temporary file of large data sets is met, too
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    with tempfile.TemporaryDirectory() as home:  # what is imported late, or made once
+        os.chdir(home)
+        os.environ["NABI_CACHE"] = f"{home}/cache"
+        write_tree(Path("pets"), pets())
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            main(["train", "pets", "--epochs", "1", "--out", "run"])
+        os.chdir("/")
+    gc.freeze()  # so that a fork's garbage collector does not touch, and so copy, all there is
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "wait" in asked:
+            answer = os.waitpid(asked["wait"], 0)[1]
+        else:
+            answer = os.fork()
+            if not answer:
+                _child(**asked)
+        print(answer, file=answers, flush=True)
+
+
+def _child(arguments: list[str], home: str, cache: str = "cache", **settings: Any) -> None:
+    """Run a command line in this process, and end it; for settings see `_run`."""
+    code = 70
+    try:
+        signal.alarm(HANGS)
+        os.chdir(home)
+        os.environ["NABI_CACHE"] = f"{home}/{cache}"
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for descriptor, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{os.getpid()}.{name}", os.O_WRONLY | os.O_CREAT), descriptor)
+        code = _run(arguments, Path(home), **settings)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+
+
+def _run(
+    arguments: list[str],
+    home: Path,
+    act: str = "",
+    at: int = 0,
+    syncs: bool = True,
+    figures: bool = True,
+    largest: int | None = None,
+    out: str | None = None,
+    err: str | None = None,
+    ordinary: bool = False,
+) -> int:
+    """Run a command line, or `_watch`.
+
+    ``act`` is what happens at the call number ``at`` of those that change files (see `file_calls`): ``kill`` the
+    process, ``fail`` this one, or let the disk be ``full`` from then on; ``list`` lists them on standard error. Without
+    ``syncs``, those calls are not counted: what a killed process wrote is not lost. Without ``figures``, a few letters
+    are written in their place. A file ends at ``largest`` bytes. Output goes to ``out``
+    and ``err``. What nobody but root may do,
+    an ``ordinary`` process may not. Training writes a checkpoint after every epoch.
+    """
+    import nabi.figures
+    from file_calls import interpose
+    from nabi.cli import main
+
+    if arguments[0] == "watch":
+        return _watch(main)
+    if arguments[0] == "train" and _checkpoints_by_option():
+        arguments = [*arguments, "--checkpoint-minutes", "0"]
+    if ordinary:
+        _drop_privileges()
+    if not figures:
+        for name in ("curves", "confusion", "weights"):
+            setattr(nabi.figures, name, _draw_little)
+    for descriptor, path in ((1, out), (2, err)):
+        if path is not None:
+            os.dup2(os.open(path, os.O_WRONLY), descriptor)
+    if largest is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    if act:
+        interpose(home, _acting(at, act, syncs))
+    return main(arguments)
+
+
+def _checkpoints_by_option() -> bool:
+    from nabi.cli.train import train
+
+    return "checkpoint_minutes" in inspect.signature(train).parameters
+
+
+def _drop_privileges() -> None:
+    """Give up all capabilities: root may then no more than anybody who owns the same files."""
+    header, none = struct.pack("Ii", 0x20080522, 0), bytes(24)  # version 3 of capset(2), this process
+    if ctypes.CDLL(None).capset(header, none):
+        raise OSError("the rights of root could not be given up")
+
+
+def _acting(at: int, act: str, syncs: bool) -> Callable[[str, str], None]:
+    made = 0
+
+    def call(what: str, path: str) -> None:
+        nonlocal made
+        if what == "sync" and not syncs:
+            return
+        made += 1
+        if made == at and act == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if made == at and act == "fail":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), None if what in ("write", "sync") else path)
+        if made >= at and act == "full" and what in ("open", "write", "sync", "mkdir"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), None if what in ("write", "sync") else path)
+        if act == "list":
+            print(made, what, path, file=sys.stderr)
+
+    return call
+
+
+def _draw_little(*arguments: Any, **options: Any) -> None:
+    from nabi.container import replace_file
+
+    (path,) = [argument for argument in arguments if isinstance(argument, Path)]
+    with replace_file(path) as file:
+        file.write(b"a figure")
+
+
+def _watch(main: Callable[[list[str]], int]) -> int:
+    """Read the files of all runs that are not finished, and predict, again and again until there is a file ``stop``.
+
+    Prints how often a file was there, and every word about one that was not whole.
+    """
+    from nabi import container
+    from nabi.errors import ModelFileError
+
+    signal.alarm(0)
+    log, sys.stdout, sys.stderr = sys.stdout, open(os.devnull, "w"), open(os.devnull, "w")  # noqa: PTH123, SIM115
+    whole = {"model.safetensors": 0, "checkpoint": 0, "predict": 0}
+    finished: set[Path] = set()
+    last = False
+    while not last:
+        last = Path("stop").exists()
+        for run in {*Path().glob("run-*")} - finished:
+            if (run / "metrics.json").exists():
+                finished.add(run)
+            for name in ("model.safetensors", "checkpoint"):
+                try:
+                    container.read(run / name)
+                    whole[name] += 1
+                except ModelFileError as error:
+                    if str(error) != f"{run / name}: no such file":
+                        print(error, file=log)
+            sys.stderr = said = io.StringIO()
+            code = main(["predict", str(run / "model.safetensors"), "picture.png"])
+            whole["predict"] += code == 0
+            if code and said.getvalue() != f"nabi: {run}/model.safetensors: no such file\n":
+                print(code, said.getvalue(), file=log)
+        time.sleep(0.01)
+    print(json.dumps(whole), file=log, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    _serve()
