@@ -15,7 +15,6 @@ from sklearn.model_selection import cross_val_score
 from nabi import container
 from nabi.classifiers import (
     Classifier,
-    ConvNetClassifier,
     LinearClassifier,
     MLPClassifier,
     ThreeLayerClassifier,
@@ -23,22 +22,32 @@ from nabi.classifiers import (
     registered,
     registry,
 )
-from nabi.classifiers.network import statistics
+from nabi.classifiers.trained import statistics
+from nabi.cli.choices import MODELS
 from nabi.errors import DataError, DTypeError, ModelFileError, NonFiniteError, SettingError, ShapeError
+from nabi.training import EpochEnded
 
 SMALL = {
+    "knn": {"n_neighbors": 3},
+    "perceptron": {},
     "linear": {"learning_rate": 0.02},
     "mlp": {"hidden_layer_sizes": (16,), "learning_rate": 0.01},
     "three-layer": {"hidden_layer_sizes": (16, 8), "learning_rate": 0.03},
     "convnet": {"channels": (4, 8), "learning_rate": 0.02},
 }
+QUICK = {"max_iter": 8, "batch_size": 16, "random_state": 0}
 NAMES = np.array(["cat", "나비", "ship"])
-every = pytest.mark.parametrize("name", registry)
-takes_rows = pytest.mark.parametrize("name", [name for name in registry if name != "convnet"])
+NETWORKS = ("linear", "mlp", "three-layer", "convnet")
+every = pytest.mark.parametrize("name", SMALL)
+every_trained = pytest.mark.parametrize("name", ["perceptron", *NETWORKS])
+every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
 def made(name: str, **changes) -> Classifier:
-    return registry[name](**({"max_iter": 8, "batch_size": 16, "random_state": 0} | SMALL[name] | changes))
+    known = inspect.signature(registry[name]).parameters
+    quick = {argument: value for argument, value in QUICK.items() if argument in known}
+    changes = {argument: value for argument, value in changes.items() if argument != "max_iter" or name != "knn"}
+    return registry[name](**(quick | SMALL[name] | changes))
 
 
 def pictures(seed: int = 0, n: int = 120, channels: int = 3):
@@ -59,10 +68,10 @@ def weights(classifier):
 
 
 def test_the_registry_is_what_the_command_line_offers() -> None:
-    assert set(registry) == {"linear", "mlp", "three-layer", "convnet"}
+    assert set(registry) == set(SMALL) == {name for name, _ in MODELS.values()}
     assert registered("mlp") is MLPClassifier
-    with pytest.raises(SettingError, match=r"model .knn. is not one of .*linear"):
-        registered("knn")
+    with pytest.raises(SettingError, match=r"model .cnn. is not one of .*linear"):
+        registered("cnn")
 
 
 @every
@@ -73,7 +82,7 @@ def test_the_constructor_only_assigns(name: str) -> None:
     assert clone(made(name)).get_params() == made(name).get_params()
 
 
-@every
+@every_trained
 def test_learns_pictures_with_labels_of_any_kind(name: str) -> None:
     images, labels = pictures()
     others, answers = pictures(1)
@@ -81,13 +90,14 @@ def test_learns_pictures_with_labels_of_any_kind(name: str) -> None:
     assert classifier.classes_.tolist() == sorted(NAMES)
     assert classifier.predict(others).tolist() == classifier.classes_[classifier.scores(others).argmax(axis=1)].tolist()
     assert classifier.score(others, answers) > 0.9
-    assert classifier.history_["epoch"] == list(range(1, 9))
-    assert classifier.n_iter_ == 8
+    epochs = classifier.n_iter_  # the perceptron ends when all are separated
+    assert classifier.history_["epoch"] == list(range(1, epochs + 1))
+    assert epochs == 8 or (name == "perceptron" and classifier.history_["train_accuracy"][-1] == 1)
     best = classifier.history_["validation_accuracy"][classifier.best_epoch_ - 1]
     assert best == max(classifier.history_["validation_accuracy"]) == classifier.score(others, answers)
 
 
-@every
+@every_trained
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(name: str) -> None:
     images, labels = pictures(n=60)
     runs = [weights(made(name, max_iter=2, random_state=seed).fit(images, labels)) for seed in (3, 3, 4)]
@@ -151,8 +161,9 @@ def test_floats_are_taken_as_given(name: str) -> None:
 @every
 def test_refuses_what_cannot_be_learnt(name: str) -> None:
     images, labels = pictures(n=40)
-    with pytest.raises(DataError, match="only one class, 'cat': there is nothing to tell apart"):
-        made(name).fit(images, ["cat"] * 40)
+    if name != "knn":  # whose neighbours are then all of that class
+        with pytest.raises(DataError, match="only one class, 'cat': there is nothing to tell apart"):
+            made(name).fit(images, ["cat"] * 40)
     with pytest.raises(
         DataError, match="the class 'dog' of validation is not among those of training: either train/ lacks"
     ):
@@ -177,11 +188,19 @@ WRONG = {
     "max_iter": 1.5,
     "random_state": -1,
     "engine": "gpu",
-    "flip": "no",
+    "augment": "flop",
+    "label_smoothing": 1.0,
+    "clip_norm": 0,
+    "average": 1,
+    "class_weight": "even",
+    "early_stopping": "yes",
+    "validation_fraction": 1.0,
+    "n_iter_no_change": 0,
+    "warm_start": 1,
 }
 
 
-@every
+@every_network
 @pytest.mark.parametrize("argument", WRONG)
 def test_an_argument_that_cannot_be_is_named(name: str, argument: str) -> None:
     images, labels = pictures(n=20)
@@ -189,7 +208,7 @@ def test_an_argument_that_cannot_be_is_named(name: str, argument: str) -> None:
         made(name, **{argument: WRONG[argument]}).fit(images, labels)
 
 
-@every
+@every_trained
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.5, "7", True, {}], ids=repr)
 def test_a_seed_that_cannot_be_is_refused_before_anything_is_read(name: str, seed) -> None:
     with pytest.raises(SettingError, match="random_state is"):
@@ -226,11 +245,12 @@ def test_reads_a_memory_map(name: str, tmp_path) -> None:
     images, labels = pictures(n=40)
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    from_disk, from_memory = (made(name, max_iter=1, flip=True).fit(source, labels) for source in (mapped, images))
+    changes = {} if name == "knn" else {"augment": "flip"}
+    from_disk, from_memory = (made(name, max_iter=1, **changes).fit(source, labels) for source in (mapped, images))
     assert weights(from_disk) == weights(from_memory)
 
 
-@every
+@every_trained
 def test_goes_on_from_a_checkpoint_with_the_same_bits(name: str, tmp_path) -> None:
     images, labels = pictures(n=60)
     whole = made(name, max_iter=3).fit(images, labels)
@@ -241,11 +261,11 @@ def test_goes_on_from_a_checkpoint_with_the_same_bits(name: str, tmp_path) -> No
     list(second.fit_events(images, labels, checkpoint=path))
     assert weights(second) == weights(whole)
     assert second.history_["train_loss"] == whole.history_["train_loss"]
-    with pytest.raises(SettingError, match="of a run with alpha="):
-        list(made(name, max_iter=3, alpha=0.5).fit_events(images, labels, checkpoint=path))
+    with pytest.raises(SettingError, match="of a run with class_weight="):
+        list(made(name, max_iter=3, class_weight="balanced").fit_events(images, labels, checkpoint=path))
 
 
-@every
+@every_network
 def test_probabilities_come_with_the_softmax_only(name: str) -> None:
     images, labels = pictures(n=40)
     probabilities = made(name, loss="softmax", max_iter=1).fit(images, labels).predict_proba(images)
@@ -258,15 +278,19 @@ def test_probabilities_come_with_the_softmax_only(name: str) -> None:
 def test_the_first_layer_can_be_looked_at(name: str) -> None:
     images, labels = pictures(n=40)
     shown = made(name, max_iter=1).fit(images, labels).weight_pictures(most=4)
+    if name == "knn":
+        assert shown is None
+        return
     assert shown.shape[1:] == ((3, 3, 3) if name == "convnet" else (6, 6, 3))
-    assert len(shown) == (3 if name == "linear" else 4)
+    assert len(shown) == (3 if name in ("linear", "perceptron") else 4)
 
 
-@takes_rows
+@every
 def test_rows_of_numbers_in_a_cross_validation(name: str) -> None:
     images, labels = pictures()
     rows = images.reshape(len(images), -1).astype(np.float64)
-    assert cross_val_score(made(name), rows, labels, cv=2).min() > 0.8
+    made_for_rows = {"image_shape": (6, 6, 3)} if name == "convnet" else {}
+    assert cross_val_score(made(name, **made_for_rows), rows, labels, cv=2).min() > 0.8
     assert made(name, max_iter=1).fit(rows, labels).weight_pictures() is None
 
 
@@ -293,6 +317,157 @@ def test_sizes_that_cannot_be_are_refused_at_once(name: str, sizes) -> None:
         made(name, **{SIZES[name]: sizes}).fit(images, labels)
 
 
+# --- what all that are trained are told about it ---
+
+
+@every_trained
+def test_part_by_part_it_learns_what_it_would_learn_at_once(name: str) -> None:
+    images, labels = pictures(n=240)
+    classifier = made(name)
+    with pytest.raises(DataError, match="partial_fit needs classes= at its first call"):
+        classifier.partial_fit(images, labels)
+    parts = np.array_split(np.arange(240), 4)
+    for _ in range(4):
+        for part in parts:
+            classifier.partial_fit(images[part], labels[part], classes=NAMES)
+    assert classifier.n_iter_ == len(classifier.loss_curve_) == 16
+    others, answers = pictures(1)
+    assert classifier.score(others, answers) > 0.9
+    with pytest.raises(DataError, match="the class 'dog' is not among those of the first call"):
+        classifier.partial_fit(images, ["dog"] * 240)
+    with pytest.raises(DataError, match="classes= are not those of the first call"):
+        classifier.partial_fit(images, labels, classes=["cat", "dog"])
+    with pytest.raises(SettingError, match="'balanced' needs all inputs"):
+        made(name, class_weight="balanced").partial_fit(images, labels, classes=NAMES)
+
+
+@every_trained
+def test_a_first_part_may_lack_a_class(name: str) -> None:
+    images, labels = pictures(n=60)
+    some = labels != "cat"
+    classifier = made(name).partial_fit(images[some], labels[some], classes=NAMES)
+    assert classifier.classes_.tolist() == sorted(NAMES)
+    assert classifier.scores(images).shape == (60, 3)
+    with pytest.raises(DataError, match="the class 'cat' is not among classes"):
+        made(name).partial_fit(images, labels, classes=["ship", "나비"])
+
+
+@pytest.mark.parametrize(("name", "averaging"), [("perceptron", {"averaged": True}), ("mlp", {"average": 0.9})])
+def test_what_is_averaged_part_by_part_goes_on_from_the_weights_and_not_from_their_average(name, averaging) -> None:
+    images, labels = pictures()
+    classifier, plain = made(name, **averaging), made(name)
+    for _ in range(3):
+        classifier.partial_fit(images, labels, classes=NAMES)
+        plain.partial_fit(images, labels, classes=NAMES)
+        way = classifier._on_the_way
+        assert all(np.array_equal(way[path], array) for path, array in plain._arrays().items())
+        assert weights(classifier) != weights(plain)
+
+
+@every_trained
+def test_a_warm_start_goes_on_where_the_last_fit_ended(name: str) -> None:
+    images, labels = pictures()
+    once, twice = (made(name, max_iter=1, warm_start=warm) for warm in (False, True))
+    for classifier in (once, twice):
+        classifier.fit(images, labels)
+        before = weights(classifier)
+        classifier.fit(images, labels)
+        # (The perceptron learns nothing more where all are separated.)
+        assert weights(classifier) == before or classifier is twice
+        assert weights(classifier) != before or classifier is once or name == "perceptron"
+    with pytest.raises(DataError, match="warm_start: the classes are not those of the last fit"):
+        twice.fit(images, labels == "cat")
+    twice.fit(images, labels)  # and it is as good as before
+    assert twice.classes_.tolist() == sorted(NAMES)
+
+
+@every_trained
+def test_inputs_of_weight_nothing_do_not_matter(name: str) -> None:
+    images, labels = pictures()
+    spoilt = labels.copy()
+    spoilt[:40] = np.roll(NAMES, 1)[np.searchsorted(np.sort(NAMES), labels[:40])]
+    counts = np.r_[np.zeros(40), np.ones(80)]
+    others, answers = pictures(1)
+    assert made(name, max_iter=15).fit(images, spoilt, sample_weight=counts).score(others, answers) > 0.9
+    with pytest.raises(ValueError, match="at least one non-zero"):
+        made(name).fit(images, labels, sample_weight=np.zeros(120))
+    with pytest.raises(DataError, match=r"add up to 0\.0: some must count"):
+        made(name, class_weight=dict.fromkeys(NAMES.tolist(), 0.0)).fit(images, labels)
+    with pytest.raises(ValueError, match=r"[Nn]egative"):
+        made(name).fit(images, labels, sample_weight=-counts)
+
+
+@every_trained
+def test_weights_of_classes_move_answers(name: str) -> None:
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(300, 5)).astype(np.float32)
+    labels = np.where(random.random(300) < 0.8, "often", "seldom")  # which nothing in the rows tells
+    seldom = [
+        np.mean(made(name, class_weight=weight, max_iter=5).fit(rows, labels).predict(rows) == "seldom")
+        for weight in (None, "balanced", {"seldom": 50.0})
+    ]
+    assert seldom[0] < seldom[1] < seldom[2] or (name == "perceptron" and seldom[0] < seldom[2])
+    with pytest.raises(DataError, match="class_weight names the class 'never'"):
+        made(name, class_weight={"never": 1.0}).fit(rows, labels)
+
+
+@every_trained
+def test_stops_early_and_keeps_the_best(name: str) -> None:
+    images, labels = pictures()
+    noisy = labels.copy()
+    noisy[::3] = np.roll(noisy[::3], 1)
+    classifier = made(name, max_iter=200, early_stopping=True, n_iter_no_change=2, validation_fraction=0.25)
+    classifier.fit(images, noisy)
+    assert classifier.n_iter_ == classifier.best_epoch_ + 2 < 200
+    assert max(classifier.history_["validation_accuracy"]) > 0.4
+
+
+@every_trained
+def test_a_callback_hears_every_event_and_may_end_the_training(name: str, capsys) -> None:
+    images, labels = pictures(n=60)
+    heard = []
+
+    def listen(event):
+        heard.append(type(event).__name__)
+        return isinstance(event, EpochEnded) and event.epoch == 2
+
+    classifier = made(name, callbacks=[listen], verbose=True).fit(images, labels)
+    assert heard[0] == "Started"
+    assert heard[-2:] == ["EpochEnded", "Finished"]
+    assert classifier.n_iter_ == 2
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["epoch 1/8", "epoch 2/8"]
+
+
+@every_trained
+def test_scikit_learns_callbacks_see_epochs(name: str) -> None:
+    callback = pytest.importorskip("sklearn.callback", reason="this scikit-learn has no callbacks")
+    images, labels = pictures(n=60)
+    monitor = callback.ScoringMonitor(scoring="accuracy")
+    classifier = made(name, max_iter=3)
+    classifier.set_callbacks(monitor)
+    classifier.fit(images, labels)
+    scores = [row["accuracy"] for row in monitor.get_logs().data]
+    assert len(scores) == classifier.n_iter_ > 1
+    assert scores[-1] == classifier.score(images, labels)
+
+
+@every_network
+def test_label_smoothing_is_the_softmaxs_alone(name: str) -> None:
+    images, labels = pictures(n=40)
+    sharp, smooth = (made(name, loss="softmax", label_smoothing=share).fit(images, labels) for share in (0.0, 0.5))
+    assert smooth.predict_proba(images).max(axis=1).mean() < sharp.predict_proba(images).max(axis=1).mean()
+    with pytest.raises(SettingError, match=r"label_smoothing is 0\.1: only loss='softmax' has targets to smooth"):
+        made(name, loss="hinge", label_smoothing=0.1).fit(images, labels)
+
+
+@every_network
+def test_a_learning_rate_is_found(name: str) -> None:
+    images, labels = pictures()
+    first, second = (made(name, learning_rate="find", max_iter=25).fit(images, labels) for _ in range(2))
+    assert first.history_["learning_rate"] == second.history_["learning_rate"]
+    assert first.score(images, labels) > 0.8
+
+
 # --- statistics ---
 
 
@@ -305,7 +480,7 @@ def test_statistics_are_those_of_numpy() -> None:
     assert statistics(constant, (0,))[1].tolist() == [1.0, 1.0]
 
 
-@takes_rows
+@every_trained
 def test_standardises_features_each_by_its_own_and_pixels_together(name: str) -> None:
     images, labels = pictures(n=40)
     rows = images.reshape(40, -1)
@@ -336,11 +511,6 @@ def test_a_linear_classifier_starts_from_nothing() -> None:
     images, labels = pictures(n=20)
     classifier = LinearClassifier(learning_rate=1e-20, max_iter=1).fit(images, labels)
     assert np.abs(classifier.weight_pictures()).max() < 1e-15
-
-
-def test_a_convnet_takes_pictures_only() -> None:
-    with pytest.raises(ShapeError, match="convnet: pictures are"):
-        ConvNetClassifier().fit(np.zeros((4, 6)), [0, 1, 0, 1])
 
 
 def test_importing_nabi_does_not_import_scikit_learn() -> None:
@@ -375,8 +545,8 @@ def header_of(**changes):
         {"arguments": {"loss": []}},
         {"arguments": {"engine": {}}},
         {"arguments": {"engine": "abacus"}},
-        {"arguments": {"flip": "no"}},
-        {"arguments": {"flip": 1}},
+        {"arguments": {"augment": "flop"}},
+        {"arguments": {"augment": 1}},
         {"arguments": {"random_state": "7"}},
         {"arguments": {"alpha": 10**400}},
         {"arguments": {"x" * 10**6: 1}},

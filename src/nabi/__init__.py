@@ -21,6 +21,12 @@ _names = {
     "check_gradients": "nabi.gradient_check",
     "compile": "nabi._compile",
     "load": "nabi.classifiers",
+    "KNNClassifier": "nabi.classifiers",
+    "Perceptron": "nabi.classifiers",
+    "LinearClassifier": "nabi.classifiers",
+    "MLPClassifier": "nabi.classifiers",
+    "ThreeLayerClassifier": "nabi.classifiers",
+    "ConvNetClassifier": "nabi.classifiers",
 }
 _modules = frozenset("classifiers data errors figures look losses metrics models nn ops optim random training".split())
 
@@ -31,6 +37,8 @@ def __getattr__(name: str) -> Any:
     if name in _names:
         found = getattr(importlib.import_module(_names[name]), name)
     elif name in _modules:
+        if name == "ops":
+            importlib.import_module("nabi._tensor")  # what computes the values of operations
         found = importlib.import_module(f"nabi.{name}")
     else:
         raise AttributeError(f"module 'nabi' has no attribute {name!r}")

@@ -265,13 +265,13 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         return self.model_, self.classes_, self.input_shape_, self.input_dtype_
 
     def _go_on_with(self, model: Any, classes: NDArray[Any], shape: tuple[int, ...], dtype: Any) -> None:
-        if not np.array_equal(classes, self.classes_):
+        now = self.classes_, self.input_shape_, self.input_dtype_
+        self.model_, self.classes_, self.input_shape_, self.input_dtype_ = model, classes, shape, dtype
+        self.n_features_in_ = shape[0]
+        if not np.array_equal(classes, now[0]):
             raise DataError("warm_start: the classes are not those of the last fit")
-        if (shape, dtype) != (self.input_shape_, self.input_dtype_):
-            raise DataError(
-                f"warm_start: inputs {self.input_shape_} of {self.input_dtype_}, the last fit's were {shape} of {dtype}"
-            )
-        self.model_ = model
+        if (shape, dtype) != now[1:]:
+            raise DataError(f"warm_start: inputs {now[1]} of {now[2]}, the last fit's were {shape} of {dtype}")
 
     def _build(self, images: NDArray[Any], seed: int) -> None:
         """Make the model, untrained, for inputs like these."""
