@@ -211,18 +211,16 @@ def test_one_thread_and_two_give_the_same_bits(metric: str, dtype) -> None:
 def test_memory_does_not_grow_with_the_number_of_queries_or_candidates(metric: str) -> None:
     """Random bytes: the worst case, in which no bound spares anything."""
     images = np.random.default_rng(0).integers(0, 256, (1200, 8, 8, 3), np.uint8)
-    peaks = []
+    nearest(images[:1], images, 1, metric)  # imports what it needs
     try:
-        threads.set_count(2)
+        threads.set_count(1)  # of several it depends on the moment how much they hold together
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "MAX_TILE", 200)
             patch.setattr(module, "MAX_BLOCK", 50)
-            for queries, candidates in ((200, 400), (1200, 400), (200, 1200)):
-                tracemalloc.start()
-                nearest(images[:queries], images[:candidates], 2, metric)
-                answer = queries * 2 * 16 * 2  # with the square roots and what is waiting
-                peaks.append(tracemalloc.get_traced_memory()[1] - answer)
-                tracemalloc.stop()
+            peaks = [
+                peak(images[:queries], images[:candidates], metric) - queries * 2 * 32  # but for the answer
+                for queries, candidates in ((200, 400), (1200, 400), (200, 1200))
+            ]
     finally:
         threads.set_count(None)
     assert max(peaks) < 1.3 * peaks[0]
@@ -234,10 +232,17 @@ def test_the_stated_amount_of_memory_is_enough() -> None:
     for dtype in (np.uint8, np.float32):
         given = images.astype(dtype)
         for metric in METRICS:
-            tracemalloc.start()
-            nearest(given[:16], given, 1, metric)
-            assert tracemalloc.get_traced_memory()[1] < 130 * 2**20
-            tracemalloc.stop()
+            assert peak(given[:16], given, metric) < 130 * 2**20
+
+
+def peak(queries, candidates, metric: str) -> int:
+    """How many bytes a search for two neighbours holds at most."""
+    tracemalloc.start()
+    try:
+        nearest(queries, candidates, 2, metric)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_reports_progress() -> None:
