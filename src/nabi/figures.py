@@ -317,7 +317,7 @@ def scores(
                 image = rgb[column]
                 tall = thumb * image.shape[0] / image.shape[1]
                 axes = page.axes(left + cell * place + (cell - thumb) / 2, top - 0.25 - tall, thumb, tall)
-                axes.imshow(image, interpolation="none" if image.shape[1] < 100 else "auto", aspect="auto")
+                page.show(axes, image, smooth=image.shape[1] >= 100)
                 axes.set_axis_off()
                 page.write(axes, heads[column], 0, 1, (0, 4), va="bottom", fontsize=7)
             bottom = top - 0.25 - high - 0.1 - line * len(names) - foot
@@ -333,7 +333,7 @@ def scores(
                     axes.add_patch(page.rectangle(place, row, 1, 1, depth, framed=row == places[column]))
                     page.write(
                         axes,
-                        f"{table[column, row]:.2f}",
+                        f"{table[column, row]:z.2f}",
                         place + 0.8,
                         row + 0.5,
                         data=True,
@@ -343,7 +343,7 @@ def scores(
                     )
                 if foot:
                     loss = below[column]
-                    said = "?" if loss is None else f"{loss:.2f}"
+                    said = "?" if loss is None else f"{loss:z.2f}"
                     page.write(axes, said, place + 0.8, len(names) + 0.5, data=True, ha="right", va="center")
             if foot:
                 axes.axhline(len(names), color=_INK, linewidth=0.8)
@@ -366,7 +366,7 @@ def explanation(
         uint8, or floats from 0 to 1.
     title : str
     heats : mapping of str to array_like of float, (H, W)
-        Maps laid over the picture, by their titles: what is above zero is drawn red, what is below blue.
+        Maps laid over the picture, by their titles: what is above zero is drawn orange, what is below blue.
     classes : sequence of str
         Names for the bars.
     values : sequence of float
@@ -374,7 +374,7 @@ def explanation(
     layers : sequence of (str, array_like)
         A caption of up to two lines and the layer's output, (h, w, C) or (features,). Of many channels those that
         vary most are drawn, in their order. Layers without negative numbers run from black, 0, to white; others from
-        blue through white, 0, to red.
+        blue through white, 0, to orange.
     path : path-like
         A name that ends in ``.svg`` or ``.png``.
 
@@ -403,7 +403,7 @@ def explanation(
     with _figure(path, [*names, *(line for block in [*lines, *captions] for line in block)]) as page:
         for place, ((_, panel), block) in enumerate(zip(panels, lines, strict=True)):
             axes = page.axes((side + gap) * place, 0, side, high)
-            axes.imshow(panel, interpolation="none" if panel.shape[1] < 150 else "auto", aspect="auto")
+            page.show(axes, panel, smooth=panel.shape[1] >= 150)
             axes.set_axis_off()
             page.write(axes, "\n".join(block), 0, 1, (0, 4), va="bottom", fontsize=8, linespacing=1.1)
         wide = 0.1 + 0.075 * max(map(_width, names), default=0)
@@ -424,7 +424,7 @@ def explanation(
             bottom = top - (row + 0.12) * (number + 1)
             drawn = _strip(np.asarray(output), strip / row)
             axes = page.axes(label, bottom, min(strip, row * drawn.shape[1] / drawn.shape[0]), row)
-            axes.imshow(drawn, interpolation="none", aspect="auto")
+            page.show(axes, drawn, smooth=False)
             axes.set_axis_off()
             page.write(axes, "\n".join(caption), 0, 0.5, (-72 * label, 0), va="center", fontsize=7.5, linespacing=1.25)
 
@@ -460,7 +460,7 @@ def _gallery(
         axes = page.axes(0, 0, sheet.shape[1] * inches, sheet.shape[0] * inches)
         axes.set_axis_off()
         # Small pictures keep their pixels, large ones are smoothed when they are made smaller.
-        axes.imshow(sheet, interpolation="none" if inches > 1 / 100 else "auto", aspect="auto")
+        page.show(axes, sheet, smooth=inches <= 1 / 100)
         for (left, top), block in zip(corners, lines, strict=False):  # no titles, or one each
             axes.text(
                 left - 0.5,
@@ -483,7 +483,7 @@ def _rgb(image: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _laid_over(picture: NDArray[np.float32], heat: NDArray[np.float64]) -> NDArray[np.float32]:
-    """A map over a picture made grey and pale: red above zero and blue below, stronger for more."""
+    """A map over a picture made grey and pale: orange above zero and blue below, stronger for more."""
     strength = _scaled(heat)[:, :, None]
     grey = 0.35 + 0.65 * picture.mean(axis=2, keepdims=True)
     colour = np.where(strength > 0, _colour(_TRAINING), _colour(_VALIDATION))
@@ -528,7 +528,7 @@ def _coloured(layer: NDArray[np.float64], part: NDArray[np.float64]) -> NDArray[
         share = np.abs(scaled)
         rgb = 1 - share + share * np.where(scaled > 0, _colour(_TRAINING), _colour(_VALIDATION))
     else:
-        rgb = np.broadcast_to(scaled, (*part.shape, 3))
+        rgb = np.broadcast_to(0.94 * scaled, (*part.shape, 3))  # the largest can still be told from paper
     coloured: NDArray[np.float32] = np.where(np.isnan(part)[..., None], 1.0, rgb).astype(np.float32)
     return coloured
 
@@ -558,9 +558,10 @@ def _best(columns: Mapping[str, NDArray[np.float64]]) -> int | None:
 class _Page:
     """A figure on which things are placed by inches, and cut to what is on it when it is written."""
 
-    def __init__(self, figure: Any, replaced: Mapping[int, str]) -> None:
+    def __init__(self, figure: Any, replaced: Mapping[int, str], vector: bool) -> None:
         self._figure = figure
         self._replaced = replaced
+        self._vector = vector
 
     def axes(self, left: float, bottom: float, width: float, height: float) -> Any:
         inch_wide, inch_high = self._figure.get_size_inches()
@@ -572,6 +573,17 @@ class _Page:
     def text(self, text: str) -> str:
         """The text as this file can show it."""
         return text.translate(self._replaced)
+
+    def show(self, axes: Any, image: NDArray[Any], *, smooth: bool) -> None:
+        """Fill axes with a picture, whose pixels keep their edges unless it is to be smoothed when made smaller.
+
+        Whoever shows an SVG blurs a small picture: its pixels are repeated, until nobody sees that.
+        """
+        height, width = image.shape[:2]
+        times = max(1, round(400 / max(height, width))) if self._vector and not smooth else 1
+        large = image.repeat(times, axis=0).repeat(times, axis=1)
+        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+        axes.imshow(large, interpolation="auto" if smooth else "none", aspect="auto", extent=extent)
 
     def write(
         self,
@@ -621,7 +633,7 @@ def _figure(path: str | os.PathLike[str], texts: Iterable[str]) -> Iterator[_Pag
         families, missing = _families(frozenset(ord(letter) for text in texts for letter in text))
         matplotlib.rcParams.update(_STYLE | {"font.family": families})
         figure = Figure(figsize=(10, 10))
-        yield _Page(figure, dict.fromkeys(missing, _MISSING) if suffix == ".png" else {})
+        yield _Page(figure, dict.fromkeys(missing, _MISSING) if suffix == ".png" else {}, suffix == ".svg")
         with warnings.catch_warnings(), replace_file(path) as file:
             if suffix == ".svg":  # whoever shows the file has the font; here it is only measured
                 warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)

@@ -199,12 +199,12 @@ def _print(
     names = [classes[place] for place in shown]
     heads = [answer.name for answer in answers]
     right = [None if answer.right is None else shown.index(answer.right) for answer in answers]
-    cells = [[f"{answer.scores[p]:.2f}" for p in shown] for answer in answers]
+    cells = [[f"{answer.scores[p]:z.2f}" for p in shown] for answer in answers]
     losses = [answer.loss for answer in answers]
-    last = [("hinge loss", ["?" if loss is None else f"{loss:.2f}" for loss in losses])]
+    last = [("hinge loss", ["?" if loss is None else f"{loss:z.2f}" for loss in losses])]
     known = [loss for loss in losses if loss is not None]
     where.print(table("scores", heads, names, cells, right, last if known else [], width))
-    shares = [[f"{answer.shares[p]:.3f}" for p in shown] for answer in answers]
+    shares = [[f"{answer.shares[p]:z.3f}" for p in shown] for answer in answers]
     where.print(table("softmax", heads, names, shares, right, [], width))
     if known:
         where.print("* the right class\n\nhinge loss: Lᵢ = Σ max(0, sⱼ - s_y + 1), over the wrong classes j")
@@ -213,9 +213,9 @@ def _print(
     for answer in answers:
         where.print(_hinge_lines(answer, classes, shown))
     if known:
-        parts = " + ".join(f"{loss:.2f}" for loss in known)
+        parts = " + ".join(f"{loss:z.2f}" for loss in known)
         parts = f"({parts}) / {len(known)} = " if 1 < len(known) <= 10 else ""
-        where.print(f"mean of {len(known)}: L = {parts}{np.mean(known):.2f}")
+        where.print(f"mean of {len(known)}: L = {parts}{np.mean(known):z.2f}")
     for inside in insides:
         where.print()
         where.print("\n".join(inside.lines()))
@@ -229,30 +229,30 @@ def _hinge_lines(answer: Answer, classes: Sequence[str], shown: Sequence[int]) -
     if answer.right is None:
         return f"{printable(answer.name)}: {printable(answer.source)}"
     right = answer.scores[answer.right]
-    head = f"{printable(answer.name)} is {printable(classes[answer.right])} ({answer.source}): s_y = {right:.2f}"
+    head = f"{printable(answer.name)} is {printable(classes[answer.right])} ({answer.source}): s_y = {right:z.2f}"
     terms = [term for term in answer.terms if term.place in shown]
     y = _in_brackets(right)
     rows = [
         (
             printable(classes[term.place]),
-            f"max(0, {term.score:.2f} - {y} + 1)",
-            f"= max(0, {term.short:.2f})",
-            f"= {term.loss:.2f}",
+            f"max(0, {term.score:z.2f} - {y} + 1)",
+            f"= max(0, {term.short:z.2f})",
+            f"= {term.loss:z.2f}",
         )
         for term in terms
     ]
     lines = [head, *(f"  {line}" for line in aligned(rows))]
     left_out = [term.loss for term in answer.terms if term.place not in shown]
     if left_out:
-        lines.append(f"  and {len(left_out):,} more terms, in all {sum(left_out):.2f}")
+        lines.append(f"  and {len(left_out):,} more terms, in all {sum(left_out):z.2f}")
     losses = [term.loss for term in answer.terms if term.loss > 0]
-    parts = " + ".join(f"{loss:.2f}" for loss in losses)
-    lines.append(f"  L = {parts} = {answer.loss:.2f}" if 1 < len(losses) <= 10 else f"  L = {answer.loss:.2f}")
+    parts = " + ".join(f"{loss:z.2f}" for loss in losses)
+    lines.append(f"  L = {parts} = {answer.loss:z.2f}" if 1 < len(losses) <= 10 else f"  L = {answer.loss:z.2f}")
     return "\n".join(lines)
 
 
 def _in_brackets(number: float) -> str:
-    return f"({number:.2f})" if number < 0 else f"{number:.2f}"
+    return f"({number:z.2f})" if number < 0 else f"{number:z.2f}"
 
 
 # --- as data ---

@@ -41,10 +41,10 @@ class Inside(NamedTuple):
     def lines(self) -> list[str]:
         """As text."""
         score = self.occlusion.score
-        lines = [f"{printable(self.name)}: {printable(self.prediction)}, score {score:.2f}"]
+        lines = [f"{printable(self.name)}: {printable(self.prediction)}, score {score:z.2f}"]
         if self.layers:
             rows = [("layer", "output", "mean", "zeros")]
-            rows += [(a.name, _shape(a.value), f"{a.mean:.3f}", f"{a.zeros:.0%}") for a in self.layers]
+            rows += [(a.name, _shape(a.value), f"{a.mean:z.3f}", f"{a.zeros:.0%}") for a in self.layers]
             lines += [f"  {line}" for line in aligned(rows, right=2)]
         if self.gradient is not None:
             top, left = _peak(self.gradient)
@@ -54,7 +54,7 @@ class Inside(NamedTuple):
         fall = self.occlusion.falls.max()
         lines.append(
             f"  hidden by a grey patch of {wide}x{high}: at x={left}, y={top} the score "
-            f"{'falls' if fall > 0 else 'changes'} most, to {score - fall:.2f}"
+            f"{'falls' if fall > 0 else 'changes'} most, to {score - fall:z.2f}"
         )
         if self.grad_cam is not None:
             where = "nothing there speaks for the class"
@@ -121,7 +121,7 @@ def look_inside(
 
 
 def _caption(activation: Activation) -> str:
-    return f"{activation.name}: {_shape(activation.value)}\nmean {activation.mean:.2f}, {activation.zeros:.0%} zeros"
+    return f"{activation.name}: {_shape(activation.value)}\nmean {activation.mean:z.2f}, {activation.zeros:.0%} zeros"
 
 
 def _shape(value: NDArray[Any]) -> str:

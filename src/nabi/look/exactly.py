@@ -1,5 +1,6 @@
 """A picture moved to an exact squared distance from another, one or two levels at a time, so that nobody sees it."""
 
+from collections.abc import Sequence
 from itertools import combinations
 from math import isqrt
 from typing import NamedTuple
@@ -83,24 +84,31 @@ def _settle(original: Picture, values: NDArray[np.int64], places: NDArray[np.int
     kinds = values.flat[some] * 256 + original.flat[some]
     # Of each kind of number six, since more of the same would not help; in two halves, so that no number moves twice.
     chosen = [place for kind in np.unique(kinds)[:64] for place in some[kinds == kind][:6]]
-    reach = max(3, 200 // len(chosen))
-    sums: list[dict[int, list[_Move]]] = []
-    for half in (chosen[::2], chosen[1::2]):
-        moves = [
-            move
-            for place in half
-            for move in _moves(int(place), int(values.flat[place]), int(original.flat[place]), reach, left)
-        ]
-        found: dict[int, list[_Move]] = {0: []} | {move.gain: [move] for move in moves}
-        for one, other in combinations(moves, 2):
-            if one.place != other.place:
-                found.setdefault(one.gain + other.gain, [one, other])
-        sums.append(found)
-    for gain, moved in sorted(sums[0].items(), key=lambda item: abs(item[0])):
-        if left - gain in sums[1]:
-            for move in [*moved, *sums[1][left - gain]]:
-                values.flat[move.place] += move.step
+    for reach in (2, 4, 8, 16, 32, 64):  # levels: as few as it takes
+        if reach > 2 and reach * len(chosen) > 400:
             return
+        halves = [_sums(original, values, half, reach, left) for half in (chosen[::2], chosen[1::2])]
+        for gain, moves in sorted(halves[0].items(), key=lambda item: abs(item[0])):
+            if left - gain in halves[1]:
+                for move in [*moves, *halves[1][left - gain]]:
+                    values.flat[move.place] += move.step
+                return
+
+
+def _sums(
+    original: Picture, values: NDArray[np.int64], places: Sequence[int], reach: int, left: int
+) -> dict[int, list[_Move]]:
+    """What none, one or two of some numbers can gain, and how."""
+    moves = [
+        move
+        for place in places
+        for move in _moves(int(place), int(values.flat[place]), int(original.flat[place]), reach, left)
+    ]
+    found: dict[int, list[_Move]] = {0: []} | {move.gain: [move] for move in moves}
+    for one, other in combinations(moves, 2):
+        if one.place != other.place:
+            found.setdefault(one.gain + other.gain, [one, other])
+    return found
 
 
 def _moves(place: int, value: int, start: int, reach: int, left: int) -> list[_Move]:
