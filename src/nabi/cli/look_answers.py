@@ -212,9 +212,9 @@ def _print(
         where.print("\nno hinge loss:")
     for answer in answers:
         where.print(_hinge_lines(answer, classes, shown))
-    if known:
+    if len(known) > 1:
         parts = " + ".join(f"{loss:z.2f}" for loss in known)
-        parts = f"({parts}) / {len(known)} = " if 1 < len(known) <= 10 else ""
+        parts = f"({parts}) / {len(known)} = " if len(known) <= 10 else ""
         where.print(f"mean of {len(known)}: L = {parts}{np.mean(known):z.2f}")
     for inside in insides:
         where.print()
