@@ -1,6 +1,7 @@
 """``nabi train``: from pictures to a model in a folder."""
 
 import hashlib
+import os
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -129,7 +130,8 @@ def train(
 
 def _refuse_inside(source: str, target: Path) -> None:
     """A run in the folder of its data would be a class of the next one."""
-    if source not in NAMED and Path(source).is_dir() and target.resolve().is_relative_to(source):
+    real = Path(os.path.realpath(target))  # Path.resolve fails where links lead in a circle
+    if source not in NAMED and Path(source).is_dir() and real.is_relative_to(source):
         raise SettingError(f"{target}: inside of the data in {source}: choose a folder elsewhere with --out")
 
 
