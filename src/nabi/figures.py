@@ -209,13 +209,29 @@ def weights(images: ArrayLike, path: str | os.PathLike[str], titles: Sequence[st
     OSError
         The file cannot be written.
     """
-    values = np.asarray(images, dtype=np.float64)
+    _gallery([_rgb(image) for image in visible(images)], titles, path, "weights", 1.0 if titles is not None else 0.6)
+
+
+def visible(weights: ArrayLike) -> NDArray[np.float64]:
+    """Weights as pictures with values in [0, 1], each scaled by its own largest absolute value: zero is mid-grey.
+
+    Parameters
+    ----------
+    weights : array_like of float, (K, H, W, C)
+        With C = 1 or 3.
+
+    Examples
+    --------
+    >>> visible([[[[-2.0], [0.0], [1.0]]]]).ravel()
+    array([0.  , 0.5 , 0.75])
+    """
+    values = np.asarray(weights, dtype=np.float64)
     if values.ndim != 4 or values.shape[3] not in (1, 3) or values.size == 0:
         raise ShapeError(f"weights: {values.shape}; they must be (K, H, W, 1) or (K, H, W, 3)")
     values = np.nan_to_num(values, nan=0, posinf=0, neginf=0)
     largest = np.abs(values).max(axis=(1, 2, 3), keepdims=True)
-    scaled = 0.5 + values / np.where(largest > 0, 2 * largest, 1)
-    _gallery([_rgb(image) for image in scaled], titles, path, "weights", 1.0 if titles is not None else 0.6)
+    scaled: NDArray[np.float64] = 0.5 + values / np.where(largest > 0, 2 * largest, 1)
+    return scaled
 
 
 def pictures(
@@ -495,6 +511,8 @@ def _laid_over(picture: NDArray[np.float32], heat: NDArray[np.float64]) -> NDArr
 def _strip(output: NDArray[Any], ratio: float) -> NDArray[np.float32]:
     """A layer's output as one picture, at most `ratio` times as wide as high."""
     values = np.nan_to_num(np.asarray(output, dtype=np.float64), posinf=0, neginf=0)
+    if values.ndim == 3 and values.shape[:2] == (1, 1):
+        values = values.ravel()
     if values.ndim == 1:
         rows = max(1, ceil(sqrt(len(values) / ratio)))
         padded = np.full(rows * ceil(len(values) / rows), np.nan)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,18 +165,9 @@ def _insides(
             file = figure.with_name(f"{figure.stem}-{number}{figure.suffix}")
             best = sorted(shown, key=lambda place: -answer.scores[place])[:10]
             bars = [(classes[place], float(answer.scores[place])) for place in best]
-            what = f"hiding parts of picture {number}"
-            insides.append(
-                look_inside(
-                    classifier,
-                    image,
-                    answer.name,
-                    classes,
-                    bars,
-                    file,
-                    lambda done, total: show(what, done, total),  # noqa: B023
-                )
-            )
+            progress = partial(show, f"hiding parts of picture {number}")
+            place = int(answer.scores.argmax())
+            insides.append(look_inside(classifier, image, answer.name, place, classes[place], bars, file, progress))
     return insides
 
 

@@ -87,16 +87,16 @@ def look_inside(
     classifier: Any,
     picture: NDArray[np.uint8],
     name: str,
-    classes: Sequence[str],
+    place: int,
+    prediction: str,
     bars: Sequence[tuple[str, float]],
     figure: Path,
     progress: Callable[[int, int], None],
 ) -> Inside:
-    """Explain the class that a classifier predicts for a picture, and draw the explanation.
+    """Explain why a picture is taken for a class, by its place and name, and draw the explanation.
 
     A classifier without a net inside is explained by its scores alone, with parts of the picture hidden.
     """
-    place = int(classifier.scores(picture[None])[0].argmax())
     model = getattr(classifier, "model_", None)
     hidden = occlusion(classifier.scores, picture, place, progress=progress)
     layers: list[Activation] = []
@@ -113,7 +113,6 @@ def look_inside(
         heats[f"Grad-CAM, {cam.layer}"] = cam.over(*picture.shape[:2])
     # What only lays the numbers out otherwise, or does nothing when predicting, would be drawn twice.
     drawn = [(_caption(a), a.value) for a in layers if a.layer not in ("Flatten", "Dropout")]
-    prediction = classes[place]
     figures.explanation(
         picture, f"{name}\n{prediction}", heats, [n for n, _ in bars], [s for _, s in bars], drawn, figure
     )

@@ -13,7 +13,7 @@ from nabi.cli.look_files import figure_file, model_file
 from nabi.cli.terminal import console
 
 PER_CLASS, MOST_CLASSES = 10, 20  # of remembered pictures on a sheet
-MOST_WEIGHTS = 64
+MOST_WEIGHTS, MOST_TEMPLATES = 64, 100
 
 
 def look_at_model(path: Path, out: Path | None, as_json: bool) -> None:
@@ -80,14 +80,15 @@ def _trained_on(about: Any) -> str:
 
 def _draw_weights(classifier: Any, figure: Path) -> str | None:
     """Draw templates, filters or units, and say which; None where they are no pictures."""
-    of_classes = _one_layer(classifier)
     classes = [str(name) for name in classifier.classes_]
-    pictures = classifier.weight_pictures(len(classes) if of_classes else MOST_WEIGHTS)
+    templates = _one_layer(classifier)
+    all_of_them = templates and len(classes) <= MOST_TEMPLATES
+    pictures = classifier.weight_pictures(len(classes) if all_of_them else MOST_WEIGHTS)
     if pictures is None or pictures.shape[3] not in (1, 3):
         return None
-    figures.weights(pictures, figure, classes if of_classes and len(pictures) == len(classes) else None)
-    if of_classes:
-        return "the template of each class"
+    figures.weights(pictures, figure, classes if all_of_them else None)
+    if templates:
+        return "the template of each class" if all_of_them else f"the {len(pictures)} strongest templates"
     return f"what the first layer looks for, {len(pictures)} {'filters' if _convolves(classifier) else 'units'}"
 
 

@@ -17,6 +17,7 @@ from nabi.look.page import page
 
 ACROSS = 32  # numbers, where there is no terminal whose width says how many
 ON_A_PAGE = 64
+MOST_NUMBERS = 50_000_000
 
 
 def look_at_picture(
@@ -37,6 +38,10 @@ def look_at_picture(
         shown = view(picture, crop=part, zoom=zoom, most=most)
     except SettingError as error:
         raise SettingError(f"{path}: {error}") from None
+    if shown.numbers.size > MOST_NUMBERS:
+        raise SettingError(
+            f"{path}: {shown.numbers.size:,} numbers are too many: choose a part with --crop or a --size"
+        )
     name, said = printable(str(path)), _said(shown)
     if html is not None:
         with replace_file(html) as file:
