@@ -201,6 +201,8 @@ def _run(
     out: str | None = None,
     err: str | None = None,
     ordinary: bool = False,
+    closed: str | None = None,
+    vanishing: str | None = None,
 ) -> int:
     """Run a command line, or `_watch`.
 
@@ -209,7 +211,8 @@ def _run(
     ``syncs``, those calls are not counted: what a killed process wrote is not lost. Without ``figures``, a few letters
     are written in their place. A file ends at ``largest`` bytes. Output goes to ``out``
     and ``err``. What nobody but root may do,
-    an ``ordinary`` process may not. Training writes a checkpoint after every epoch.
+    an ``ordinary`` process may not. A process that opens what is in the folder ``closed`` ends at once, and a file is
+    ``vanishing`` when the first picture is opened. Training writes a checkpoint after every epoch.
     """
     import nabi.figures
     from file_calls import interpose
@@ -231,6 +234,8 @@ def _run(
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    if closed or vanishing:
+        sys.addaudithook(_guarding(closed, vanishing))
     if act:
         interpose(home, _acting(at, act, syncs))
     return main(arguments)
@@ -267,6 +272,22 @@ def _acting(at: int, act: str, syncs: bool) -> Callable[[str, str], None]:
             print(made, what, path, file=sys.stderr)
 
     return call
+
+
+def _guarding(closed: str | None, vanishing: str | None) -> Callable[[str, tuple[Any, ...]], None]:
+    def hear(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal vanishing
+        if event not in ("open", "os.scandir", "os.listdir") or not isinstance(arguments[0], str | bytes | os.PathLike):
+            return
+        path = os.fsdecode(arguments[0])
+        if closed and Path(os.path.realpath(path)).is_relative_to(closed):
+            print(f"opened {path}", file=sys.stderr, flush=True)
+            os._exit(99)
+        if vanishing and path.endswith(".png"):
+            gone, vanishing = Path(vanishing), None
+            gone.unlink()
+
+    return hear
 
 
 def _draw_little(*arguments: Any, **options: Any) -> None:

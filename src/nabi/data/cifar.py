@@ -59,6 +59,8 @@ def load_cifar(path: Path, name: str) -> Dataset:
     contents = {}
     for member in members(path, may_be_cifar):
         if may_be_cifar(member.name) and not member.is_folder:
+            if member.problem:
+                raise FormatError(f"{path}: {member.name}: {member.problem}")
             contents[PurePosixPath(member.name).name] = member.read()
     form = form_of(list(contents))
     if form is None:

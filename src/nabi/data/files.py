@@ -35,6 +35,9 @@ MAX_HEADER = 8 << 10  # a name has at most 4 KiB; tarfile's search of a header t
 MAX_GLOBAL_RECORDS = 1000  # in all: tarfile copies them for every member that follows
 MAX_XZ_MEMORY = 256 * MEBIBYTE
 
+LEADS_OUT = "a link that leads outside the folder"
+TO_A_FOLDER = "a link to a folder"
+
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 
 # What the libraries raise about a damaged file.
@@ -126,8 +129,10 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def open_regular(path: Path, called: str = "") -> IO[bytes]:
+def open_regular(path: Path, called: str = "", follow: bool = True) -> IO[bytes]:
     """Open a regular file to read, ``called`` so in messages. A FIFO or a device is refused, without waiting for it.
+
+    Without ``follow``, so is a link, which it may have become since somebody looked.
 
     Raises
     ------
@@ -135,6 +140,8 @@ def open_regular(path: Path, called: str = "") -> IO[bytes]:
         If it is not there, not readable or not a regular file.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    if not follow:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
     try:
         descriptor = os.open(path, flags)
     except (OSError, ValueError) as error:
@@ -145,9 +152,9 @@ def open_regular(path: Path, called: str = "") -> IO[bytes]:
     return os.fdopen(descriptor, "rb")
 
 
-def read_regular(path: Path, called: str = "") -> bytes:
+def read_regular(path: Path, called: str = "", follow: bool = True) -> bytes:
     """The content of a regular file of at most 256 MiB; raises as :func:`open_regular` does."""
-    with open_regular(path, called) as file:
+    with open_regular(path, called, follow) as file:
         try:
             content = _read_up_to(file, MAX_FILE + 1)
         except OSError as error:
@@ -216,12 +223,12 @@ def _file_member(path: Path, name: str, top: Path) -> Member:
     except (OSError, RuntimeError) as error:
         return Member(name, problem=_reason(error))
     if not real.is_relative_to(top):
-        return Member(name, problem="a link that leads outside the folder")
+        return Member(name, problem=LEADS_OUT)
     if stat.S_ISDIR(status.st_mode):
-        return Member(name, problem="a link to a folder")
+        return Member(name, problem=TO_A_FOLDER)
     if not stat.S_ISREG(status.st_mode):
         return Member(name, problem="not a regular file")
-    return Member(name, status.st_size, status.st_mtime_ns, read=lambda: read_regular(real, name))
+    return Member(name, status.st_size, status.st_mtime_ns, read=lambda: read_regular(real, name, follow=False))
 
 
 # --- archives

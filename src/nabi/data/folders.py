@@ -16,7 +16,7 @@ from nabi import threads
 from nabi.data import cache
 from nabi.data.dataset import Dataset, Split
 from nabi.data.decode import Size, decode, fit, is_grey
-from nabi.data.files import Member, composed, members
+from nabi.data.files import LEADS_OUT, TO_A_FOLDER, Member, composed, members
 from nabi.data.splits import content_key
 from nabi.errors import DataError
 
@@ -24,7 +24,7 @@ DEFAULT_SIZE: Size = (32, 32)
 MAX_IN_MEMORY = 128 << 20  # of decoded pictures, before they go to a temporary file
 MAX_AHEAD = 128 << 20  # of decoded pictures that wait for their turn, and of files that wait to be decoded
 GROUP = 512 << 10  # of decoded pictures that are handed on together
-FORMAT = 1  # of what is cached: to be raised when decoding changes
+FORMAT = 2  # of what is cached: to be raised when decoding changes
 
 Progress = Callable[[int, int], None]
 Stored = tuple[dict[str, Any], NDArray[np.uint8]]  # what is known of the pictures, and they themselves
@@ -32,6 +32,8 @@ Stored = tuple[dict[str, Any], NDArray[np.uint8]]  # what is known of the pictur
 SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _ORDER = ("train", "validation", "test")
 _OUTSIDE = "not in a class folder"
+_OF_FOLDERS = (LEADS_OUT, TO_A_FOLDER)  # reasons why a class may be missing
+_TWICE = "stands in the archive again, further on"
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ def _store(pictures: "_Pictures", name: str, key: str) -> Stored:
     about, order = _describe(pictures, name)
     channels = 1 if all(pictures.grey[row] for row in order) else 3
     shape = (len(order), *pictures.shape, channels)
+    if pictures.unread:  # perhaps they can be read the next time, when nothing that the key is made from has changed
+        key = cache.key(key, pictures.unread)
     stored = cache.store(key, about, shape, pictures.blocks(order, channels))
     if stored is not None:
         return stored
@@ -164,6 +168,7 @@ class _Pictures:
         self.keys: list[int] = []
         self.grey: list[bool] = []
         self.skipped: list[tuple[str, str]] = []
+        self.unread: list[str] = []
         self.file = self._new_file()
 
     def __enter__(self) -> "_Pictures":
@@ -182,6 +187,7 @@ class _Pictures:
         if found.picture is None:
             if found.problem:
                 self.skipped.append((found.name, found.problem))
+                self.unread += [] if found.read else [found.name]
             else:
                 self.folders.append(found.name)
             return
@@ -260,6 +266,7 @@ class _Found:
 
     name: str
     problem: str = ""
+    read: bool = True
     picture: NDArray[np.uint8] | None = None
     native: Size = (0, 0)
     key: int = 0
@@ -295,13 +302,16 @@ class _Common:
 def _look_at(member: Member, common: _Common) -> _Found:
     if member.is_folder or member.problem:
         return _Found(member.name, member.problem)
+    read = False
     try:
-        picture = decode(member.read(), member.name)
+        content = member.read()
+        read = True
+        picture = decode(content, member.name)
     except DataError as error:
-        return _Found(member.name, str(error).removeprefix(f"{member.name}: "))
+        return _Found(member.name, str(error).removeprefix(f"{member.name}: "), read=read)
     native = (picture.shape[0], picture.shape[1])
     key, grey = content_key(picture), is_grey(picture)
-    return _Found(member.name, "", fit(picture, common.of(native)), native, key, grey)
+    return _Found(member.name, "", True, fit(picture, common.of(native)), native, key, grey)
 
 
 def _decode_all(
@@ -316,7 +326,10 @@ def _decode_all(
     common = _Common(size)
 
     def look_at_all(group: list[Member]) -> list[_Found]:
-        return [_look_at(member, common) if wanted(member.name) else _Found(member.name, _OUTSIDE) for member in group]
+        return [
+            _look_at(member, common) if wanted(member.name) else _Found(member.name, member.problem or _OUTSIDE)
+            for member in group
+        ]
 
     pictures, done, before = _Pictures(path, size), 0, -1
     try:
@@ -376,17 +389,20 @@ def _describe(pictures: _Pictures, name: str) -> tuple[dict[str, Any], list[int]
     """What the cache keeps beside the pixels, and the pictures' final order: split, class, name."""
     found = pictures.layout()
     skipped = [
-        (file, reason if file.endswith("/") or found.place(file) else _OUTSIDE) for file, reason in pictures.skipped
+        (file, reason if file.endswith("/") or found.place(file) or reason in _OF_FOLDERS else _OUTSIDE)
+        for file, reason in pictures.skipped
     ]
     places = [found.place(file) for file in pictures.names]
     skipped += [(file, _OUTSIDE) for file, place in zip(pictures.names, places, strict=True) if place is None]
     if all(place is None for place in places):
         first = f", the first of {len(skipped)} skipped files is {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise DataError(f"{pictures.path}: no picture in any class folder{first}")
+    last = {file: row for row, file in enumerate(pictures.names)}  # the one that unpacking an archive would leave
+    skipped += [(file, _TWICE) for row, file in enumerate(pictures.names) if places[row] and last[file] != row]
     placed = sorted(
         (found.splits.index(place.split), place.label, composed(pictures.names[row]), row)
         for row, place in enumerate(places)
-        if place is not None
+        if place is not None and last[pictures.names[row]] == row
     )
     order = [row for *_, row in placed]
     labels = np.array([found.classes.index(label) for _, label, _, _ in placed], np.int64)
@@ -399,7 +415,7 @@ def _describe(pictures: _Pictures, name: str) -> tuple[dict[str, Any], list[int]
         "names": [pictures.names[row] for row in order],
         "labels": cache.pack(labels),
         "keys": cache.pack(np.array([pictures.keys[row] for row in order], np.uint64)),
-        "skipped": sorted(skipped),
+        "skipped": sorted(set(skipped)),
     }
     return about, order
 

@@ -11,7 +11,7 @@ from nabi.data.files import is_archive, members, open_regular
 from nabi.data.folders import load_folder
 from nabi.data.idx import is_idx_name, load_idx, partner
 from nabi.data.named import NAMED
-from nabi.errors import DataError, SettingError
+from nabi.errors import DataError, FormatError, SettingError
 
 ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar", ".zip")
 
@@ -82,9 +82,13 @@ def load(
 
 def _load_folder(path: Path, size: Size | None, progress: Callable[[int, int], None] | None) -> Dataset:
     name = path.resolve().name
-    here = [member.name for member in islice(members(path), 1000) if not member.is_folder]
+    found = [member for member in islice(members(path), 1000) if not member.is_folder]
+    here = [member.name for member in found]
     if any(is_idx_name(file) for file in here):
         _refuse_size(size, name)
+        for member in found:
+            if is_idx_name(member.name) and member.problem:
+                raise FormatError(f"{path / member.name}: {member.problem}")
         return load_idx([path / file for file in here if is_idx_name(file)], name)
     if form_of([file.rsplit("/", 1)[-1] for file in here if may_be_cifar(file)]):
         _refuse_size(size, name)
