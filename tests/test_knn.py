@@ -9,7 +9,6 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from nabi import container
 from nabi.classifiers import load
@@ -18,7 +17,6 @@ from nabi.errors import DataError, DTypeError, ModelFileError, SettingError
 from nabi.training import Finished, Started
 
 PEERS = {"l2": "euclidean", "l1": "manhattan"}
-CHECKS = list(estimator_checks_generator(KNNClassifier()))
 
 metrics = pytest.mark.parametrize("metric", PEERS)
 weightings = pytest.mark.parametrize("weights", ["uniform", "distance"])
@@ -81,15 +79,6 @@ def test_nothing_is_its_own_neighbour_even_among_copies() -> None:
     distances, positions = classifier.kneighbors()
     assert positions.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1]]
     assert distances.tolist() == [[0, 0]] * 4 + [[2, 2]]
-
-
-@pytest.mark.parametrize("check", [pytest.param(check, id=f"{check.func.__name__}") for _, check in CHECKS])
-def test_scikit_learns_own_checks(check) -> None:
-    check(KNNClassifier())
-
-
-def test_these_checks_are_many() -> None:
-    assert len(CHECKS) >= 50
 
 
 def test_in_a_grid_search() -> None:

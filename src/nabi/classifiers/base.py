@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import estimator_html_repr
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from nabi import container
+from nabi.classifiers.notebook import with_weights
 from nabi.errors import DataError, DTypeError, ModelFileError, NabiError, ShapeError
 from nabi.training import Event, batch_bounds, evaluation_batch
 
@@ -199,6 +201,12 @@ class Classifier(ClassifierMixin, BaseEstimator):
             raise DataError(f"the class {_shown(labels[strange][0])} {complaint}")
         return places.astype(np.int64)
 
+    # --- in notebooks ---
+
+    def _html_repr(self) -> str:
+        diagram: str = estimator_html_repr(self)
+        return with_weights(diagram, self.weight_pictures(), self.classes_) if hasattr(self, "classes_") else diagram
+
     # --- files ---
 
     def save(self, path: str | os.PathLike[str], about: Mapping[str, Any] | None = None) -> None:
@@ -267,11 +275,7 @@ def rebuild(classifier: type[Classifier], arrays: Arrays, header: Mapping[str, A
 
 def _classes(names: Any, dtype: Any) -> NDArray[Any]:
     """The classes that a header names. How wide their dtype is follows from the names, whatever it claims."""
-    if (
-        not isinstance(names, list)
-        or len(names) < 2
-        or not all(type(name) in (str, int, float, bool) for name in names)
-    ):
+    if not isinstance(names, list) or not names or not all(type(name) in (str, int, float, bool) for name in names):
         raise ModelFileError("its classes are not a list of names or numbers")
     if not isinstance(dtype, str) or not re.fullmatch("[<>=|]?([biuf][0-9]{1,2}|U[0-9]*|O)", dtype):
         raise ModelFileError(f"classes of the unknown kind {reprlib.repr(dtype)}")

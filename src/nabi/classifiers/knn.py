@@ -182,19 +182,19 @@ class KNNClassifier(Classifier):
             There are fewer training inputs than that.
         """
         check_is_fitted(self, "classes_")
-        self.check_settings()
         k = self.n_neighbors if n_neighbors is None else n_neighbors
-        check_whole("n_neighbors", k)
-        others = self.n_samples_fit_ - (X is None)
-        if k > others:
-            itself = ", one of which is the input itself" if X is None else ""
-            raise SettingError(f"n_neighbors is {k}, but it was fitted on n_samples = {self.n_samples_fit_}{itself}")
-        if X is None:
-            distances, positions = nearest(self.images_, self.images_, k + 1, self.metric)
-            distances, positions = _without_itself(distances, positions)
-        else:
-            distances, positions = nearest(self._checked(X), self.images_, k, self.metric)
+        distances, positions = self._nearest(None if X is None else self._checked(X), k)
         return (distances, positions) if return_distance else positions
+
+    def _nearest(self, images: NDArray[Any] | None, k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        self.check_settings()
+        check_whole("n_neighbors", k)
+        if k > self.n_samples_fit_ - (images is None):
+            itself = ", one of which is the input itself" if images is None else ""
+            raise SettingError(f"n_neighbors is {k}, but it was fitted on n_samples = {self.n_samples_fit_}{itself}")
+        if images is None:
+            return _without_itself(*nearest(self.images_, self.images_, k + 1, self.metric))
+        return nearest(images, self.images_, k, self.metric)
 
     def scores(self, X: ArrayLike) -> NDArray[np.float32]:
         """The votes for each class.
@@ -226,7 +226,7 @@ class KNNClassifier(Classifier):
     # --- what `Classifier` asks for ---
 
     def _batch_scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        distances, positions = self.kneighbors(images)
+        distances, positions = self._nearest(images, self.n_neighbors)
         # 1/distance in units of the nearest neighbour's; where that one is at distance 0, nothing for those farther.
         weights = np.ones_like(distances)
         if self.weights == "distance":

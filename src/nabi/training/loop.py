@@ -56,7 +56,7 @@ def fit(
     >>> optimizer = nabi.optim.SGD(nabi.nn.parameters(model), 0.01)
     >>> train = digits.train.images, digits.train.labels
     >>> *_, finished = fit(model, optimizer, nabi.losses.LOSSES["softmax"], train, epochs=3, batch_size=32)
-    >>> finished.history[-1].train_accuracy > 0.9
+    >>> finished.history[-1].train_accuracy > 0.8
     True
     """
     learner = GradientDescent(model, optimizer, loss, engine=options.get("engine", "auto"))
