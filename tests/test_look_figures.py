@@ -150,3 +150,12 @@ def test_small_pixels_keep_their_edges_in_svg(tmp_path: Path) -> None:
     assert encoded is not None
     with Image.open(io.BytesIO(base64.b64decode(encoded[1]))) as image:
         assert min(image.size) >= 200
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Neither mathematics nor a surrogate of a file name stops a figure."""
+    odd = "$x_1$ \udcff <b>"
+    figures.scores([pixels(4, 4, 3)], [odd], [odd], [[np.nan]], tmp_path / "s.svg", losses=[np.inf])
+    explain(tmp_path / "e.svg", title=odd, classes=[odd], values=[np.inf], layers=[(odd, np.zeros(2))])
+    for name in ("s.svg", "e.svg"):
+        assert any("$x_1$ &lt;b&gt;" in text for text in texts(tmp_path / name))

@@ -425,7 +425,7 @@ def explanation(
         wide = 0.1 + 0.075 * max(map(_width, names), default=0)
         tall = max(high, 0.16 * len(names))
         axes = page.axes((side + gap) * len(panels) + wide, high - tall, 1.5, tall)
-        axes.barh(range(len(names)), values, color=_VALIDATION, height=0.7)
+        axes.barh(range(len(names)), np.nan_to_num(values, posinf=0, neginf=0), color=_VALIDATION, height=0.7)
         axes.set_yticks(range(len(names)), [page.text(name) for name in names], fontsize=8, parse_math=False)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.axvline(0, color=_INK, linewidth=0.6)

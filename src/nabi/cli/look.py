@@ -27,8 +27,8 @@ def look(
     things: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[IMAGE | MODEL [IMAGE]... | NAME=NUMBER...]",
-            help="A picture; a model file or run folder, and pictures for it; with --graph a number for each name.",
+            metavar="IMAGE|MODEL|NAME=NUMBER",
+            help="A picture; a model file or run folder, and pictures for it; with --graph numbers, such as x=-2.",
         ),
     ] = None,
     graph: Annotated[
