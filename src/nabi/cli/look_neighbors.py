@@ -60,10 +60,10 @@ def look_at_neighbors(
     for name, prediction, row in zip(names, predictions, nearest, strict=True):
         where.print(f"{printable(name)}: {printable(str(prediction))}")
         rows = [
-            (str(rank), printable(kind), f"{metric} distance", f"{far:,.2f}", f"images_[{number}]")
+            (str(rank), printable(kind), f"images_[{number}]", f"{metric} distance", f"{far:,.2f}")
             for rank, (number, kind, far) in enumerate(row, 1)
         ]
-        where.print("\n".join(f"  {line}" for line in aligned(rows)))
+        where.print("\n".join(f"  {line}" for line in aligned(rows, right=1)))
     where.print(f"figure: {figure}")
 
 
