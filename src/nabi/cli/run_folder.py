@@ -130,14 +130,13 @@ class RunFolder:
     def give_up(self) -> None:
         """Remove what a run without any result leaves behind."""
         self.release()
-        if (self.path / MODEL).exists():
-            return  # of an earlier attempt, which goes with what was asked for
-        with contextlib.suppress(
-            OSError
-        ):  # what made it give up is the news, and not what that keeps from being removed
-            for name in (ASKED, CHECKPOINT):
+        nothing = (ASKED, CHECKPOINT, HISTORY)
+        with contextlib.suppress(OSError):  # the news is what made it give up
+            if any(entry.name not in nothing for entry in self.path.iterdir()):
+                return  # an earlier attempt's model, say, which goes with what was asked for
+            for name in nothing:
                 (self.path / name).unlink(missing_ok=True)
-            if self.made and not any(self.path.iterdir()):
+            if self.made:
                 self.path.rmdir()
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
@@ -151,8 +150,12 @@ class RunFolder:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(history)
         writer.writerows(zip(*history.values(), strict=True))
-        with replace_file(self.path / HISTORY) as file:
-            file.write(table.getvalue().encode())
+        self.write_text(HISTORY, table.getvalue())
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file, whole or not at all."""
+        with replace_file(self.path / name) as file:
+            file.write(text.encode())
 
 
 def new_folder(name: str) -> RunFolder:
