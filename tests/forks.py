@@ -8,22 +8,21 @@ import contextlib
 import ctypes
 import errno
 import gc
-import inspect
 import io
 import json
 import os
+import select
 import signal
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +45,7 @@ class Ended(NamedTuple):
 
 
 class Forks:
-    """A process to fork from; ``with`` ends it."""
+    """A process to fork from, for any number of threads; ``with`` ends it."""
 
     def __init__(self) -> None:
         one = {"OPENBLAS_NUM_THREADS": "1", "NABI_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -54,6 +53,7 @@ class Forks:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | one
         )
         self.homes: dict[int, Path] = {}
+        self.lock = threading.Lock()
 
     def __enter__(self) -> "Forks":
         return self
@@ -72,6 +72,9 @@ class Forks:
 
     def wait(self, pid: int) -> Ended:
         """Wait for its end."""
+        descriptor = os.pidfd_open(pid)  # whoever asks the process that made it has to wait, and nobody else can ask
+        select.select([descriptor], [], [])
+        os.close(descriptor)
         code = os.waitstatus_to_exitcode(self._ask({"wait": pid}))
         said = [self.homes[pid] / f"{pid}.{name}" for name in ("out", "err")]
         texts = [path.read_text(errors="surrogateescape") if path.exists() else "" for path in said]
@@ -84,26 +87,16 @@ class Forks:
         return self.wait(self.start(arguments, home, **settings))
 
     def _ask(self, what: dict[str, Any]) -> int:
-        self.server.stdin.write(json.dumps(what) + "\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
+        with self.lock:
+            self.server.stdin.write(json.dumps(what) + "\n")
+            self.server.stdin.flush()
+            return int(self.server.stdout.readline())
 
 
-def in_parallel(check: Callable[[Forks, Any], None], items: Iterable[Any], at_once: int = 2) -> None:
-    """Call ``check(forks, item)`` with every item, as many at once; raises what the first that fails raises."""
-    free: SimpleQueue[Forks] = SimpleQueue()
-
-    def call(item: Any) -> None:
-        forks = free.get()
-        try:
-            check(forks, item)
-        finally:
-            free.put(forks)
-
-    with ExitStack() as stack, ThreadPoolExecutor(at_once) as pool:
-        for _ in range(at_once):
-            free.put(stack.enter_context(Forks()))
-        waiting = [pool.submit(call, item) for item in items]
+def in_parallel(check: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """Call ``check(item)`` with every item, two at once; raises what the first that fails raises."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(check, item) for item in items]
         try:
             for future in waiting:
                 future.result()
@@ -139,12 +132,9 @@ def results(run: Path) -> dict[str, Any]:
 
 def _serve() -> None:
     import nabi.data.folders
-    import nabi.training
     from made_files import pets
     from nabi.cli import evaluate, main, predict, train  # noqa: F401  # imported before anything is forked
 
-    if not _checkpoints_by_option():
-        nabi.training.CHECKPOINT_SECONDS = 0  # type: ignore[misc]
     os.fsync = lambda file: (
         None
     )  # what a killed process wrote is not lost, and to wait for the disk takes most of the time
@@ -212,7 +202,7 @@ def _run(
     are written in their place. A file ends at ``largest`` bytes. Output goes to ``out``
     and ``err``. What nobody but root may do,
     an ``ordinary`` process may not. A process that opens what is in the folder ``closed`` ends at once, and a file is
-    ``vanishing`` when the first picture is opened. Training writes a checkpoint after every epoch.
+    ``vanishing`` when the first picture is opened. Training writes a checkpoint after every step.
     """
     import nabi.figures
     from file_calls import interpose
@@ -220,7 +210,7 @@ def _run(
 
     if arguments[0] == "watch":
         return _watch(main)
-    if arguments[0] == "train" and _checkpoints_by_option():
+    if arguments[0] == "train":
         arguments = [*arguments, "--checkpoint-minutes", "0"]
     if ordinary:
         _drop_privileges()
@@ -239,12 +229,6 @@ def _run(
     if act:
         interpose(home, _acting(at, act, syncs))
     return main(arguments)
-
-
-def _checkpoints_by_option() -> bool:
-    from nabi.cli.train import train
-
-    return "checkpoint_minutes" in inspect.signature(train).parameters
 
 
 def _drop_privileges() -> None:
