@@ -106,28 +106,79 @@ def test_what_a_run_writes(trained: Path) -> None:
     assert model.hidden_layer_sizes == (16,)
 
 
-def test_every_model_trains_on_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for model in ("linear", "mlp", "three-layer", "convnet"):
-        assert main(["train", str(folder), "--model", model, "--epochs", "2", "--loss", "hinge"]) == 0
-        out, err = capsys.readouterr()
-        assert "shades: 28 pictures of 3 classes to train on, 6 for validation, 6 for the test" in out
-        skipped, without = err.splitlines()
-        assert skipped.startswith("nabi: skipped dark/broken.png: ")
-        assert without == "nabi: classes without pictures: empty"
-    assert sorted(path.name for path in Path("runs").iterdir()) == [f"shades-{n}" for n in (1, 2, 3, 4)]
-    metrics = json.loads(Path("runs/shades-4/metrics.json").read_text())
+QUICKLY = {
+    "knn": "--neighbors 3",
+    "perceptron": "--epochs 2",
+    "linear": "--epochs 2 --loss hinge",
+    "mlp": "--epochs 2 --loss hinge",
+    "three-layer": "--epochs 2 --loss hinge",
+    "convnet": "--epochs 2 --loss hinge",
+}
+
+
+@pytest.mark.parametrize("model", QUICKLY)
+def test_every_model_trains_on_a_folder(model: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(folder), "--model", model, *QUICKLY[model].split()]) == 0
+    out, err = capsys.readouterr()
+    assert "shades: 28 pictures of 3 classes to train on, 6 for validation, 6 for the test" in out
+    skipped, without = err.splitlines()
+    assert skipped.startswith("nabi: skipped dark/broken.png: ")
+    assert without == "nabi: classes without pictures: empty"
+    metrics = json.loads(Path("runs/shades-1/metrics.json").read_text())
+    assert metrics["model"] == model
     assert metrics["test_classes"] == ["dark", "hell 밝은"]
-    assert metrics["arguments"]["flip"] is True
+    assert metrics["arguments"].get("augment", "flip") == "flip"
+    there = {path.name for path in Path("runs/shades-1").iterdir()}
+    assert there >= {"run.json", "model.safetensors", "metrics.json", "confusion.svg"}
+    assert (there >= {"history.csv", "curves.svg", "weights.png"}) is (model != "knn")
+    assert "checkpoint" not in there
+    assert main(["evaluate", "runs/shades-1/model.safetensors", str(folder)]) == 0
+    assert main(["train", "--resume", "--out", "runs/shades-1"]) == 0
+    assert "this run is finished" in capsys.readouterr().out
+
+
+def test_runs_of_a_name_are_numbered(folder: Path) -> None:
+    for _ in range(3):
+        assert main(["train", str(folder), "--model", "knn"]) == 0
+    assert sorted(path.name for path in Path("runs").iterdir()) == [f"shades-{n}" for n in (1, 2, 3)]
+
+
+def test_event_files_for_tensorboard(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.event_file_writer import EventFileWriter  # noqa: F401
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
+
+    assert main(["train", *QUICK, "--out", "run", "--tensorboard"]) == 0
+    (path,) = Path("run").glob("events.out.tfevents.*")
+    found: dict[str, list[tuple[int, float]]] = {}
+    content = path.read_bytes()
+    while content:  # a record: length, its checksum, the event, its checksum
+        length = int.from_bytes(content[:8], "little")
+        assert masked_crc32c(content[:8]) == int.from_bytes(content[8:12], "little")
+        event = Event.FromString(content[12 : 12 + length])
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append((event.step, value.simple_value))
+        content = content[16 + length :]
+    rows = list(csv.DictReader(io.StringIO(Path("run/history.csv").read_text())))
+    steps = len(found["step/loss"]) // len(rows)
+    assert [step for step, _ in found["step/loss"]] == list(range(1, len(rows) * steps + 1))
+    for name in ("train_loss", "validation_accuracy", "learning_rate"):
+        assert [step for step, _ in found[f"epoch/{name}"]] == [steps * epoch for epoch in range(1, len(rows) + 1)]
+        written = [value for _, value in found[f"epoch/{name}"]]
+        assert written == pytest.approx([float(row[name]) for row in rows], rel=1e-6)
 
 
 def test_options_reach_the_classifier() -> None:
     options = "--model mlp --loss hinge --epochs 1 --batch-size 50 --learning-rate 0.01 --optimizer sgd --seed 7"
-    more = "--hidden 9,8 --dropout 0.5 --weight-decay 0.25 --flip --out here"
+    more = "--hidden 9,8 --dropout 0.5 --weight-decay 0.25 --augment flip --label-smoothing 0 "
+    more += "--clip-norm 2 --average 0.9 --patience 5 --balanced --out here"
     assert main(["train", "digits", *options.split(), *more.split()]) == 0
     arguments = json.loads(Path("here/metrics.json").read_text())["arguments"]
     wanted = {
         "loss": "hinge", "max_iter": 1, "batch_size": 50, "learning_rate": 0.01, "optimizer": "sgd", "random_state": 7,
-        "hidden_layer_sizes": [9, 8], "dropout": 0.5, "alpha": 0.25, "flip": True,
+        "hidden_layer_sizes": [9, 8], "dropout": 0.5, "alpha": 0.25, "augment": "flip", "label_smoothing": 0.0,
+        "clip_norm": 2.0, "average": 0.9, "n_iter_no_change": 5, "early_stopping": True, "class_weight": "balanced",
     }  # fmt: skip
     assert {name: arguments[name] for name in wanted} == wanted
 
@@ -206,14 +257,14 @@ def test_resume_ends_with_the_bits_of_a_run_never_stopped(
 ) -> None:
     shown = nabi.cli.train._show
 
-    def with_ctrl_c(events, where):
+    def with_ctrl_c(events, *others):
         def pressed():
             for number, event in enumerate(events):
                 if number == 14:  # the start, ten steps, the end of the epoch, two steps, and this one
                     signal.raise_signal(signal.SIGINT)
                 yield event
 
-        return shown(pressed(), where)
+        return shown(pressed(), *others)
 
     with monkeypatch.context() as patch:
         patch.setattr("nabi.cli.train._show", with_ctrl_c)
@@ -599,7 +650,7 @@ BAD = {
     "pictures that are none": (corrupt_pictures, "no picture in any class folder"),
     "an archive cut short": (truncated_archive, "data.tar.gz"),
     "a wrong checksum": (wrong_checksum, "train-images-idx3-ubyte.gz"),
-    "an unknown model": (lambda home: ["train", "--model", "knn"], "model 'knn' is not one of"),
+    "an unknown model": (lambda home: ["train", "--model", "cnn"], "--model 'cnn' is not one of knn, "),
     "an unknown loss": (lambda home: ["train", "--loss", "l1"], "--loss 'l1' is not one of hinge, "),
     "an unknown optimizer": (lambda home: ["train", "--optimizer", "x"], "--optimizer 'x' is not one of sgd, "),
     "no epochs": (lambda home: ["train", "--epochs", "0"], "--epochs is 0: it must be"),

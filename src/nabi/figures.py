@@ -212,6 +212,49 @@ def weights(images: ArrayLike, path: str | os.PathLike[str], titles: Sequence[st
     _gallery([_rgb(image) for image in visible(images)], titles, path, "weights", 1.0 if titles is not None else 0.6)
 
 
+def comparison(
+    names: Sequence[str],
+    accuracies: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+    notes: Sequence[str],
+    path: str | os.PathLike[str],
+    title: str = "",
+) -> None:
+    """Draw accuracies as bars, each with its interval.
+
+    Parameters
+    ----------
+    names : sequence of str
+        K models.
+    accuracies : sequence of float
+        From 0 to 1.
+    intervals : sequence of (float, float)
+        From where to where each may lie.
+    notes : sequence of str
+        What is written beside each bar.
+    path : path-like
+        A name that ends in ``.svg`` or ``.png``.
+    title : str
+    """
+    heights = 0.36 * len(names)
+    with _figure(path, [*names, *notes, title]) as page:
+        axes = page.axes(1.6, 1.0, 6.0, heights)
+        places = np.arange(len(names))[::-1]
+        low, high = np.array(intervals, dtype=np.float64).reshape(-1, 2).T
+        middle = np.asarray(accuracies, dtype=np.float64)
+        axes.barh(places, middle, height=0.62, color="#8fb3d9")
+        lengths = np.clip([middle - low, high - middle], 0, None)
+        axes.errorbar(middle, places, xerr=lengths, fmt="none", ecolor="#1f3b57", capsize=3)
+        for place, value, end, note in zip(places, middle, high, notes, strict=True):
+            axes.text(end + 0.01, place, page.text(f"{value:.3f}   {note}"), va="center", fontsize=8)
+        axes.set_yticks(places, [page.text(_shortened(name, 24)) for name in names])
+        axes.set_xlim(0, 1)
+        axes.set_ylim(-0.6, len(names) - 0.4)
+        axes.set_xlabel("accuracy on test pictures, with its 95% interval")
+        if title:
+            axes.set_title(page.text(_shortened(title, 60)), fontsize=10)
+
+
 def visible(weights: ArrayLike) -> NDArray[np.float64]:
     """Weights as pictures with values in [0, 1], each scaled by its own largest absolute value: zero is mid-grey.
 

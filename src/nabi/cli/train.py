@@ -3,23 +3,22 @@
 import hashlib
 import os
 import shlex
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 
 from nabi.classifiers import Classifier
-from nabi.cli.characters import is_text, printable
+from nabi.cli.characters import printable
 from nabi.cli.choices import KINDS, MODELS, SIZES, as_typed, chosen
+from nabi.cli.pictures import labelled, loaded
 from nabi.cli.results import write_history, write_measures, write_model
 from nabi.cli.run_folder import ASKED, CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
-from nabi.cli.terminal import bar, console, note
-from nabi.data import Dataset, Split, complete_splits, load
+from nabi.cli.terminal import bar, console, interruptible, note
+from nabi.data import Dataset, Split
 from nabi.data.augment import AUGMENTATIONS
 from nabi.data.named import NAMED
 from nabi.errors import DataError, NonFiniteError, SettingError
@@ -119,7 +118,7 @@ def train(
             asked.setdefault("size", SIZES[asked["model"]])
         _refuse_inside(asked["data"], out or RUNS)
         where = console()
-        dataset = _loaded(asked, where, strict)
+        dataset = loaded(asked, where, strict)
         if "augment" not in asked and hasattr(classifier, "augment") and dataset.train.images.shape[3] == 3:
             classifier.augment = "flip"
         if folder is None:
@@ -133,34 +132,6 @@ def _refuse_inside(source: str, target: Path) -> None:
     real = Path(os.path.realpath(target))  # Path.resolve fails where links lead in a circle
     if source not in NAMED and Path(source).is_dir() and real.is_relative_to(source):
         raise SettingError(f"{target}: inside of the data in {source}: choose a folder elsewhere with --out")
-
-
-def _loaded(asked: Mapping[str, Any], where: Console, strict: bool) -> Dataset:
-    """The data, with all three splits; on standard error, what is amiss with them."""
-    if not is_text(asked["data"]):
-        raise DataError(f"{asked['data']}: a name that is not UTF-8: rename it, or train from elsewhere")
-    with bar(where) as show:
-        dataset = load(
-            asked["data"],
-            size=asked.get("size"),
-            progress=lambda done, total: show(f"reading {asked['data']}", done, total),
-        )
-    if strict and dataset.skipped:
-        name, reason = dataset.skipped[0]
-        raise DataError(f"{asked['data']}: of {len(dataset.skipped):,} files to skip the first is {name}: {reason}")
-    for name, reason in dataset.skipped:
-        note(f"skipped {name}: {reason}")
-    for name in dataset.classes:
-        if not is_text(name):
-            raise DataError(f"{asked['data']}: the class {name} has a name that is not UTF-8: rename its folder")
-    parts = [part.labels for part in (dataset.train, dataset.validation, dataset.test) if part is not None]
-    counts = np.bincount(np.concatenate(parts), minlength=len(dataset.classes))
-    if not counts.all():
-        note(f"classes without pictures: {', '.join(dataset.classes[label] for label in np.flatnonzero(counts == 0))}")
-    dataset = complete_splits(dataset)
-    if len(np.unique(dataset.train.labels)) < 2:
-        raise DataError(f"{asked['data']}: pictures of one class only: there is nothing to tell apart")
-    return dataset
 
 
 def _as_it_began(folder: RunFolder, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
@@ -188,18 +159,18 @@ def _run(
     checkpoint_seconds: float,
 ) -> None:
     """Train, and write down what comes out."""
-    images, labels = _labelled(dataset, dataset.train)
+    images, labels = labelled(dataset, dataset.train)
     held_out = dataset.validation if dataset.validation is not None and len(dataset.validation) else None
     folder.start(asked)
     where.print(
         f"{printable(dataset.name)}: {len(dataset.train):,} pictures of {len(dataset.classes)} classes to train on, "
         f"{len(held_out or ()):,} for validation, {len(dataset.test or ()):,} for the test; writing to {folder.path}"
     )
-    with _interruptible() as interrupted:
+    with interruptible() as interrupted:
         events = classifier.fit_events(
             images,
             labels,
-            validation=None if held_out is None else _labelled(dataset, held_out),
+            validation=None if held_out is None else labelled(dataset, held_out),
             checkpoint=folder.path / CHECKPOINT,
             checkpoint_seconds=checkpoint_seconds,
             about={"pictures": _fingerprint(dataset.train)},
@@ -246,33 +217,6 @@ def _show(events: Iterator[Event], where: Console, listeners: Sequence[Listener]
                 case Finished():
                     return event
     raise AssertionError("a run ends with Finished")
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed; pressed again, it interrupts at once."""
-    pressed = False
-
-    def press(number: int, frame: Any) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        signal.signal(signal.SIGINT, press)
-    except ValueError:  # not in the main thread, where Ctrl-C does not arrive
-        yield lambda: False
-        return
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _labelled(dataset: Dataset, split: Split) -> tuple[Any, Any]:
-    """Pictures, and their classes by name."""
-    return split.images, np.array(dataset.classes)[split.labels]
 
 
 def _fingerprint(split: Split) -> str:

@@ -1,0 +1,45 @@
+"""The pictures that a command works on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from nabi.cli.characters import is_text
+from nabi.cli.terminal import bar, note
+from nabi.data import Dataset, Split, complete_splits, load
+from nabi.errors import DataError
+
+
+def loaded(asked: Mapping[str, Any], where: Console, strict: bool) -> Dataset:
+    """The data, with all three splits; on standard error, what is amiss with them."""
+    if not is_text(asked["data"]):
+        raise DataError(f"{asked['data']}: a name that is not UTF-8: rename it, or train from elsewhere")
+    with bar(where) as show:
+        dataset = load(
+            asked["data"],
+            size=asked.get("size"),
+            progress=lambda done, total: show(f"reading {asked['data']}", done, total),
+        )
+    if strict and dataset.skipped:
+        name, reason = dataset.skipped[0]
+        raise DataError(f"{asked['data']}: of {len(dataset.skipped):,} files to skip the first is {name}: {reason}")
+    for name, reason in dataset.skipped:
+        note(f"skipped {name}: {reason}")
+    for name in dataset.classes:
+        if not is_text(name):
+            raise DataError(f"{asked['data']}: the class {name} has a name that is not UTF-8: rename its folder")
+    parts = [part.labels for part in (dataset.train, dataset.validation, dataset.test) if part is not None]
+    counts = np.bincount(np.concatenate(parts), minlength=len(dataset.classes))
+    if not counts.all():
+        note(f"classes without pictures: {', '.join(dataset.classes[label] for label in np.flatnonzero(counts == 0))}")
+    dataset = complete_splits(dataset)
+    if len(np.unique(dataset.train.labels)) < 2:
+        raise DataError(f"{asked['data']}: pictures of one class only: there is nothing to tell apart")
+    return dataset
+
+
+def labelled(dataset: Dataset, split: Split) -> tuple[Any, Any]:
+    """Pictures, and their classes by name."""
+    return split.images, np.array(dataset.classes)[split.labels]
