@@ -87,6 +87,11 @@ class ConvNetClassifier(NetworkClassifier):
             images = images.reshape(len(images), *self._picture_shape())
         super()._standardize(images)
 
+    def _rate(self, batch_size: int) -> float:
+        rate = super()._rate(batch_size)
+        # What has no batch normalisation, or is not known to have it, takes a tenth of the steps.
+        return rate if self.architecture == "convnet" or self.learning_rate != "auto" else rate / 10
+
     def _picture_shape(self) -> tuple[int, ...]:
         if len(self.input_shape_) == 3:
             return self.input_shape_
