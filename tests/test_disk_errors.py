@@ -113,6 +113,17 @@ def weights(home: Path) -> dict[str, Any]:
     return {name: (array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items()}
 
 
+def test_event_files_of_tensorboard_that_cannot_be_written(forks: Forks, train, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    train = [*train, "--tensorboard"]
+    calls = forks.run(train, tmp_path / "all", act="list", figures=False).err.splitlines()
+    at = next(number for number, call in enumerate(calls, 1) if "write" in call and "tfevents" in call)
+    for act, reason in (("full", "No space left on device"), ("fail", "Input/output error")):
+        ended = forks.run(train, tmp_path / act, act=act, at=at, figures=False)
+        assert (ended.code, ended.err) == (2, f"nabi: run: {reason}\n")
+        assert forks.run(train, tmp_path / act, figures=False).code == 0
+
+
 # --- limits of the system itself, with nothing played
 
 

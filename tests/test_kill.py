@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from forks import HANGS, RESULTS, Forks, in_parallel, results, write_shades
+from forks import HANGS, Forks, in_parallel, results, write_shades
 from made_files import encoded, pixels
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc as Linux has them")
@@ -42,15 +42,25 @@ def never_killed(forks: Forks, train: list[str], home: Path, **settings: Any) ->
     return results(home / "run"), time.monotonic() - begun
 
 
-def test_a_run_killed_at_any_call_that_changes_a_file(forks: Forks, shades: str, tmp_path: Path) -> None:
+MODELS = {
+    "mlp": [*TINY, "--epochs", "1"],
+    "knn": ["--model", "knn"],
+    "perceptron": ["--model", "perceptron", "--epochs", "2"],
+    "convnet": ["--model", "convnet", "--epochs", "1"],
+}
+
+
+@pytest.mark.parametrize("model", ["mlp", *(pytest.param(name, marks=pytest.mark.long) for name in [*MODELS][1:])])
+def test_a_run_killed_at_any_call_that_changes_a_file(model: str, forks: Forks, shades: str, tmp_path: Path) -> None:
     """Before each such call, or in the middle of it where it writes; the figures are of a few letters."""
-    train = ["train", shades, *TINY, "--epochs", "1"]
+    train = ["train", shades, *MODELS[model]]
     expected, _ = never_killed(forks, train, tmp_path / "never")
     train += ["--out", "run", "--resume"]
     calls = forks.run(train, tmp_path / "all", act="list", syncs=False, figures=False).err.splitlines()
     renamed = Counter(Path(call.split(maxsplit=2)[2]).name for call in calls if call.split()[1] == "rename")
-    assert renamed.keys() >= RESULTS
-    assert renamed["checkpoint"] == 3  # after each of two steps, and at the end
+    assert renamed.keys() >= expected["files"]
+    if model == "mlp":
+        assert renamed["checkpoint"] == 3  # after each of two steps, and at the end
 
     def check(number: int) -> None:
         home = tmp_path / str(number)
@@ -62,6 +72,20 @@ def test_a_run_killed_at_any_call_that_changes_a_file(forks: Forks, shades: str,
         shutil.rmtree(home)
 
     in_parallel(check, range(1, len(calls) + 1))
+
+
+def test_what_killed_runs_left_in_the_cache_is_gone_a_day_later(forks: Forks, shades: str, tmp_path: Path) -> None:
+    train = ["train", shades, *TINY, "--epochs", "1", "--out"]
+    calls = forks.run([*train, "0"], tmp_path, act="list", syncs=False, figures=False).err.splitlines()
+    half_way = next(n for n, call in enumerate(calls, 1) if "write" in call and call.endswith("images.npy"))
+    for number in range(1, 3):
+        shutil.rmtree(tmp_path / "cache")
+        forks.run([*train, str(number)], tmp_path, act="kill", at=half_way, syncs=False, figures=False)
+        (left,) = (tmp_path / "cache/pictures").glob(".new-*")
+        yesterday = time.time() - number * 13 * 60 * 60
+        os.utime(left, (yesterday, yesterday))
+        assert forks.run([*train, str(number)], tmp_path, figures=False).code == 0
+        assert left.exists() == (number == 1)
 
 
 def kill_at_random(forks: Forks, shades: str, home: Path, runs: int) -> None:

@@ -60,6 +60,12 @@ def events_for_tensorboard(folder: str | os.PathLike[str]) -> Listener:
     done = 0  # steps
 
     def listen(event: Any) -> None:
+        try:
+            write(event)
+        except OSError as error:  # of a full disk, without a name
+            raise OSError(error.errno, error.strerror, os.fspath(folder)) from error
+
+    def write(event: Any) -> None:
         nonlocal writer, done
         match event:
             case Started():

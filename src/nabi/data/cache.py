@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ GIBIBYTE = 1 << 30
 MAX_TOTAL = 32 * GIBIBYTE
 KEEP_FREE = 1 * GIBIBYTE
 BLOCK = 16 << 20
+NEW = ".new-"  # begins the name of an entry that is not finished
+DAY = 24 * 60 * 60
 TAG = "CACHEDIR.TAG"
 SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache of nabi: it can be removed.\n"
 
@@ -143,7 +146,7 @@ def store(
         return None
     try:
         home = private_folder("pictures")
-        beside = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
+        beside = Path(tempfile.mkdtemp(prefix=NEW, dir=home))
     except OSError:
         return None
     try:
@@ -256,8 +259,11 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _make_room(keep: str) -> None:
-    """Remove the pictures that were not used for longest, until the rest is within the cap."""
+    """Remove what killed processes left unfinished; then what was not used for longest, until all is within the cap."""
     pictures = [entry for entry in entries() if entry.kind == "pictures"]
+    for entry in pictures:
+        if entry.path.name.startswith(NEW) and entry.used < time.time() - DAY:
+            _remove(entry.path)
     total = sum(entry.size for entry in pictures)
     for entry in reversed(pictures):
         if total > MAX_TOTAL and entry.path.name != keep:
