@@ -118,10 +118,8 @@ def test_event_files_of_tensorboard_that_cannot_be_written(forks: Forks, train, 
     train = [*train, "--tensorboard"]
     calls = forks.run(train, tmp_path / "all", act="list", figures=False).err.splitlines()
     at = next(number for number, call in enumerate(calls, 1) if "write" in call and "tfevents" in call)
-    for act, reason in (("full", "No space left on device"), ("fail", "Input/output error")):
-        ended = forks.run(train, tmp_path / act, act=act, at=at, figures=False)
-        assert (ended.code, ended.err) == (2, f"nabi: run: {reason}\n")
-        assert forks.run(train, tmp_path / act, figures=False).code == 0
+    ended = forks.run(train, tmp_path / "fail", act="fail", at=at, figures=False)
+    assert (ended.code, ended.err) == (2, "nabi: run: Input/output error\n")
 
 
 # --- limits of the system itself, with nothing played
