@@ -193,16 +193,17 @@ def _run(
     ordinary: bool = False,
     closed: str | None = None,
     vanishing: str | None = None,
+    becoming: str | None = None,
 ) -> int:
     """Run a command line, or `_watch`.
 
     ``act`` is what happens at the call number ``at`` of those that change files (see `file_calls`): ``kill`` the
     process, ``fail`` this one, or let the disk be ``full`` from then on; ``list`` lists them on standard error. Without
     ``syncs``, those calls are not counted: what a killed process wrote is not lost. Without ``figures``, a few letters
-    are written in their place. A file ends at ``largest`` bytes. Output goes to ``out``
-    and ``err``. What nobody but root may do,
-    an ``ordinary`` process may not. A process that opens what is in the folder ``closed`` ends at once, and a file is
-    ``vanishing`` when the first picture is opened. Training writes a checkpoint after every step.
+    are written in their place. A file ends at ``largest`` bytes. Output goes to ``out`` and ``err``. What nobody but
+    root may do, an ``ordinary`` process may not. A process that opens what is in the folder ``closed`` ends at once. A
+    file is ``vanishing``, or ``becoming`` a link, when the first picture is opened. Training writes a checkpoint after
+    every step.
     """
     import nabi.figures
     from file_calls import interpose
@@ -225,7 +226,7 @@ def _run(
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     if closed or vanishing:
-        sys.addaudithook(_guarding(closed, vanishing))
+        sys.addaudithook(_guarding(closed, vanishing, becoming))
     if act:
         interpose(home, _acting(at, act, syncs))
     return main(arguments)
@@ -258,7 +259,9 @@ def _acting(at: int, act: str, syncs: bool) -> Callable[[str, str], None]:
     return call
 
 
-def _guarding(closed: str | None, vanishing: str | None) -> Callable[[str, tuple[Any, ...]], None]:
+def _guarding(
+    closed: str | None, vanishing: str | None, becoming: str | None
+) -> Callable[[str, tuple[Any, ...]], None]:
     def hear(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal vanishing
         if event not in ("open", "os.scandir", "os.listdir") or not isinstance(arguments[0], str | bytes | os.PathLike):
@@ -270,6 +273,8 @@ def _guarding(closed: str | None, vanishing: str | None) -> Callable[[str, tuple
         if vanishing and path.endswith(".png"):
             gone, vanishing = Path(vanishing), None
             gone.unlink()
+            if becoming:
+                gone.symlink_to(becoming)
 
     return hear
 

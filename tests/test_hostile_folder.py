@@ -140,6 +140,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     (dark / "locked.png").write_bytes(GOOD["dark/1.png"])
     (dark / "locked.png").chmod(0)
     skipped["dark/locked.png"] = "permission denied"
+    (dark / "endless.png").touch()
+    os.truncate(dark / "endless.png", 1 << 40)  # all of it a hole
+    skipped["dark/endless.png"] = "larger than 256 MiB"
     (dark / "room").mkdir(mode=0)
     skipped["dark/room/"] = "permission denied"
     too_deep = dig(data / "light", 30)
@@ -266,6 +269,13 @@ def test_a_file_that_vanishes_is_skipped(forks: Forks, tmp_path: Path) -> None:
     write_tree(tmp_path, {vanishing: GOOD["dark/8.png"]})
     ended = forks.run(["predict", "run/model.safetensors", "data"], tmp_path, vanishing=vanishing)
     assert (ended.code, ended.err) == (0, f"nabi: skipped {vanishing}: no such file or directory\n")
+
+
+def test_a_file_that_becomes_a_link_is_not_followed(forks: Forks, tmp_path: Path) -> None:
+    write_tree(tmp_path / "data", GOOD)
+    train = ["train", "data", *QUICK, "--out", "run"]
+    ended = forks.run(train, tmp_path, vanishing="data/dark/8.png", becoming="../light/8.png")
+    assert (ended.code, ended.err) == (0, "nabi: skipped dark/8.png: too many levels of symbolic links\n")
 
 
 def test_a_file_that_can_be_read_again_is_read(forks: Forks, tmp_path: Path) -> None:

@@ -156,10 +156,11 @@ def read_regular(path: Path, called: str = "", follow: bool = True) -> bytes:
     """The content of a regular file of at most 256 MiB; raises as :func:`open_regular` does."""
     with open_regular(path, called, follow) as file:
         try:
-            content = _read_up_to(file, MAX_FILE + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = b"" if size > MAX_FILE else _read_up_to(file, MAX_FILE + 1)
         except OSError as error:
             raise DataError(f"{called or path}: {_reason(error)}") from None
-    if len(content) > MAX_FILE:
+    if max(size, len(content)) > MAX_FILE:
         raise DataError(f"{called or path}: larger than {MAX_FILE // MEBIBYTE} MiB")
     return content
 
