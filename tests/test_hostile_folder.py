@@ -102,7 +102,7 @@ def model(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
     """The folder, beside one called ``outside``; and what in it is to be skipped, for which reason."""
     home = tmp_path_factory.mktemp("hostile")
     data = home / "data"
@@ -155,7 +155,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     skipped["dark/room/"] = "permission denied"
     too_deep = dig(data / "light", 30)
     skipped[f"light/{too_deep}/"] = "file name too long"
-    return data, skipped
+    yield data, skipped
+    (dark / "room").chmod(0o700)  # whoever removes it all need not be root
 
 
 def dig(folder: Path, levels: int) -> str:
