@@ -21,7 +21,7 @@ from sklearn.utils import estimator_html_repr
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
-from nabi import container
+from nabi import container, nn
 from nabi.classifiers.notebook import with_weights
 from nabi.errors import DataError, DTypeError, ModelFileError, NabiError, ShapeError
 from nabi.training import Event, batch_bounds, evaluation_batch
@@ -231,7 +231,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "classes_")
         header = {
             "classifier": self.registered_name,
-            "arguments": {name: plain(value) for name, value in self.get_params(deep=False).items()},
+            "arguments": {
+                name: plain(value) for name, value in self.get_params(deep=False).items() if name not in _UNSAID
+            },
             "classes": self.classes_.tolist(),
             "classes_dtype": self.classes_.dtype.str,
             "input_shape": list(self.input_shape_),
@@ -250,7 +252,8 @@ def rebuild(classifier: type[Classifier], arrays: Arrays, header: Mapping[str, A
         The header does not say what it must, or does not go with the arrays; the message does not name the file.
     """
     try:
-        arguments = {name: _tuples(value) for name, value in header["arguments"].items()}
+        held = sum(array.size for array in arrays.values())
+        arguments = {name: _said(value, held) for name, value in header["arguments"].items()}
         known = set(inspect.signature(classifier).parameters)
         if not known >= set(arguments):
             raise ModelFileError(f"unknown argument {reprlib.repr(min(set(arguments) - known))}: of a newer nabi?")
@@ -268,7 +271,7 @@ def rebuild(classifier: type[Classifier], arrays: Arrays, header: Mapping[str, A
         raise ModelFileError(f"its header lacks {error}") from None
     except NabiError as error:
         raise ModelFileError(str(error)) from None
-    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, MemoryError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
         raise ModelFileError(f"its header makes no sense: {error or type(error).__name__}") from None
     return made
 
@@ -289,6 +292,8 @@ def _classes(names: Any, dtype: Any) -> NDArray[Any]:
         raise ModelFileError("one of its classes is an infinity or a NaN")
     return classes
 
+
+_UNSAID = ("callbacks",)  # in files: they belong to who trains
 
 # allow_nd: pictures have four axes. Which shapes and kinds there are is checked here, in words of our own.
 _ACCEPTED: dict[str, Any] = {"dtype": "numeric", "allow_nd": True, "ensure_min_samples": 1}
@@ -332,8 +337,17 @@ def plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {"pairs": [[plain(key), plain(item)] for key, item in value.items()]}
+    if isinstance(value, nn.Layer):
+        return nn.describe(value)
     return value
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+def _said(value: Any, held: int) -> Any:
+    """A constructor argument that `plain` wrote; a model in it may ask for so many numbers."""
+    if isinstance(value, list):
+        return tuple(_said(item, held) for item in value)
+    if isinstance(value, dict) and "pairs" in value:
+        return {key: _said(item, held) for key, item in value["pairs"]}
+    return nn.build(value, held) if isinstance(value, dict) else value

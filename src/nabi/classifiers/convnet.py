@@ -1,7 +1,8 @@
 """Convolutional networks: a small one, AlexNet, or one's own."""
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nabi import models, nn
+from nabi.classifiers.base import Arrays
 from nabi.classifiers.network import NetworkClassifier, dense_weights
 from nabi.classifiers.registry import register
 from nabi.classifiers.settings import check_choice, check_sizes
@@ -17,7 +19,18 @@ from nabi.errors import ShapeError
 ALEXNET_SIDE = 224
 ALEXNET_WEIGHTS = 56_994_496  # without the last layer's and the biases
 
+MAX_NUMBERS = 2**27  # that a layer may make of one picture
+
 ARCHITECTURES = {"convnet": models.convnet, "alexnet": models.alexnet}
+
+
+def _reaches(layer: nn.Layer) -> Iterator[int]:
+    """How far the windows of all convolutions reach: what is padded by as much takes memory."""
+    for field in vars(layer).values():
+        if isinstance(field, nn.Layer):
+            yield from _reaches(field)
+    if isinstance(layer, nn.Conv2d):
+        yield max(np.multiply(layer.dilation, np.array(layer.weight.shape[:2]) - 1).tolist())
 
 
 @register("convnet")
@@ -65,9 +78,15 @@ class ConvNetClassifier(NetworkClassifier):
             model = copy.deepcopy(self.architecture)
             if not isinstance(next(iter(model), None), nn.Standardize):
                 model = nn.Sequential({"standardize": nn.Standardize.identity(shape), **dict(model.items())})
-            scores = nn.summary(model, shape).rows[-1].output_shape
-            if scores != (len(self.classes_),):
-                raise ShapeError(f"architecture gives scores {scores} for a picture, not ({len(self.classes_)},)")
+            rows = nn.summary(model, shape).rows
+            if rows[-1].output_shape != (len(self.classes_),):
+                raise ShapeError(
+                    f"architecture gives {rows[-1].output_shape} for a picture, not scores ({len(self.classes_)},)"
+                )
+            if max(math.prod(row.output_shape) for row in rows) > MAX_NUMBERS:
+                raise ShapeError(f"architecture makes more than {MAX_NUMBERS:,} numbers of a picture")
+            if max(_reaches(model), default=0) > 4 * max(shape):
+                raise ShapeError(f"architecture looks further than pictures {shape} are wide")
         elif self.architecture == "alexnet":
             if shape != (ALEXNET_SIDE, ALEXNET_SIDE, 3):
                 raise ShapeError(f"alexnet takes pictures of (224, 224, 3), these are {shape}")
@@ -92,6 +111,11 @@ class ConvNetClassifier(NetworkClassifier):
         # What has no batch normalisation, or is not known to have it, takes a tenth of the steps.
         return rate if self.architecture == "convnet" or self.learning_rate != "auto" else rate / 10
 
+    def _restore(self, arrays: Arrays) -> None:
+        super()._restore(arrays)
+        if isinstance(self.architecture, nn.Sequential):
+            self.architecture = self.model_  # the initial weights of the one that was given are not in the file
+
     def _picture_shape(self) -> tuple[int, ...]:
         if len(self.input_shape_) == 3:
             return self.input_shape_
@@ -102,6 +126,8 @@ class ConvNetClassifier(NetworkClassifier):
         return shape
 
     def _weight_count(self) -> int:
+        if isinstance(self.architecture, nn.Sequential):
+            return sum(t.size for t in nn.parameters(self.architecture).values() if t.ndim > 1)
         if self.architecture == "alexnet":
             return ALEXNET_WEIGHTS + dense_weights(4096, len(self.classes_))
         widths = (self._picture_shape()[-1], *self.channels)

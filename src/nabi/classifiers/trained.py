@@ -168,7 +168,7 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
             batch_size=batch_size,
             seed=seed,
             patience=self.n_iter_no_change if self.early_stopping else None,
-            about={"model": self.registered_name, **self._said(), **(about or {})},
+            about={} if options.get("checkpoint") is None else self._said() | dict(about or {}),
             engine=self.engine,
             **self._plan(learner, examples, batch_size, seed),
             **options,
@@ -256,7 +256,8 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
 
     def _said(self) -> dict[str, Any]:
         """The settings that decide on what a run ends with, as JSON has them."""
-        return {name: plain(value) for name, value in self.get_params(deep=False).items() if name not in _UNSAID}
+        said = {name: plain(value) for name, value in self.get_params(deep=False).items() if name not in _UNSAID}
+        return {"model": self.registered_name, **said}
 
     def _learnt(self) -> tuple[Any, NDArray[Any], tuple[int, ...], Any] | None:
         """The model of the last `fit`, and what it was fitted on."""

@@ -22,6 +22,7 @@ from nabi.nn.activation import (
 )
 from nabi.nn.containers import Residual, Sequential
 from nabi.nn.convolution import Conv2d
+from nabi.nn.description import build, describe
 from nabi.nn.dropout import Dropout
 from nabi.nn.layer import Layer
 from nabi.nn.linear import Linear
@@ -61,6 +62,8 @@ __all__ = [
     "Summary",
     "Tanh",
     "activation",
+    "build",
+    "describe",
     "initializers",
     "load_tensors",
     "parameters",
