@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -765,3 +766,26 @@ def test_python_m_nabi_is_the_same() -> None:
     assert out == ""
     assert err.startswith("nabi: nowhere: ")
     assert time.monotonic() - started < 60
+
+
+def test_a_learning_rate_that_is_found_is_said_and_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--epochs", "2", "--hidden", "16", "--learning-rate", "find", "--out", "run"]) == 0
+    assert re.search(r"the learning rate that was found: 0\.\d+\n", capsys.readouterr().out)
+    assert "learning rate of the step" in Path("run/learning-rate.svg").read_text()
+    assert json.loads(Path("run/run.json").read_text())["learning_rate"] == "find"
+
+
+def test_the_folder_of_a_run_stands_for_its_model(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for model in (trained, trained / "model.safetensors"):
+        assert main(["evaluate", str(model), "digits", "--json"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+
+
+def test_the_confusion_is_among_the_measures(trained: Path) -> None:
+    metrics = json.loads((trained / "metrics.json").read_text())
+    matrix = np.array(metrics["test_confusion"])
+    assert matrix.shape == (10, 10)
+    assert matrix.sum() == metrics["test_total"]
+    assert matrix.trace() == metrics["test_correct"]

@@ -106,6 +106,29 @@ def curves(history: Mapping[str, ArrayLike], path: str | os.PathLike[str]) -> No
                 axes.set_title(f"accuracy: best on validation {value:.3f}, epoch {epochs[best]:g}")
 
 
+def range_test(learning_rates: ArrayLike, losses: ArrayLike, suggestion: float, path: str | os.PathLike[str]) -> None:
+    """Draw how the loss went while the learning rate rose.
+
+    Parameters
+    ----------
+    learning_rates, losses : array_like of float, (N,)
+    suggestion : float
+        The rate that is marked.
+    path : path-like
+        A name that ends in ``.svg`` or ``.png``.
+    """
+    values = np.asarray(losses, dtype=np.float64)
+    with _figure(path, []) as page:
+        axes = page.axes(0, 0, 5.2, 2.8)
+        axes.plot(learning_rates, values, color=_TRAINING, linewidth=1.5)
+        axes.axvline(suggestion, color=_INK, linewidth=0.8)
+        axes.set_xscale("log")
+        axes.set_ylim(min(0.0, values.min()), 2 * values[: max(1, len(values) // 3)].max())
+        axes.set_xlabel("learning rate of the step")
+        axes.set_title(f"loss; suggested is {suggestion:.2g}")
+        axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+
+
 def confusion(matrix: ArrayLike, classes: Sequence[str], path: str | os.PathLike[str]) -> None:
     """Draw a confusion matrix: a row for each true class, a column for each predicted one.
 

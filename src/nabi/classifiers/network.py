@@ -15,7 +15,7 @@ from nabi.classifiers.settings import SCHEDULES, NetworkSettings
 from nabi.classifiers.trained import TrainedClassifier
 from nabi.losses import LOSSES
 from nabi.optim import OPTIMIZERS
-from nabi.training import Examples, GradientDescent, batch_bounds, find_learning_rate
+from nabi.training import Examples, GradientDescent, RangeTest, batch_bounds, find_learning_rate
 
 _MOMENTUM = {"sgd": {"momentum": 0.9, "nesterov": True}}
 
@@ -27,7 +27,15 @@ def _gives_probabilities(classifier: Any) -> bool:
 
 
 class NetworkClassifier(NetworkSettings, TrainedClassifier):
-    """A classifier that is trained by gradient descent; a subclass says which network."""
+    """A classifier that is trained by gradient descent; a subclass says which network.
+
+    Attributes
+    ----------
+    range_test_ : RangeTest
+        Only with ``learning_rate="find"``: how the loss went while the learning rate rose.
+    """
+
+    range_test_: RangeTest
 
     rates: ClassVar[Mapping[str, float]]
     """The learning rate that ``learning_rate="auto"`` stands for, by optimiser."""
@@ -77,7 +85,8 @@ class NetworkClassifier(NetworkSettings, TrainedClassifier):
         steps = len(batch_bounds(len(examples.images), batch_size)) - 1
         epochs = self._epochs(steps)
         if self.learning_rate == "find":
-            learner.learning_rate = find_learning_rate(learner, examples, batch_size=batch_size, seed=seed).suggestion
+            self.range_test_ = find_learning_rate(learner, examples, batch_size=batch_size, seed=seed)
+            learner.learning_rate = self.range_test_.suggestion
         return {"epochs": epochs, "schedule": SCHEDULES[self.schedule](learner.learning_rate, epochs * steps)}
 
     def _epochs(self, steps: int) -> int:

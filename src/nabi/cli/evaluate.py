@@ -12,6 +12,7 @@ from nabi import data
 from nabi.classifiers import Classifier, load
 from nabi.cli.characters import json_text, printable
 from nabi.cli.results import measure, said
+from nabi.cli.run_folder import model_file
 from nabi.cli.terminal import bar, console, note
 from nabi.data import Dataset, Split
 from nabi.data.decode import grey
@@ -22,7 +23,7 @@ SPLITS = ("test", "validation", "train", "all")
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A model file, as nabi train writes it.")],
+    model: Annotated[Path, typer.Argument(help="A model file, or the folder of a run.")],
     source: Annotated[str, typer.Argument(metavar="DATA", help="A name, folder or archive, as for nabi train.")],
     split: Annotated[str, typer.Option(help="Which pictures: test, validation, train or all.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Everything that was measured, as JSON.")] = False,
@@ -34,7 +35,7 @@ def evaluate(
     """
     if split not in SPLITS:
         raise SettingError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
-    classifier = load(model)
+    classifier = load(model_file(model))
     if len(classifier.input_shape_) != 3 or classifier.input_dtype_ != np.uint8:
         raise ModelFileError(f"{model}: was not trained on pictures, but on {classifier.input_dtype_} rows of numbers")
     dataset = _loaded(source, classifier)

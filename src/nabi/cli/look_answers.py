@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from nabi import data, figures
 from nabi.classifiers import load
 from nabi.cli.characters import json_text, printable
-from nabi.cli.look_files import figure_file, model_file
+from nabi.cli.look_files import figure_file
 from nabi.cli.look_inside import Inside, look_inside
 from nabi.cli.look_neighbors import look_at_neighbors
 from nabi.cli.look_table import aligned, short_names, table
+from nabi.cli.run_folder import model_file
 from nabi.cli.terminal import bar, console, note
 from nabi.data.files import composed
 from nabi.errors import DataError, ModelFileError, PictureError, SettingError

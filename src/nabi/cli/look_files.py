@@ -28,11 +28,6 @@ def is_model(path: Path) -> bool:
         return path.suffix == ".safetensors" or file.read(10)[8:] in (b'{"', b"{}")
 
 
-def model_file(path: Path) -> Path:
-    """The model file that is meant: of a run folder the one in it."""
-    return path / MODEL if path.is_dir() else path
-
-
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """One picture as it is: uint8, (H, W, 3), or (H, W, 1) where it is grey."""
     ((_, picture),) = data.pictures([path])

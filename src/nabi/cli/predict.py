@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nabi import data
 from nabi.classifiers import Classifier, load
 from nabi.cli.characters import json_text, printable
+from nabi.cli.run_folder import model_file
 from nabi.cli.terminal import note
 from nabi.errors import DataError, ModelFileError, PictureError, SettingError
 from nabi.training import evaluation_batch
@@ -23,7 +24,7 @@ Answer = tuple[str, list[tuple[str, float]]]
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A model file, as nabi train writes it.")],
+    model: Annotated[Path, typer.Argument(help="A model file, or the folder of a run.")],
     paths: Annotated[list[Path], typer.Argument(metavar="IMAGE-OR-FOLDER...", help="Pictures, or folders of them.")],
     top: Annotated[int, typer.Option(help="How many classes to name for each picture.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON array, one picture a line.")] = False,
@@ -39,7 +40,7 @@ def predict(
         raise SettingError("--json and --csv: choose one")
     if top < 1:
         raise SettingError(f"--top {top}: it must be 1 or more")
-    classifier = load(model)
+    classifier = load(model_file(model))
     if len(classifier.input_shape_) != 3 or classifier.input_dtype_ != np.uint8:
         raise ModelFileError(f"{model}: was not trained on pictures, but on {classifier.input_dtype_} rows of numbers")
     for path in paths:

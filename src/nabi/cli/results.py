@@ -51,6 +51,9 @@ def write_model(classifier: Classifier, dataset: Dataset, folder: RunFolder, ask
             name: np.array([np.nan if value is None else value for value in values]) for name, values in history.items()
         }
         figures.curves(columns, folder.path / "curves.svg")
+    found = getattr(classifier, "range_test_", None)
+    if found is not None:
+        figures.range_test(found.learning_rates, found.losses, found.suggestion, folder.path / "learning-rate.svg")
     pictures = classifier.weight_pictures()
     if pictures is not None:
         names = [str(name) for name in classifier.classes_] if len(pictures) == len(classifier.classes_) else None
@@ -86,6 +89,7 @@ def write_measures(
         measured, matrix = measure(classifier, dataset, dataset.test, show)
         content |= {f"test_{name}": value for name, value in measured.items()}
         if matrix is not None:
+            content["test_confusion"] = matrix.tolist()  # a row for each true class, in the order of test_classes
             figures.confusion(matrix, measured["classes"], folder.path / "confusion.svg")
         line = f"test {said(measured)}"
     folder.write_json(METRICS, content)

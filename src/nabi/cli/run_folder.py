@@ -158,6 +158,11 @@ class RunFolder:
             file.write(text.encode())
 
 
+def model_file(path: Path) -> Path:
+    """The model file that is meant: of the folder of a run the one in it."""
+    return path / MODEL if path.is_dir() else path
+
+
 def new_folder(name: str) -> RunFolder:
     """The first of runs/NAME-1, runs/NAME-2 and so on that is not there yet: made, so that it is nobody else's."""
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip(".") or "run"

@@ -197,6 +197,9 @@ def _run(
         raise typer.Exit(INTERRUPTED)
     with bar(where) as show:
         said = write_measures(classifier, dataset, folder, asked, show)
+    found = getattr(classifier, "range_test_", None)
+    if found is not None:
+        where.print(f"the learning rate that was found: {found.suggestion:.2g}")
     where.print(said)
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
 
