@@ -3,6 +3,7 @@
 import math
 import pickle
 from collections.abc import Callable, Iterator
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from nabi import random, threads
 from nabi.data import augment
+from nabi.data.augment import blocks, declaration, interpolation
 from nabi.errors import SettingError, ShapeError
 
 TEXTS = [
@@ -31,8 +33,8 @@ IDENTITIES = ["flip:0", "crop:0", "resized-crop:1:1", "rotation:0", "color-jitte
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """At most four pictures a block, so that small batches are cut too; and the number of threads as it was."""
-    monkeypatch.setattr(augment, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(augment, "SAMPLE_PIXELS", 1)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(interpolation, "SAMPLE_PIXELS", 1)
     yield
     threads.set_count(None)
 
@@ -115,8 +117,8 @@ def test_number_of_threads_and_size_of_blocks_change_nothing(text: str, monkeypa
     results = []
     for number, block_bytes in [(1, 1), (4, 1), (4, 2000), (2, 2**30)]:
         threads.set_count(number)
-        monkeypatch.setattr(augment, "BLOCK_BYTES", block_bytes)
-        monkeypatch.setattr(augment, "SAMPLE_PIXELS", block_bytes)
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(interpolation, "SAMPLE_PIXELS", block_bytes)
         results.append(augment.batch(pipeline(text), images, np.arange(83), random.key(3)))
     for others in results[1:]:
         for mine, theirs in zip(results[0], others, strict=True):
@@ -391,10 +393,9 @@ def test_parts_work_in_the_order_in_which_they_are_written() -> None:
     assert str(augment.compose(dark, augment.crop(1))) == "dark,crop:1"
 
 
-def test_an_augmentation_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augment, "AUGMENTATIONS", dict(augment.AUGMENTATIONS))
-    monkeypatch.setattr(augment, "_changes", dict(augment._changes))
-
+@patch.dict(augment.AUGMENTATIONS)
+@patch.dict(declaration._changes)
+def test_an_augmentation_of_ones_own() -> None:
     @augment.augmentation("fade", by=range(256))
     def fade(images: np.ndarray, keys: np.ndarray, by: int = 3, power: float = 1.0) -> np.ndarray:
         return images - np.minimum(images, np.uint8(by * power))
