@@ -453,7 +453,10 @@ def test_what_needs_no_model_loads_none(arguments: list[str], home: Path) -> Non
         (["linear.safetensors", "photo.png", "--top", "0"], "--top 0: it must be 1 or more"),
         (["linear.safetensors", "photo.png", "--out", "x.gif"], "x.gif: a figure is written as .svg or .png"),
         (["linear.safetensors", "nothing.png"], "nothing.png: no such file or folder"),
-        (["rows.safetensors", "photo.png"], "rows.safetensors: was not trained on pictures, but on float32 rows"),
+        (
+            ["rows.safetensors", "photo.png"],
+            "rows.safetensors: was fitted on rows of 2 floating-point numbers, not on uint8 pictures as files hold",
+        ),
         (["nothing.safetensors"], "nothing.safetensors: no such file"),
         (["--distances"], "look: name what to look at"),
         (["--distances", "red.png"], "red.png: a picture of a single colour: shifted it is still the same"),
@@ -506,3 +509,22 @@ def test_a_table_is_cut_into_blocks_as_wide_as_the_screen() -> None:
     assert len(blocks) == 2
     assert all(len(line) <= 40 for line in text.splitlines())
     assert [word for block in blocks for word in block.splitlines()[0].split()[1:]] == heads
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "fitted_on"),
+    [
+        ((8, 8, 1), np.float32, "pictures of 8x8x1 floating-point numbers"),
+        ((64,), np.float64, "rows of 64 floating-point numbers"),
+        ((64,), np.uint8, "rows of 64 uint8 pixels"),
+    ],
+)
+def test_a_model_of_other_things_than_picture_files_says_what_it_was_fitted_on(
+    shape: tuple[int, ...], dtype: Any, fitted_on: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = np.arange(4 * np.prod(shape)).reshape(4, *shape).astype(dtype)
+    classifiers.LinearClassifier(max_iter=1).fit(inputs, ["a", "b", "a", "b"]).save("model.safetensors")
+    for command in ("look", "predict", "evaluate"):
+        assert main([command, "model.safetensors", str(home / "photo.png")]) == 2
+        said = f"nabi: model.safetensors: was fitted on {fitted_on}, not on uint8 pictures as files hold\n"
+        assert capsys.readouterr() == ("", said)

@@ -9,15 +9,15 @@ import typer
 from numpy.typing import NDArray
 
 from nabi import data
-from nabi.classifiers import Classifier, load
+from nabi.classifiers import Classifier
 from nabi.cli.characters import json_text, printable
+from nabi.cli.picture_model import picture_model
 from nabi.cli.results import measure, said
-from nabi.cli.run_folder import model_file
 from nabi.cli.terminal import bar, console, note
 from nabi.data import Dataset, Split
 from nabi.data.decode import grey
 from nabi.data.files import composed
-from nabi.errors import DataError, ModelFileError, SettingError
+from nabi.errors import DataError, SettingError
 
 SPLITS = ("test", "validation", "train", "all")
 
@@ -35,9 +35,7 @@ def evaluate(
     """
     if split not in SPLITS:
         raise SettingError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
-    classifier = load(model_file(model))
-    if len(classifier.input_shape_) != 3 or classifier.input_dtype_ != np.uint8:
-        raise ModelFileError(f"{model}: was not trained on pictures, but on {classifier.input_dtype_} rows of numbers")
+    classifier = picture_model(model)
     dataset = _loaded(source, classifier)
     for name, reason in dataset.skipped:
         note(f"skipped {name}: {reason}")

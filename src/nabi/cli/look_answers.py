@@ -10,16 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nabi import data, figures
-from nabi.classifiers import load
 from nabi.cli.characters import json_text, printable
 from nabi.cli.look_files import figure_file
 from nabi.cli.look_inside import Inside, look_inside
 from nabi.cli.look_neighbors import look_at_neighbors
 from nabi.cli.look_table import aligned, short_names, table
-from nabi.cli.run_folder import model_file
+from nabi.cli.picture_model import picture_model
 from nabi.cli.terminal import bar, console, note
 from nabi.data.files import composed
-from nabi.errors import DataError, ModelFileError, PictureError, SettingError
+from nabi.errors import DataError, PictureError, SettingError
 from nabi.look.scores import HingeTerm, hinge_terms, softmax
 
 MOST_PICTURES = 64
@@ -70,9 +69,7 @@ def look_at_answers(
     figure = figure_file(out, "look.png")
     if top < 1:
         raise SettingError(f"--top {top}: it must be 1 or more")
-    classifier = load(model_file(path))
-    if len(classifier.input_shape_) != 3 or classifier.input_dtype_ != np.uint8:
-        raise ModelFileError(f"{path}: was not trained on pictures, but on {classifier.input_dtype_} rows of numbers")
+    classifier: Any = picture_model(path)
     paths, images = _read(pictures, classifier.input_shape_)
     classes = [str(name) for name in classifier.classes_]
     names = short_names(paths)

@@ -13,11 +13,11 @@ import typer
 from numpy.typing import NDArray
 
 from nabi import data
-from nabi.classifiers import Classifier, load
+from nabi.classifiers import Classifier
 from nabi.cli.characters import json_text, printable
-from nabi.cli.run_folder import model_file
+from nabi.cli.picture_model import picture_model
 from nabi.cli.terminal import note
-from nabi.errors import DataError, ModelFileError, PictureError, SettingError
+from nabi.errors import DataError, PictureError, SettingError
 from nabi.training import evaluation_batch
 
 Answer = tuple[str, list[tuple[str, float]]]
@@ -40,9 +40,7 @@ def predict(
         raise SettingError("--json and --csv: choose one")
     if top < 1:
         raise SettingError(f"--top {top}: it must be 1 or more")
-    classifier = load(model_file(model))
-    if len(classifier.input_shape_) != 3 or classifier.input_dtype_ != np.uint8:
-        raise ModelFileError(f"{model}: was not trained on pictures, but on {classifier.input_dtype_} rows of numbers")
+    classifier = picture_model(model)
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
