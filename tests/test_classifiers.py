@@ -1,5 +1,6 @@
 """Every classifier against the contract of all of them; then what is special to one."""
 
+import copy
 import inspect
 import pickle
 import subprocess
@@ -12,7 +13,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 
-from nabi import container
+from nabi import container, models, nn
 from nabi.classifiers import (
     Classifier,
     LinearClassifier,
@@ -24,6 +25,7 @@ from nabi.classifiers import (
 )
 from nabi.classifiers.trained import statistics
 from nabi.cli.choices import MODELS
+from nabi.data import augment
 from nabi.errors import DataError, DTypeError, ModelFileError, NonFiniteError, SettingError, ShapeError
 from nabi.training import EpochEnded
 
@@ -359,9 +361,146 @@ def test_what_is_averaged_part_by_part_goes_on_from_the_weights_and_not_from_the
     for _ in range(3):
         classifier.partial_fit(images, labels, classes=NAMES)
         plain.partial_fit(images, labels, classes=NAMES)
-        way = classifier._on_the_way
-        assert all(np.array_equal(way[path], array) for path, array in plain._arrays().items())
+        way = classifier._partial
+        assert all(np.array_equal(way[f"model.{path}"], array) for path, array in plain._arrays().items())
         assert weights(classifier) != weights(plain)
+
+
+@every_trained
+def test_part_by_part_goes_on_in_a_copy(name: str) -> None:
+    """Momentum, averages and all that is on the way go with a pickle."""
+    images, labels = pictures()
+    more = {"averaged": True} if name == "perceptron" else {"average": 0.9}
+    classifier = made(name, **more)
+    for _ in range(2):
+        classifier.partial_fit(images, labels, classes=NAMES)
+    copies = [pickle.loads(pickle.dumps(classifier)), copy.deepcopy(classifier)]
+    for one in (classifier, *copies):
+        one.partial_fit(images, labels)
+    assert weights(copies[0]) == weights(copies[1]) == weights(classifier)
+
+
+@every_network
+def test_each_part_is_learnt_at_the_rate_that_is_asked_for(name: str) -> None:
+    images, labels = pictures(n=60)
+    classifier = made(name).partial_fit(images, labels, classes=NAMES)
+    before = classifier._arrays()
+    classifier.set_params(learning_rate=1e-12, optimizer="sgd").partial_fit(images, labels)
+    for path, array in classifier._arrays().items():
+        if "running" not in path and "count" not in path:
+            np.testing.assert_allclose(array, before[path], atol=1e-6)
+    with pytest.raises(SettingError, match="learning_rate 'find' needs all inputs"):
+        classifier.set_params(learning_rate="find").partial_fit(images, labels)
+
+
+@pytest.mark.parametrize("name", ["linear", "perceptron"])
+def test_a_part_counts_as_much_as_it_is_given(name: str) -> None:
+    images, labels = pictures(n=60)
+    once, more = (made(name).partial_fit(images, labels, classes=NAMES, sample_weight=np.full(60, w)) for w in (1, 3))
+    assert np.abs(more.templates_).sum() > 1.5 * np.abs(once.templates_).sum()
+
+
+@every_trained
+def test_a_fit_that_fails_changes_nothing(name: str) -> None:
+    images, labels = pictures(n=60)
+    classifier = made(name, max_iter=1).fit(images, labels)
+    scores = classifier.scores(images)
+    half = images[:, :3]
+    for again, kind in [
+        (lambda c: c.fit(half, labels == "cat", sample_weight=np.ones(3)), ValueError),
+        (lambda c: c.fit(half, labels, validation=(half, ["dog"] * 60)), DataError),
+        (lambda c: c.fit(half, labels, validation=(half, labels[:5])), ValueError),
+        (lambda c: c.partial_fit(images, labels, sample_weight=np.zeros(60)), ValueError),
+    ]:
+        with pytest.raises(kind):
+            again(classifier)
+        assert np.array_equal(classifier.scores(images), scores)
+        assert classifier.classes_.tolist() == sorted(NAMES)
+    unfitted = made(name)
+    with pytest.raises(DataError):
+        unfitted.fit(images, labels, validation=(images, ["dog"] * 60))
+    with pytest.raises(NotFittedError):
+        unfitted.predict(images)
+
+
+@pytest.mark.parametrize("way", ["partial_fit", "fit"])
+def test_what_diverges_at_once_leaves_what_was_learnt_before(way: str) -> None:
+    rows, labels = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32), np.repeat(["a", "b", "c"], 20)
+    classifier = made("mlp").partial_fit(rows, labels, classes=["a", "b", "c"])
+    before = classifier.scores(rows)
+    with pytest.raises(NonFiniteError):
+        getattr(classifier.set_params(learning_rate=1e30), way)(rows, labels)
+    assert np.array_equal(classifier.scores(rows), before)
+    classifier.set_params(learning_rate=0.01).partial_fit(rows, labels)
+    assert np.isfinite(classifier.scores(rows)).all()
+
+
+def test_early_stopping_holds_out_before_weights_are_weighed() -> None:
+    images, labels = pictures()
+    counts = np.zeros(120)
+    counts[:30] = 1
+    classifier = made("linear", early_stopping=True, validation_fraction=0.5).fit(images, labels, sample_weight=counts)
+    assert np.abs(classifier.templates_).sum() > 0
+
+
+def test_an_input_of_weight_nothing_does_not_keep_a_perceptron_from_stopping() -> None:
+    images, labels = pictures()
+    spoilt = labels.copy()
+    spoilt[0] = np.roll(NAMES, 1)[NAMES.tolist().index(labels[0])]
+    counts = np.r_[0.0, np.ones(119)]
+    assert made("perceptron", max_iter=200).fit(images, spoilt, sample_weight=counts).n_iter_ < 200
+
+
+# --- files say what was learnt, whatever was set since ---
+
+
+@every_trained
+def test_a_file_has_the_model_that_answers(name: str, tmp_path) -> None:
+    images, labels = pictures(n=40)
+    classifier = made(name, max_iter=1).fit(images, labels)
+    later = {"mlp": {"activation": "tanh", "hidden_layer_sizes": (3, 4)}, "convnet": {"channels": (2,)}}
+    classifier.set_params(**later.get(name, {"max_iter": 3}))
+    classifier.save(tmp_path / "model")
+    other = load(tmp_path / "model")
+    assert np.array_equal(other.scores(images), classifier.scores(images))
+    assert other.get_params() == classifier.get_params()
+
+
+@every_network
+def test_what_could_not_be_read_is_not_written(name: str, tmp_path) -> None:
+    images, labels = pictures(n=40)
+    classifier = made(name, max_iter=1).fit(images, labels)
+    with pytest.raises(SettingError, match="alpha"):
+        classifier.set_params(alpha=-1).save(tmp_path / "model")
+    classifier.set_params(alpha=0)
+    next(iter(nn.parameters(classifier.model_).values())).assign(
+        np.full_like(next(iter(nn.parameters(classifier.model_).values())).numpy(), np.nan)
+    )
+    with pytest.raises(NonFiniteError, match="holds an infinity or a NaN: nothing was saved"):
+        classifier.save(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+@every
+def test_the_names_of_features_are_in_the_file(name: str, tmp_path) -> None:
+    pandas = pytest.importorskip("pandas")
+    rows, labels = np.random.default_rng(0).normal(size=(40, 3)), np.repeat(["a", "b"], 20)
+    table = pandas.DataFrame(rows, columns=["p", "q", "r"])
+    made(name, max_iter=1).fit(table, labels).save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.feature_names_in_.tolist() == ["p", "q", "r"]
+    with pytest.raises(ValueError, match="feature names"):
+        again.predict(table[["r", "q", "p"]])
+
+
+def test_what_json_cannot_say_is_said_in_words_or_left_out(tmp_path) -> None:
+    images, labels = pictures(n=40)
+    random = np.random.RandomState(3)
+    classifier = made("linear", max_iter=1, augment=(augment.flip(), augment.crop(1)), random_state=random)
+    list(classifier.fit_events(images, labels, checkpoint=tmp_path / "checkpoint"))
+    classifier.save(tmp_path / "model")
+    assert load(tmp_path / "model").augment == ("flip:0.5", "crop:1")
+    assert load(tmp_path / "model").random_state is None
 
 
 @every_trained
@@ -461,11 +600,14 @@ def test_label_smoothing_is_the_softmaxs_alone(name: str) -> None:
 
 
 @every_network
-def test_a_learning_rate_is_found(name: str) -> None:
+@pytest.mark.parametrize("loss", ["softmax", "hinge", "perceptron"])
+def test_a_learning_rate_is_found(name: str, loss: str) -> None:
     images, labels = pictures()
-    first, second = (made(name, learning_rate="find", max_iter=25).fit(images, labels) for _ in range(2))
+    first, second = (made(name, learning_rate="find", loss=loss, max_iter=25).fit(images, labels) for _ in range(2))
     assert first.history_["learning_rate"] == second.history_["learning_rate"]
-    assert first.score(images, labels) > 0.8
+    assert len(first.range_test_.losses) > 20
+    assert first.score(images, labels) > 0.7
+    assert not hasattr(first.set_params(learning_rate=0.01).fit(images, labels), "range_test_")
 
 
 # --- statistics ---
@@ -498,7 +640,8 @@ def test_a_run_that_diverges_says_where() -> None:
     classifier = made("mlp", optimizer="sgd", learning_rate=1e30)
     with pytest.raises(NonFiniteError, match="epoch 1, step"):
         classifier.fit(images, labels)
-    assert classifier.best_epoch_ == 0
+    with pytest.raises(NotFittedError):
+        classifier.predict(images)
 
 
 def test_the_three_layer_network_is_the_lectures() -> None:
@@ -529,6 +672,7 @@ def header_of(**changes):
         "classes_dtype": "<U1",
         "input_shape": [2],
         "input_dtype": "float32",
+        "model": nn.describe(models.linear((2,), 2)),
     } | changes
     return {name: value for name, value in header.items() if value is not ...}
 
@@ -552,10 +696,17 @@ def header_of(**changes):
         {"arguments": {"x" * 10**6: 1}},
         {"classifier": "mlp", "arguments": {"activation": {}}},
         {"classifier": "mlp", "arguments": {"dropout": False}},
-        {"classifier": "mlp", "arguments": {"hidden_layer_sizes": [20000, 5000]}},
         {"classifier": "mlp", "arguments": {"hidden_layer_sizes": [1] * 20000}},
-        {"classifier": "three-layer", "arguments": {"hidden_layer_sizes": [20000, 5000]}},
-        {"classifier": "convnet", "arguments": {"channels": [20000]}, "input_shape": [9, 9, 1000]},
+        {"model": ...},
+        {"model": nn.describe(models.mlp((2,), 2, hidden=(20000, 5000)))},
+        {"model": nn.describe(models.linear((3,), 2))},
+        {"model": nn.describe(models.linear((2,), 3))},
+        {"model": nn.describe(models.three_layer((2,), 2))},
+        {"model": nn.describe(nn.Flatten())},
+        {"model": nn.describe(nn.Sequential())},
+        {"model": [1]},
+        {"feature_names": ["a"]},
+        {"feature_names": ["a", 1]},
         {"input_shape": [100000, 1000, 3]},
         {"classes": "ab"},
         {"classes": ["b", "a"]},

@@ -23,10 +23,16 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from nabi import container, nn
 from nabi.classifiers.notebook import with_weights
-from nabi.errors import DataError, DTypeError, ModelFileError, NabiError, ShapeError
+from nabi.data import augment
+from nabi.errors import DataError, DTypeError, ModelFileError, NabiError, NonFiniteError, ShapeError
 from nabi.training import Event, batch_bounds, evaluation_batch
 
 Arrays = dict[str, NDArray[Any]]
+
+FOREIGN = (
+    "of validation is not among those of training: either train/ lacks a class that val/ has, or its only pictures "
+    "there were copies of others and left out"
+)
 
 MAX_LETTERS = 2**24  # that the names of classes may have in a model file, all counted as long as the longest
 
@@ -52,6 +58,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
     input_shape_: tuple[int, ...]
     input_dtype_: np.dtype[Any]
     n_features_in_: int
+    feature_names_in_: NDArray[Any]  # where they were names
 
     # --- what a subclass has ---
 
@@ -85,8 +92,12 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """The trained state, by name."""
         raise NotImplementedError
 
-    def _restore(self, arrays: Arrays) -> None:
-        """Take the trained state that `_arrays` gave; ``classes_`` and what an input is are set already."""
+    def _described(self) -> dict[str, Any]:
+        """What the header of a file says of the trained state."""
+        return {}
+
+    def _restore(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
+        """Take the trained state that `_arrays` and `_described` gave; what an input is, is set already."""
         raise NotImplementedError
 
     # --- answers ---
@@ -161,7 +172,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(labels)
         images = _in_float32(images)
         _check_axes(self, images)
-        found = np.unique(labels if classes is None else np.asarray(classes))
+        found = np.unique(labels if classes is None else column_or_1d(classes))
+        if not len(found):
+            raise DataError("classes= is empty: it must hold all labels that there will ever be")
         if len(found) < fewest:
             raise DataError(f"only one class, {_shown(found[0])}: there is nothing to tell apart")
         self.classes_ = found
@@ -169,12 +182,26 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self.input_dtype_ = images.dtype
         return images, self._encoded(labels, "is not among classes")
 
-    def _learn_more(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Check more of what the classifier was fitted on, and give the arrays to train with."""
+    def _learn_part(
+        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None, *, fewest: int = 2
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Check a part of what to fit on, the first or one more, and give the arrays to train with."""
+        if not hasattr(self, "classes_"):
+            if classes is None:
+                raise DataError("partial_fit needs classes= at its first call: all labels that there will ever be")
+            return self._learn_input(X, y, classes=classes, fewest=fewest)
+        if classes is not None and not np.array_equal(np.unique(np.asarray(classes)), self.classes_):
+            raise DataError("classes= are not those of the first call")
         images = self._checked(X)
         labels = column_or_1d(y, warn=True)
         check_consistent_length(images, labels)
         return images, self._encoded(labels, "is not among those of the first call")
+
+    def _held_out(self, validation: tuple[ArrayLike, ArrayLike]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Check inputs and labels to validate with."""
+        images, labels = self._checked(validation[0]), column_or_1d(validation[1], warn=True)
+        check_consistent_length(images, labels)
+        return images, self._encoded(labels, FOREIGN)
 
     def _checked(self, X: ArrayLike) -> NDArray[Any]:
         """Inputs to answer, as arrays of the kind that the classifier was fitted on."""
@@ -229,6 +256,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
             The file cannot be written.
         """
         check_is_fitted(self, "classes_")
+        self.check_settings()  # of a file that could not be read nobody should hear that it was saved
+        arrays = self._arrays()
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise NonFiniteError(f"{name!r} holds an infinity or a NaN: nothing was saved")
         header = {
             "classifier": self.registered_name,
             "arguments": {
@@ -238,9 +270,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
             "classes_dtype": self.classes_.dtype.str,
             "input_shape": list(self.input_shape_),
             "input_dtype": self.input_dtype_.name,
+            "feature_names": getattr(self, "feature_names_in_", np.array([])).tolist(),
             "about": dict(about or {}),
+            **self._described(),
         }
-        container.write(path, self._arrays(), header)
+        container.write(path, arrays, header)
 
 
 def rebuild(classifier: type[Classifier], arrays: Arrays, header: Mapping[str, Any]) -> Classifier:
@@ -266,7 +300,15 @@ def rebuild(classifier: type[Classifier], arrays: Arrays, header: Mapping[str, A
             raise ModelFileError(f"inputs of the unknown kind {reprlib.repr(header['input_dtype'])}")
         made.input_shape_, made.input_dtype_ = shape, np.dtype(header["input_dtype"])
         made.n_features_in_ = shape[0]
-        made._restore(arrays)
+        names = header.get("feature_names", [])
+        if names:
+            if len(shape) != 1 or len(names) != shape[0] or not all(type(name) is str for name in names):
+                raise ModelFileError(f"{len(names)} names of features for inputs of {shape}")
+            made.feature_names_in_ = np.array(names, object)
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise ModelFileError(f"{name!r} holds an infinity or a NaN")
+        made._restore(arrays, header)
     except KeyError as error:
         raise ModelFileError(f"its header lacks {error}") from None
     except NabiError as error:
@@ -341,6 +383,10 @@ def plain(value: Any) -> Any:
         return {"pairs": [[plain(key), plain(item)] for key, item in value.items()]}
     if isinstance(value, nn.Layer):
         return nn.describe(value)
+    if isinstance(value, augment.Augmentation | augment.Mixup | augment.Pipeline):
+        return str(value)
+    if isinstance(value, np.random.RandomState):
+        return None  # which draws another seed each time
     return value
 
 

@@ -31,7 +31,7 @@ class Callbacks:
     ----------
     estimator : Classifier
     listeners : iterable of callable
-        Each is called with every event; one that returns True ends the training.
+        Each is called with every event; one that returns something true ends the training.
     X, y : array_like
         What it is fitted on: scikit-learn's callbacks may ask for them.
     """
@@ -47,7 +47,7 @@ class Callbacks:
     def __call__(self, event: Event) -> None:
         """Tell all of them."""
         for listener in self._listeners:
-            self.stopped |= listener(event) is True
+            self.stopped |= bool(listener(event))
         if getattr(self._estimator, "_skl_callbacks", None) or hasattr(self._estimator, "_parent_callback_ctx"):
             self._tell_scikit_learn(event)
 

@@ -1,8 +1,7 @@
 """Convolutional networks: a small one, AlexNet, or one's own."""
 
 import copy
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
@@ -11,26 +10,15 @@ from numpy.typing import NDArray
 
 from nabi import models, nn
 from nabi.classifiers.base import Arrays
-from nabi.classifiers.network import NetworkClassifier, dense_weights
+from nabi.classifiers.network import NetworkClassifier
 from nabi.classifiers.registry import register
+from nabi.classifiers.restoring import check_model
 from nabi.classifiers.settings import check_choice, check_sizes
-from nabi.errors import ShapeError
+from nabi.errors import ModelFileError, ShapeError
 
 ALEXNET_SIDE = 224
-ALEXNET_WEIGHTS = 56_994_496  # without the last layer's and the biases
-
-MAX_NUMBERS = 2**27  # that a layer may make of one picture
-
+INITIAL = "initial:"  # before the names of initial weights in a file; no path of a tensor begins so
 ARCHITECTURES = {"convnet": models.convnet, "alexnet": models.alexnet}
-
-
-def _reaches(layer: nn.Layer) -> Iterator[int]:
-    """How far the windows of all convolutions reach: what is padded by as much takes memory."""
-    for field in vars(layer).values():
-        if isinstance(field, nn.Layer):
-            yield from _reaches(field)
-    if isinstance(layer, nn.Conv2d):
-        yield max(np.multiply(layer.dilation, np.array(layer.weight.shape[:2]) - 1).tolist())
 
 
 @register("convnet")
@@ -75,18 +63,7 @@ class ConvNetClassifier(NetworkClassifier):
     def _network(self, seed: int) -> Any:
         shape = self._picture_shape()
         if isinstance(self.architecture, nn.Sequential):
-            model = copy.deepcopy(self.architecture)
-            if not isinstance(next(iter(model), None), nn.Standardize):
-                model = nn.Sequential({"standardize": nn.Standardize.identity(shape), **dict(model.items())})
-            rows = nn.summary(model, shape).rows
-            if rows[-1].output_shape != (len(self.classes_),):
-                raise ShapeError(
-                    f"architecture gives {rows[-1].output_shape} for a picture, not scores ({len(self.classes_)},)"
-                )
-            if max(math.prod(row.output_shape) for row in rows) > MAX_NUMBERS:
-                raise ShapeError(f"architecture makes more than {MAX_NUMBERS:,} numbers of a picture")
-            if max(_reaches(model), default=0) > 4 * max(shape):
-                raise ShapeError(f"architecture looks further than pictures {shape} are wide")
+            model = self._copy(shape)
         elif self.architecture == "alexnet":
             if shape != (ALEXNET_SIDE, ALEXNET_SIDE, 3):
                 raise ShapeError(f"alexnet takes pictures of (224, 224, 3), these are {shape}")
@@ -95,26 +72,46 @@ class ConvNetClassifier(NetworkClassifier):
             model = models.convnet(shape, len(self.classes_), channels=tuple(map(int, self.channels)), seed=seed)
         if len(self.input_shape_) == 3:
             return model
-        (_, standardize), *layers = model.items()
-        picture: list[tuple[str, nn.Layer]] = [("picture", nn.Reshape(shape)), ("standardize", standardize)]
-        if self.image_shape is None:  # numbers of which each has a scale of its own
-            picture = [("standardize", nn.Standardize.identity(self.input_shape_)), picture[0]]
-        return nn.Sequential(dict(picture + layers))
+        if self.image_shape is not None:
+            return nn.Sequential({"picture": nn.Reshape(shape), "network": model})
+        # Numbers of which each has a scale of its own.
+        standardize = nn.Standardize.identity(self.input_shape_)
+        return nn.Sequential({"standardize": standardize, "picture": nn.Reshape(shape), "network": model})
+
+    def _copy(self, shape: tuple[int, ...]) -> nn.Sequential:
+        """One's own network, with a first layer that standardises where it has none."""
+        model: nn.Sequential = copy.deepcopy(self.architecture)
+        if not isinstance(next(iter(model), None), nn.Standardize):
+            model = nn.Sequential({"standardize": nn.Standardize.identity(shape), "network": model})
+        try:
+            check_model(model, shape, self.input_dtype_, len(self.classes_))
+        except ModelFileError as error:
+            raise ShapeError(f"architecture: {error}") from None
+        return model
 
     def _standardize(self, images: NDArray[Any]) -> None:
         if images.ndim == 2 and self.image_shape is not None:
             images = images.reshape(len(images), *self._picture_shape())
         super()._standardize(images)
 
+    # The weights that one's own network began with are in the file, too: it is an argument of the constructor.
+
+    def _arrays(self) -> Arrays:
+        arrays = super()._arrays()
+        if isinstance(self.architecture, nn.Sequential):
+            arrays |= {INITIAL + path: tensor.numpy() for path, tensor in nn.tensors(self.architecture).items()}
+        return arrays
+
+    def _restore(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
+        initial = {path: array for path, array in arrays.items() if path.startswith(INITIAL)}
+        super()._restore({path: array for path, array in arrays.items() if path not in initial}, header)
+        if isinstance(self.architecture, nn.Sequential):
+            nn.load_tensors(self.architecture, {path[len(INITIAL) :]: array for path, array in initial.items()})
+
     def _rate(self, batch_size: int) -> float:
         rate = super()._rate(batch_size)
         # What has no batch normalisation, or is not known to have it, takes a tenth of the steps.
         return rate if self.architecture == "convnet" or self.learning_rate != "auto" else rate / 10
-
-    def _restore(self, arrays: Arrays) -> None:
-        super()._restore(arrays)
-        if isinstance(self.architecture, nn.Sequential):
-            self.architecture = self.model_  # the initial weights of the one that was given are not in the file
 
     def _picture_shape(self) -> tuple[int, ...]:
         if len(self.input_shape_) == 3:
@@ -124,14 +121,6 @@ class ConvNetClassifier(NetworkClassifier):
         if np.prod(shape) != features:
             raise ShapeError(f"image_shape {shape} has {np.prod(shape)} numbers, and an input {features}")
         return shape
-
-    def _weight_count(self) -> int:
-        if isinstance(self.architecture, nn.Sequential):
-            return sum(t.size for t in nn.parameters(self.architecture).values() if t.ndim > 1)
-        if self.architecture == "alexnet":
-            return ALEXNET_WEIGHTS + dense_weights(4096, len(self.classes_))
-        widths = (self._picture_shape()[-1], *self.channels)
-        return 9 * dense_weights(*widths) + dense_weights(widths[-1], len(self.classes_))
 
     def check_settings(self) -> None:
         super().check_settings()

@@ -1,17 +1,17 @@
 """Nearest neighbours: the classifier that remembers everything and learns nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from nabi.classifiers.attempt import attempt
 from nabi.classifiers.base import Arrays, Classifier
 from nabi.classifiers.registry import register
 from nabi.classifiers.settings import check_choice, check_whole
-from nabi.classifiers.trained import FOREIGN
-from nabi.errors import DataError, ModelFileError, SettingError
+from nabi.errors import ModelFileError, SettingError
 from nabi.nearest import METRICS, nearest
 from nabi.training import Event, Finished, Started
 
@@ -105,12 +105,12 @@ class KNNClassifier(Classifier):
             What other classifiers need (``checkpoint``, ``stop``): of no use here, since it is over at once.
         """
         self.check_settings()
-        images, labels = self._learn_input(X, y, fewest=1)
-        if validation is not None:
-            self._checked(validation[0])
-            self._encoded(validation[1], FOREIGN)
+        with attempt(self):
+            images, labels = self._learn_input(X, y, fewest=1)
+            if validation is not None:
+                self._held_out(validation)
+            self._remember(images, labels)
         yield Started(epochs=0, epoch=0, step=0, steps_per_epoch=0, history=())
-        self._remember(images, labels)
         yield Finished(epochs=0, best_epoch=0, stopped=False, history=())
 
     def partial_fit(self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None) -> Self:
@@ -129,15 +129,12 @@ class KNNClassifier(Classifier):
             ``classes`` is missing at the first call, or another at a later one; a label that is not among them.
         """
         self.check_settings()
-        if not hasattr(self, "classes_"):
-            if classes is None:
-                raise DataError("partial_fit needs classes= at its first call: all labels that there will ever be")
-            self._remember(*self._learn_input(X, y, classes=classes, fewest=1))
-            return self
-        images, labels = self._learn_more(X, y)
-        if classes is not None and not np.array_equal(np.unique(np.asarray(classes)), self.classes_):
-            raise DataError("classes= are not those of the first call")
-        self._remember(np.concatenate([self.images_, images]), np.concatenate([self.labels_, labels]))
+        with attempt(self):
+            first = not hasattr(self, "classes_")
+            images, labels = self._learn_part(X, y, classes, fewest=1)
+            if not first:
+                images, labels = np.concatenate([self.images_, images]), np.concatenate([self.labels_, labels])
+            self._remember(images, labels)
         return self
 
     def _remember(self, images: NDArray[Any], labels: NDArray[np.int64]) -> None:
@@ -207,9 +204,19 @@ class KNNClassifier(Classifier):
         ndarray of float32, (N, K)
             In the order of ``classes_``.
         """
-        # All at once: the search cuts by itself, and in larger batches it has less to prepare.
-        check_is_fitted(self, "classes_")
-        return self._batch_scores(self._checked(X))
+        return self._votes(X).astype(np.float32)
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The class with the most votes; of several with as many, the first in ``classes_``.
+
+        Returns
+        -------
+        ndarray, (N,)
+            Of the kind that ``classes_`` is.
+        """
+        votes = self._votes(X)  # not the scores, whose rounding could make a draw of them
+        answers: NDArray[Any] = self.classes_[votes.argmax(axis=1)]
+        return answers
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """The share of each class in the votes.
@@ -219,13 +226,20 @@ class KNNClassifier(Classifier):
         ndarray of float64, (N, K)
             In the order of ``classes_``.
         """
-        votes = self.scores(X).astype(np.float64)
+        votes = self._votes(X)
         shares: NDArray[np.float64] = votes / votes.sum(axis=1, keepdims=True)
         return shares
 
     # --- what `Classifier` asks for ---
 
     def _batch_scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        return self._votes(images).astype(np.float32)
+
+    def _votes(self, X: ArrayLike) -> NDArray[np.float64]:
+        """The votes for each class, (N, K)."""
+        check_is_fitted(self, "classes_")
+        images = self._checked(X)
+        # All at once: the search cuts by itself, and in larger batches it has less to prepare.
         distances, positions = self._nearest(images, self.n_neighbors)
         # 1/distance in units of the nearest neighbour's; where that one is at distance 0, nothing for those farther.
         weights = np.ones_like(distances)
@@ -235,12 +249,12 @@ class KNNClassifier(Classifier):
         rows = np.arange(len(images))
         for labels, weight in zip(self.labels_[positions].T, weights.T, strict=True):
             votes[rows, labels] += weight
-        return votes.astype(np.float32)
+        return votes
 
     def _arrays(self) -> Arrays:
         return {"images": self.images_, "labels": self.labels_}
 
-    def _restore(self, arrays: Arrays) -> None:
+    def _restore(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
         self.check_settings()
         if set(arrays) != {"images", "labels"}:
             raise ModelFileError(f"its arrays are {', '.join(sorted(arrays)) or 'none'}, not images and labels")
@@ -249,8 +263,6 @@ class KNNClassifier(Classifier):
             raise ModelFileError(
                 f"images {images.shape} of {images.dtype}, but inputs of {self.input_shape_} and {self.input_dtype_}"
             )
-        if images.dtype != np.uint8 and not np.isfinite(images).all():
-            raise ModelFileError("one of its images holds an infinity or a NaN")
         if labels.shape != images.shape[:1] or labels.dtype != np.int64:
             raise ModelFileError(f"labels {labels.shape} of {labels.dtype} for {len(images)} images")
         if not 0 <= labels.min() <= labels.max() < len(self.classes_):

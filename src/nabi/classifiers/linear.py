@@ -3,20 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
-
-from nabi import models
-from nabi.classifiers.network import NetworkClassifier, dense_weights
+from nabi.classifiers.network import NetworkClassifier
 from nabi.classifiers.registry import register
+from nabi.classifiers.templates import TemplateClassifier
 
 
 @register("linear")
 @dataclass(eq=False, repr=False)
-class LinearClassifier(NetworkClassifier):
+class LinearClassifier(TemplateClassifier, NetworkClassifier):
     """s = W·x + b: each column of W is the template of a class, of which an input has more or less in it.
 
     With ``loss="hinge"`` a support vector machine, with ``loss="softmax"`` logistic regression; on standardised inputs,
@@ -47,14 +43,6 @@ class LinearClassifier(NetworkClassifier):
 
     loss: str = field(default="hinge", kw_only=False)
 
-    @property
-    def templates_(self) -> NDArray[np.float32]:
-        """Each class's weights in the shape of an input: (K, H, W, C), or (K, features)."""
-        check_is_fitted(self, "classes_")
-        weight = self.model_.linear.weight.numpy()
-        templates: NDArray[np.float32] = np.moveaxis(weight.reshape(*self.input_shape_, -1), -1, 0)
-        return templates
-
     def _rate(self, batch_size: int) -> float:
         rate = super()._rate(batch_size)
         if self.learning_rate in ("auto", "find") and self.optimizer == "sgd":
@@ -62,12 +50,3 @@ class LinearClassifier(NetworkClassifier):
             # A softmax's gradient is at most 1 for each class; a hinge's adds up over all that are in the way.
             rate *= (3.0 if self.loss == "softmax" else 0.3) / math.prod(self.input_shape_)
         return rate
-
-    def _network(self, seed: int) -> Any:
-        model = models.linear(self.input_shape_, len(self.classes_), seed=seed)
-        # Nothing has to break a symmetry here, and random weights would stay in the templates as noise.
-        model.linear.weight.assign(np.zeros(model.linear.weight.shape, np.float32))
-        return model
-
-    def _weight_count(self) -> int:
-        return dense_weights(math.prod(self.input_shape_), len(self.classes_))

@@ -1,12 +1,11 @@
 """The multilayer perceptron."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 from nabi import models, nn
-from nabi.classifiers.network import NetworkClassifier, dense_weights
+from nabi.classifiers.network import NetworkClassifier
 from nabi.classifiers.registry import register
 from nabi.classifiers.settings import check_choice, check_number, check_sizes
 
@@ -57,9 +56,6 @@ class MLPClassifier(NetworkClassifier):
             dropout=self.dropout,
             seed=seed,
         )
-
-    def _weight_count(self) -> int:
-        return dense_weights(math.prod(self.input_shape_), *self.hidden_layer_sizes, len(self.classes_))
 
     def check_settings(self) -> None:
         super().check_settings()

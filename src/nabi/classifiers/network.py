@@ -1,6 +1,5 @@
 """Classifiers that are trained by gradient descent: what they have in common."""
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,6 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from nabi import nn
 from nabi.classifiers.settings import SCHEDULES, NetworkSettings
 from nabi.classifiers.trained import TrainedClassifier
+from nabi.errors import SettingError
 from nabi.losses import LOSSES
 from nabi.optim import OPTIMIZERS
 from nabi.training import Examples, GradientDescent, RangeTest, batch_bounds, find_learning_rate
@@ -61,6 +61,11 @@ class NetworkClassifier(NetworkSettings, TrainedClassifier):
     def _batch(self) -> int:
         return self.batch_size
 
+    def _partial_rate(self, batch_size: int) -> float:
+        if self.learning_rate == "find":
+            raise SettingError("learning_rate 'find' needs all inputs: partial_fit sees a part of them")
+        return self._rate(batch_size)
+
     def _learner(self, batch_size: int) -> GradientDescent:
         optimizer = OPTIMIZERS[self.optimizer](
             nn.parameters(self.model_),
@@ -84,6 +89,7 @@ class NetworkClassifier(NetworkSettings, TrainedClassifier):
     def _plan(self, learner: Any, examples: Examples, batch_size: int, seed: int) -> dict[str, Any]:
         steps = len(batch_bounds(len(examples.images), batch_size)) - 1
         epochs = self._epochs(steps)
+        vars(self).pop("range_test_", None)  # of an earlier fit
         if self.learning_rate == "find":
             self.range_test_ = find_learning_rate(learner, examples, batch_size=batch_size, seed=seed)
             learner.learning_rate = self.range_test_.suggestion
@@ -100,14 +106,3 @@ class NetworkClassifier(NetworkSettings, TrainedClassifier):
         if self.learning_rate not in ("auto", "find"):
             return float(self.learning_rate)
         return self.rates[self.optimizer] * min(1.0, math.sqrt(batch_size / 128))
-
-
-def dense_weights(*widths: int) -> int:
-    """How many weights there are between fully connected layers of these widths.
-
-    Examples
-    --------
-    >>> dense_weights(64, 16, 10)
-    1184
-    """
-    return sum(inputs * outputs for inputs, outputs in itertools.pairwise(widths))

@@ -1,6 +1,5 @@
 """The perceptron: the first machine that learnt."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from nabi import losses, models, threads
+from nabi import losses, threads
 from nabi._tensor import tensor
-from nabi.classifiers.network import dense_weights
 from nabi.classifiers.registry import register
 from nabi.classifiers.settings import check_flag
-from nabi.classifiers.trained import TrainedClassifier
+from nabi.classifiers.templates import TemplateClassifier
+from nabi.data import augment
 from nabi.errors import SettingError
 from nabi.training import Examples, Learner
 
@@ -24,7 +23,7 @@ BLOCK = 500  # inputs that are learnt from, one after another, between two event
 
 @register("perceptron")
 @dataclass(eq=False, repr=False)
-class Perceptron(TrainedClassifier):
+class Perceptron(TemplateClassifier):
     """A unit for each class fires when w·x > θ; the class whose unit lies furthest above its threshold is the answer.
 
     Learns by Rosenblatt's rule, from one input after another: where the answer is wrong, x is added to the weights of
@@ -63,14 +62,6 @@ class Perceptron(TrainedClassifier):
     averaged: bool = False
 
     @property
-    def templates_(self) -> NDArray[np.float32]:
-        """Each class's weights in the shape of an input: (K, H, W, C), or (K, features)."""
-        check_is_fitted(self, "classes_")
-        weight = self.model_.linear.weight.numpy()
-        templates: NDArray[np.float32] = np.moveaxis(weight.reshape(*self.input_shape_, -1), -1, 0)
-        return templates
-
-    @property
     def thresholds_(self) -> NDArray[np.float32]:
         """θ of each class, (K,): its unit fires when w·x > θ."""
         check_is_fitted(self, "classes_")
@@ -80,18 +71,11 @@ class Perceptron(TrainedClassifier):
     def check_settings(self) -> None:
         super().check_settings()
         check_flag("averaged", self.averaged)
-        if self.augment is not None and "mixup" in str(self.augment):
+        varied = augment.parse(self.augment)
+        if varied is not None and varied.mixup is not None:
             raise SettingError("augment: the perceptron is right or wrong about one class, and has no use for mixup")
 
     # --- what `TrainedClassifier` asks for ---
-
-    def _network(self, seed: int) -> Any:
-        model = models.linear(self.input_shape_, len(self.classes_), seed=seed)
-        model.linear.weight.assign(np.zeros(model.linear.weight.shape, np.float32))
-        return model
-
-    def _weight_count(self) -> int:
-        return dense_weights(math.prod(self.input_shape_), len(self.classes_))
 
     def _batch(self) -> int:
         return BLOCK
@@ -139,6 +123,8 @@ class Rosenblatt(Learner):
         wrong, short = 0, 0.0
         with threads.one_blas_thread():
             for x, label, rate in zip(inputs, labels.tolist(), rates, strict=True):
+                if rate == 0:
+                    continue
                 scores = weight @ x + bias
                 answer = int(scores.argmax())
                 if answer != label:

@@ -1,12 +1,11 @@
 """The lecture's three-layer network."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nabi import models
-from nabi.classifiers.network import NetworkClassifier, dense_weights
+from nabi.classifiers.network import NetworkClassifier
 from nabi.classifiers.registry import register
 from nabi.classifiers.settings import check_sizes
 
@@ -43,9 +42,6 @@ class ThreeLayerClassifier(NetworkClassifier):
     def _network(self, seed: int) -> Any:
         first, second = map(int, self.hidden_layer_sizes)
         return models.three_layer(self.input_shape_, len(self.classes_), hidden=(first, second), seed=seed)
-
-    def _weight_count(self) -> int:
-        return dense_weights(math.prod(self.input_shape_), *self.hidden_layer_sizes, len(self.classes_))
 
     def check_settings(self) -> None:
         super().check_settings()

@@ -1,5 +1,6 @@
 """Classifiers that learn epoch by epoch: what they have in common."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Self
@@ -10,19 +11,17 @@ from sklearn.utils.validation import check_is_fitted
 
 from nabi import nn
 from nabi._compile import compile
+from nabi.classifiers.attempt import attempt
 from nabi.classifiers.base import Arrays, Classifier, plain
 from nabi.classifiers.callbacks import Callbacks, CallbackSupportMixin, with_callbacks
+from nabi.classifiers.restoring import restored_model
 from nabi.classifiers.settings import TrainingSettings, seed_of
-from nabi.classifiers.weighting import example_weights, held_out_fraction
+from nabi.classifiers.weighting import example_weights, held_out_fraction, of_mean_one
 from nabi.data import augment
-from nabi.errors import DataError, ModelFileError, SettingError
+from nabi.errors import DataError, SettingError
+from nabi.graph import nest
 from nabi.listeners import lines
 from nabi.training import EpochEnded, Event, Examples, Learner, Started, run
-
-FOREIGN = (
-    "of validation is not among those of training: either train/ lacks a class that val/ has, or its only pictures "
-    "there were copies of others and left out"
-)
 
 # They do not decide on what a run ends with, or are said elsewhere (the seed).
 _UNSAID = ("random_state", "callbacks", "verbose", "warm_start")
@@ -50,22 +49,21 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
     history_: dict[str, list[Any]]
     best_epoch_: int
     n_iter_: int
-    _partial: Learner | None  # what `partial_fit` learns by
-    _on_the_way: Arrays
+    _partial: Arrays  # the state of what `partial_fit` learns by
 
     # --- what a subclass has ---
 
     def _network(self, seed: int) -> Any:
-        """The model, untrained, for ``input_shape_`` and ``classes_``; its first layer is called standardize."""
-        raise NotImplementedError
-
-    def _weight_count(self) -> int:
-        """How many numbers the weights of all layers hold (biases apart), known without building the model."""
+        """The model, untrained, for ``input_shape_`` and ``classes_``; one of its first layers standardises."""
         raise NotImplementedError
 
     def _batch(self) -> int:
         """How many inputs a step takes, at most."""
         raise NotImplementedError
+
+    def _partial_rate(self, batch_size: int) -> float:
+        """The learning rate of `partial_fit`."""
+        return 1.0
 
     def _learner(self, batch_size: int) -> Learner:
         """The rule by which ``model_`` learns, from nothing."""
@@ -95,7 +93,8 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         Parameters
         ----------
         X : array_like, (N, H, W, C) or (N, features)
-            uint8 pixels, or real numbers taken as given. A memory map is read batch by batch.
+            uint8 pixels, or real numbers taken as given. A memory map is read batch by batch, unless ``early_stopping``
+            holds a part of it out.
         y : array_like, (N,)
             Labels of any kind.
         sample_weight : array_like, (N,), optional
@@ -139,6 +138,21 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         **options
             ``checkpoint``, ``checkpoint_seconds`` and ``stop``, as for `nabi.training.run`.
         """
+        with attempt(self) as tried:
+            for event in self._events(X, y, sample_weight, validation, about, options):
+                if isinstance(event, EpochEnded):
+                    tried.succeeded = True
+                yield event
+
+    def _events(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        validation: tuple[ArrayLike, ArrayLike] | None,
+        about: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> Iterator[Event]:
         self.check_settings()
         before = self._learnt()
         images, labels = self._learn_input(X, y)
@@ -146,20 +160,19 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         seed = seed_of(self.random_state)
         held_out = None
         if validation is not None:
-            held_out = self._checked(validation[0]), self._encoded(validation[1], FOREIGN)
+            held_out = self._held_out(validation)
         elif self.early_stopping:
             train, held = held_out_fraction(labels, self.validation_fraction, seed)
             held_out = images[held], labels[held]
             images, labels = images[train], labels[train]
             weights = None if weights is None else weights[train]
+        self._build(images, seed)
         if self.warm_start and before is not None:
             self._go_on_with(*before)
-        else:
-            self._build(images, seed)
         self._forget()
         batch_size = min(self._batch(), len(images))
         learner = self._learner(batch_size)
-        examples = Examples(images, labels, weights, augment.parse(self.augment))
+        examples = Examples(images, labels, of_mean_one(weights), augment.parse(self.augment))
         events = run(
             learner,
             self._measured_loss(),
@@ -201,46 +214,47 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         self.check_settings()
         if isinstance(self.class_weight, str):
             raise SettingError(f"class_weight {self.class_weight!r} needs all inputs: partial_fit sees a part of them")
+        with attempt(self):
+            self._learn_one_part(X, y, classes, sample_weight)
+        return self
+
+    def _learn_one_part(
+        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None, sample_weight: ArrayLike | None
+    ) -> None:
         seed = seed_of(self.random_state)
+        images, labels = self._learn_part(X, y, classes)
         if not hasattr(self, "model_"):
-            if classes is None:
-                raise DataError("partial_fit needs classes= at its first call: all labels that there will ever be")
-            images, labels = self._learn_input(X, y, classes=classes)
             self._build(images, seed)
             self._forget()
-        else:
-            images, labels = self._learn_more(X, y)
-            if classes is not None and not np.array_equal(np.unique(np.asarray(classes)), self.classes_):
-                raise DataError("classes= are not those of the first call")
         batch_size = min(self._batch(), len(images))
-        if self._partial is None:
-            self._partial = self._learner(batch_size)
+        learner = self._learner(batch_size)
+        learner.learning_rate = self._partial_rate(batch_size)
+        tensors = nest.tensors(learner.state)
+        for path, value in self._partial.items():  # as it was after the last part
+            tensors[path].assign(value)
         weights = example_weights(sample_weight, self.class_weight, images, labels, self.classes_)
-        examples = Examples(images, labels, weights, augment.parse(self.augment))
-        seed = (seed + self.n_iter_) % 2**63
-        for path, value in self._on_the_way.items():  # the weights that are averaged, not their average
-            nn.tensors(self.model_)[path].assign(value)
         events = run(
-            self._partial,
+            learner,
             self._measured_loss(),
-            examples,
+            Examples(images, labels, weights, augment.parse(self.augment)),
             epochs=1,
             batch_size=batch_size,
-            seed=seed,
+            seed=(seed + self.n_iter_) % 2**63,
             engine=self.engine,
         )
         for event in events:
             if isinstance(event, EpochEnded):
                 self._remember(replace(event, epoch=self.n_iter_ + 1))
-                if self._partial.averages:
-                    self._on_the_way = {path: t.numpy() for path, t in nn.tensors(self.model_).items()}
-        return self
+                # Where weights are averaged, those that are trained, and not their average, which the model keeps.
+                self._partial = {
+                    path: t.numpy() for path, t in tensors.items() if path not in ("optimizer.learning_rate",)
+                }
 
     def _forget(self) -> None:
         """Begin a new history."""
         self.history_ = {name: [] for name in EpochEnded.__dataclass_fields__}
         self.best_epoch_ = self.n_iter_ = 0
-        self._partial, self._on_the_way = None, {}
+        self._partial = {}
 
     def _remember(self, row: EpochEnded) -> None:
         for name, value in asdict(row).items():
@@ -266,13 +280,17 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         return self.model_, self.classes_, self.input_shape_, self.input_dtype_
 
     def _go_on_with(self, model: Any, classes: NDArray[Any], shape: tuple[int, ...], dtype: Any) -> None:
-        now = self.classes_, self.input_shape_, self.input_dtype_
-        self.model_, self.classes_, self.input_shape_, self.input_dtype_ = model, classes, shape, dtype
-        self.n_features_in_ = shape[0]
-        if not np.array_equal(classes, now[0]):
+        """Take the model of the last `fit`, where what is to be learnt now is of the same kind."""
+        if not np.array_equal(classes, self.classes_):
             raise DataError("warm_start: the classes are not those of the last fit")
-        if (shape, dtype) != now[1:]:
-            raise DataError(f"warm_start: inputs {now[1]} of {now[2]}, the last fit's were {shape} of {dtype}")
+        if (shape, dtype) != (self.input_shape_, self.input_dtype_):
+            now = f"{self.input_shape_} of {self.input_dtype_}"
+            raise DataError(f"warm_start: inputs {now}, the last fit's were {shape} of {dtype}")
+        kinds = [{path: t.shape for path, t in nn.tensors(one).items()} for one in (model, self.model_)]
+        if kinds[0] != kinds[1]:
+            raise SettingError("warm_start: the settings ask for another network than the last fit's")
+        self.model_ = model
+        self._prepare()
 
     def _build(self, images: NDArray[Any], seed: int) -> None:
         """Make the model, untrained, for inputs like these."""
@@ -287,9 +305,9 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         picture in which it is bright would drown everything else.)
         """
         rows_of_pixels = images.ndim == 2 and images.dtype == np.uint8
-        layer = self.model_.standardize
-        found = statistics(images, None if rows_of_pixels else tuple(range(images.ndim - 1)))
-        for tensor, value in zip((layer.mean, layer.std), found, strict=True):
+        layer = standardizing(self.model_)
+        axes = None if rows_of_pixels or not layer.mean.ndim else tuple(range(images.ndim - 1))
+        for tensor, value in zip((layer.mean, layer.std), statistics(images, axes), strict=True):
             tensor.assign(np.broadcast_to(value, tensor.shape).astype(np.float32))
 
     # --- looking ---
@@ -310,7 +328,12 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         check_is_fitted(self, "classes_")
         if len(self.input_shape_) != 3:
             return None
-        weight = next(t for t in nn.parameters(self.model_).values() if t.ndim > 1).numpy()
+        tensors = [tensor.numpy() for tensor in nn.parameters(self.model_).values() if tensor.ndim > 1]
+        if not tensors:
+            return None
+        weight: NDArray[np.float32] = tensors[0]
+        if weight.ndim != 4 and len(weight) != math.prod(self.input_shape_):
+            return None  # the first weights do not see the picture, but what other layers made of it
         shape = weight.shape[:-1] if weight.ndim == 4 else self.input_shape_
         pictures = np.moveaxis(weight.reshape(*shape, -1), -1, 0)
         strongest = np.argsort(-np.square(pictures).sum(axis=(1, 2, 3)), kind="stable")[:most]
@@ -325,17 +348,13 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
     def _arrays(self) -> Arrays:
         return {path: tensor.numpy() for path, tensor in nn.tensors(self.model_).items()}
 
-    def _restore(self, arrays: Arrays) -> None:
+    def _described(self) -> dict[str, Any]:
+        # Not by the constructor's arguments, which may have been set to others since.
+        return {"model": nn.describe(self.model_)}
+
+    def _restore(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
         self.check_settings()
-        # Before anything is built: a few letters in a header can ask for more memory than there is.
-        needed, held = self._weight_count(), sum(array.size for array in arrays.values())
-        if needed > held:
-            raise ModelFileError(f"its arguments ask for {needed:,} weights, and its arrays hold {held:,} numbers")
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise ModelFileError(f"{name!r} holds an infinity or a NaN")
-        self.model_ = self._network(seed=0)
-        nn.load_tensors(self.model_, arrays)
+        self.model_ = restored_model(header["model"], arrays, self.input_shape_, self.input_dtype_, len(self.classes_))
         self._forget()
         self._prepare()
 
@@ -346,10 +365,7 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_apply"} | {
-            "_partial": None,
-            "_on_the_way": {},
-        }
+        return {name: value for name, value in state.items() if name != "_apply"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -357,16 +373,30 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
             self._prepare()
 
 
+def standardizing(model: nn.Layer) -> nn.Standardize:
+    """The layer that standardises: the first, or the first after a change of shape."""
+    for layer in vars(model).values():
+        if isinstance(layer, nn.Standardize):
+            return layer
+        if isinstance(layer, nn.Sequential):
+            return standardizing(layer)
+        if not isinstance(layer, nn.Reshape):
+            break
+    raise SettingError("architecture: its first layer does not standardise")
+
+
 def statistics(images: NDArray[Any], axes: tuple[int, ...] | None) -> tuple[NDArray[Any], NDArray[Any]]:
     """Mean and standard deviation over these axes, on the scale where white is 1; 1 for what never varies.
 
-    Computed in float64, a thousand rows at a time, so that a memory map stays on the disk.
+    Computed in float64, some rows at a time, so that a memory map stays on the disk.
     """
     scale = 255.0 if images.dtype == np.uint8 else 1.0
-    blocks = range(0, len(images), 1000)
-    parts = [images[start : start + 1000].sum(axis=axes, dtype=np.float64) for start in blocks]
+    some = max(1, min(1000, 2**20 // max(1, math.prod(images.shape[1:]))))
+    blocks = [slice(start, start + some) for start in range(0, len(images), some)]
+    parts = [images[block].sum(axis=axes, dtype=np.float64) for block in blocks]
     count = images.size / max(1, np.size(parts[0]))
     mean = np.sum(parts, axis=0) / count
-    parts = [np.square(images[start : start + 1000] - mean).sum(axis=axes) for start in blocks]
-    deviation = np.sqrt(np.sum(parts, axis=0) / count)
-    return mean / scale, np.where(deviation > 0, deviation / scale, 1.0)
+    parts = [np.square(images[block] - mean).sum(axis=axes) for block in blocks]
+    deviation = np.sqrt(np.sum(parts, axis=0) / count) / scale
+    # What varies less than float32 can say does not vary.
+    return mean / scale, np.where(deviation > np.finfo(np.float32).tiny, deviation, 1.0)

@@ -20,7 +20,7 @@ def example_weights(
     labels: NDArray[np.int64],
     classes: NDArray[Any],
 ) -> NDArray[np.float32] | None:
-    """Weights of mean 1, or None where all inputs count alike.
+    """How much each input counts, or None where all count alike.
 
     Parameters
     ----------
@@ -51,7 +51,28 @@ def example_weights(
         by_place = np.ones(len(classes))
         by_place[present] = compute_class_weight(class_weight, classes=present, y=labels)
         weights = weights * by_place[labels]
-    total = weights.sum()
+    of_mean_one(weights)  # or an error
+    return weights.astype(np.float32)
+
+
+def of_mean_one(weights: NDArray[Any] | None) -> NDArray[np.float32] | None:
+    """The same weights in relation to each other, so that together they move as much as if all counted 1.
+
+    Raises
+    ------
+    DataError
+        Every weight is 0.
+
+    Examples
+    --------
+    >>> of_mean_one(np.array([3.0, 1.0, 0.0, 0.0]))
+    array([3., 1., 0., 0.], dtype=float32)
+    >>> of_mean_one(np.array([30.0, 10.0]))
+    array([1.5, 0.5], dtype=float32)
+    """
+    if weights is None:
+        return None
+    total = weights.sum(dtype=np.float64)
     if not 0 < total < np.inf:
         raise DataError(f"the weights of all inputs add up to {total}: some must count")
     scaled: NDArray[np.float32] = (weights * (len(weights) / total)).astype(np.float32)

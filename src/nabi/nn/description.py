@@ -1,6 +1,7 @@
 """A model as plain data: what JSON can say of it, and the model again."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -30,6 +31,22 @@ def describe(layer: Layer) -> dict[str, Any]:
     >>> describe(nabi.nn.MaxPool2d(2))
     {'layer': 'MaxPool2d', 'fields': [['kernel_size', [2, 2]], ['stride', [2, 2]], ['padding', 0]]}
     """
+    twice = [path for path, count in Counter(id(one) for one in _all(layer)).items() if count > 1]
+    if twice:
+        raise SettingError("a layer stands in the model twice: a file cannot say that the two are one")
+    return _of_layer(layer)
+
+
+def _all(layer: Layer) -> Iterator[Layer]:
+    """A layer and all in it, as often as they stand there."""
+    yield layer
+    for field in vars(layer).values():
+        for part in field if isinstance(field, list | tuple) else (field,):
+            if isinstance(part, Layer):
+                yield from _all(part)
+
+
+def _of_layer(layer: Layer) -> dict[str, Any]:
     name = type(layer).__name__
     if _layers().get(name) is not type(layer):
         raise SettingError(f"{name} is not a layer of nabi.nn: a file cannot say what it is")
@@ -81,7 +98,7 @@ def _layers() -> dict[str, type[Layer]]:
 def _described(owner: str, field: str, value: Any) -> Any:
     match value:
         case Layer():
-            return describe(value)
+            return _of_layer(value)
         case Tensor():
             return {"tensor": value.dtype.name, "shape": list(value.shape), "trained": value.requires_grad}
         case list() | tuple():

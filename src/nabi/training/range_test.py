@@ -71,11 +71,13 @@ def find_learning_rate(
             losses.append(value)
             mean = MEMORY * mean + (1 - MEMORY) * value
             smooth.append(mean / (1 - MEMORY**number))
-            if smooth[-1] > 4 * min(smooth):
+            if smooth[-1] > 4 * min(smooth) > 0:
                 break
     finally:
         for path, tensor in nest.tensors(learner.state).items():
             tensor.assign(before[path])
     if not losses:
         raise NonFiniteError(f"the loss is no number even at the learning rate {lowest}")
-    return RangeTest(rates[: len(losses)], np.array(losses), float(rates[int(np.argmin(smooth))] / 10))
+    # A loss of nothing at all is that of weights which say nothing yet.
+    best = int(np.argmin(np.where(np.array(smooth) > 0, smooth, np.inf)))
+    return RangeTest(rates[: len(losses)], np.array(losses), float(rates[best] / 10))
