@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -145,8 +146,10 @@ def test_refuses_what_it_was_not_fitted_on(name: str) -> None:
         on_bytes.predict(images[:, :, :5])
     with pytest.raises(ShapeError, match="fitted on"):
         on_bytes.predict(images.reshape(40, -1)[:, :6])
-    with pytest.raises(ShapeError, match="inputs of shape"):
+    with pytest.raises(ShapeError, match=r"inputs of shape .* for grey pictures write X\[\.\.\., None\], for a single"):
         on_bytes.predict(images[0])
+    with pytest.raises(ShapeError, match=r"rows of 108 numbers, but .* was fitted on pictures \(6, 6, 3\)"):
+        on_bytes.predict(images.reshape(40, -1))
     with pytest.raises(NotFittedError):
         made(name).predict(images)
 
@@ -199,6 +202,7 @@ WRONG = {
     "validation_fraction": 1.0,
     "n_iter_no_change": 0,
     "warm_start": 1,
+    "callbacks": [3],
 }
 
 
@@ -449,6 +453,32 @@ def test_an_input_of_weight_nothing_does_not_keep_a_perceptron_from_stopping() -
     spoilt[0] = np.roll(NAMES, 1)[NAMES.tolist().index(labels[0])]
     counts = np.r_[0.0, np.ones(119)]
     assert made("perceptron", max_iter=200).fit(images, spoilt, sample_weight=counts).n_iter_ < 200
+
+
+@every
+def test_a_docstring_says_what_every_argument_means(name: str) -> None:
+    text = registry[name].__doc__
+    for argument in inspect.signature(registry[name]).parameters:
+        assert re.search(rf"^    {argument}( :|,)", text, re.MULTILINE), argument
+    assert "OTHERS" not in text
+
+
+@pytest.mark.parametrize("callbacks", [print, [3], "x"])
+def test_callbacks_are_a_sequence_of_functions(callbacks) -> None:
+    with pytest.raises(SettingError, match="it must be a sequence of functions, or None"):
+        made("linear", callbacks=callbacks).fit(*pictures(n=20))
+
+
+def test_a_folder_with_one_model_is_loaded(tmp_path) -> None:
+    images, labels = pictures(n=40)
+    classifier = made("linear", max_iter=1).fit(images, labels)
+    with pytest.raises(ModelFileError, match="a folder with one model file is wanted; there is none"):
+        load(tmp_path)
+    classifier.save(tmp_path / "model.safetensors")
+    assert np.array_equal(load(tmp_path).scores(images), classifier.scores(images))
+    classifier.save(tmp_path / "other.safetensors")
+    with pytest.raises(ModelFileError, match=r"there is model\.safetensors, other\.safetensors"):
+        load(str(tmp_path))
 
 
 # --- files say what was learnt, whatever was set since ---

@@ -208,6 +208,10 @@ class Classifier(ClassifierMixin, BaseEstimator):
         given = _as_array(X)
         if given.ndim == len(self.input_shape_) + 1 > 2 and given.shape[1:] != self.input_shape_:
             raise ShapeError(f"pictures of {given.shape[1:]}, but {_name(self)} was fitted on {self.input_shape_}")
+        if given.ndim == 2 < len(self.input_shape_):
+            raise ShapeError(
+                f"rows of {given.shape[1]} numbers, but {_name(self)} was fitted on pictures {self.input_shape_}"
+            )
         images = _in_float32(validate_data(self, given, reset=False, **_ACCEPTED))
         _check_axes(self, images)
         if images.shape[1:] != self.input_shape_:
@@ -360,7 +364,13 @@ def _in_float32(images: NDArray[Any]) -> NDArray[Any]:
 
 def _check_axes(classifier: Classifier, images: NDArray[Any]) -> None:
     if images.ndim not in (2, 4):
-        raise ShapeError(f"inputs of shape {images.shape}: {_name(classifier)} takes (N, H, W, C) or (N, features)")
+        hint = "; for grey pictures write X[..., None], for a single picture X[None]"
+        raise ShapeError(
+            f"inputs of shape {images.shape}: {_name(classifier)} takes (N, H, W, C) or (N, features)"
+            + (hint if images.ndim == 3 else "")
+        )
+    if images.ndim == 4 and 0 in images.shape:
+        raise DataError(f"inputs of shape {images.shape}: there is nothing in them")
 
 
 def _name(classifier: Classifier) -> str:

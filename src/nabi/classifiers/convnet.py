@@ -39,8 +39,7 @@ class ConvNetClassifier(NetworkClassifier):
         filters it has. A pool is left out where less than 2×2 is left.
     image_shape : (H, W, C), optional
         Of the picture that a row of numbers is.
-    alpha, max_iter, learning_rate, augment, random_state and all others
-        As for `nabi.classifiers.NetworkSettings`.
+    OTHERS
 
     Examples
     --------

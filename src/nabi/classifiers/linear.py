@@ -22,8 +22,7 @@ class LinearClassifier(TemplateClassifier, NetworkClassifier):
     ----------
     loss : str
         "hinge", "softmax" or "perceptron".
-    alpha, max_iter, learning_rate, augment, random_state and all others
-        As for `nabi.classifiers.NetworkSettings`.
+    OTHERS
 
     Attributes
     ----------

@@ -1,6 +1,7 @@
 """The one reader of model files."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from nabi import container
@@ -15,6 +16,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     Parameters
     ----------
     path : path-like
+        A model file, or a folder with one in it, as ``nabi train`` makes it.
 
     Returns
     -------
@@ -35,6 +37,8 @@ def load(path: str | os.PathLike[str]) -> Any:
     >>> load(path).predict([[5.0]])
     array(['yes'], dtype='<U3')
     """
+    if Path(path).is_dir():
+        path = _only_model(Path(path))
     arrays, header = container.read(path)
     name = header.get("classifier")
     if name is None:
@@ -45,3 +49,11 @@ def load(path: str | os.PathLike[str]) -> Any:
     except (ModelFileError, SettingError) as error:
         # In one line, and not a long one: what a header holds may be megabytes.
         raise ModelFileError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+
+
+def _only_model(folder: Path) -> Path:
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ModelFileError(f"{folder}: a folder with one model file is wanted; there is {names}")
+    return found[0]

@@ -27,8 +27,7 @@ class MLPClassifier(NetworkClassifier):
         With which probability a hidden unit is left out of a step of training.
     loss : str
         "softmax", "hinge" or "perceptron".
-    alpha, max_iter, learning_rate, augment, random_state and all others
-        As for `nabi.classifiers.NetworkSettings`.
+    OTHERS
 
     Examples
     --------

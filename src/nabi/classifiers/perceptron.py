@@ -39,8 +39,9 @@ class Perceptron(TemplateClassifier):
     ----------
     averaged : bool
         Answer with the mean of the weights after every input, rather than with the last ones.
-    max_iter, random_state and all others
-        As for `nabi.classifiers.TrainingSettings`; 20 epochs by default.
+    max_iter : int or "auto"
+        How many epochs, at most; 20 by default.
+    OTHERS
 
     Attributes
     ----------

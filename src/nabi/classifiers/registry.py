@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from nabi.classifiers.settings import explained
 from nabi.errors import SettingError
 
 Class = TypeVar("Class", bound=type[Any])
@@ -13,10 +14,12 @@ registry: dict[str, type[Any]] = {}
 def register(name: str) -> Callable[[Class], Class]:
     """Declare a classifier: ``@register("linear")`` above its class.
 
-    Its constructor arguments must be what JSON can say (tuples included); its trained state, arrays.
+    Its constructor arguments must be what `nabi.classifiers.base.plain` can say; its trained state, arrays. In its
+    docstring, "OTHERS" stands for the parameters that it shares.
     """
 
     def declare(classifier: Class) -> Class:
+        classifier.__doc__ = explained(classifier)
         registry[name] = classifier
         classifier.registered_name = name
         return classifier

@@ -4,6 +4,7 @@ They are a dataclass, so that each is written down once and a constructor does n
 scikit-learn asks of an estimator.
 """
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,9 @@ class TrainingSettings:
             check_whole("max_iter", self.max_iter)
         check_number("validation_fraction", self.validation_fraction, above=0, below=1)
         check_class_weight(self.class_weight)
+        listening = self.callbacks if isinstance(self.callbacks, Sequence) else [None]
+        if self.callbacks is not None and not all(map(callable, listening)):
+            raise SettingError(f"callbacks is {self.callbacks!r}: it must be a sequence of functions, or None")
         check_random_state_argument(self.random_state)
 
 
@@ -143,6 +147,21 @@ class NetworkSettings(TrainingSettings):
             check_number("average", self.average, least=0, below=1)
 
 
+def explained(classifier: type[Any]) -> str:
+    """The docstring of a classifier, with the parameters that it shares in the place of "OTHERS".
+
+    Where people ask what an argument means, in a notebook or an editor, they see that classifier's docstring alone.
+    """
+    text = classifier.__doc__ or ""
+    own = set(re.findall(r"^    (\w+) :", text, re.MULTILINE))
+    shared: dict[str, str] = {}
+    for settings in (NetworkSettings, TrainingSettings):
+        if issubclass(classifier, settings):
+            for name, lines in re.findall(r"^    (\w+) :(.*?)(?=^    \S|\Z)", settings.__doc__ or "", re.M | re.S):
+                shared.setdefault(name, f"    {name} :{lines.rstrip()}\n")
+    return text.replace("    OTHERS\n", "".join(lines for name, lines in shared.items() if name not in own))
+
+
 def check_choice(name: str, value: Any, known: Mapping[str, Any]) -> None:
     """Raise SettingError unless ``value`` is a key of ``known``."""
     if not isinstance(value, str) or value not in known:
@@ -158,7 +177,8 @@ def check_flag(name: str, value: Any) -> None:
 def check_sizes(name: str, value: Any, count: int | None = None) -> None:
     """Raise SettingError unless ``value`` is a sequence of positive whole numbers, ``count`` of them if given."""
     if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
-        raise SettingError(f"{name} is {value!r}: it must be a sequence of whole numbers")
+        hint = f", such as ({value},)" if isinstance(value, int) and not isinstance(value, bool) else ""
+        raise SettingError(f"{name} is {value!r}: it must be a sequence of whole numbers{hint}")
     if count is not None and len(value) != count:
         raise SettingError(f"{name} is {value!r}: there must be {count} of them")
     if len(value) > MAX_LAYERS:

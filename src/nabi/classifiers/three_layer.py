@@ -23,8 +23,7 @@ class ThreeLayerClassifier(NetworkClassifier):
         Units of the two hidden layers.
     loss : str
         "softmax", "hinge" or "perceptron".
-    alpha, max_iter, learning_rate, augment, random_state and all others
-        As for `nabi.classifiers.NetworkSettings`.
+    OTHERS
 
     Examples
     --------

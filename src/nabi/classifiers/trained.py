@@ -111,6 +111,7 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         NonFiniteError
             Training diverged; the classifier has the weights of the best epoch before, where there was one.
         """
+        self.check_settings()
         listeners = [*(self.callbacks or ()), *([lines(print)] if self.verbose else ())]
         told = Callbacks(self, listeners, X, y)
         for event in self.fit_events(X, y, sample_weight, validation=validation, stop=lambda: told.stopped):

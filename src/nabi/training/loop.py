@@ -53,7 +53,7 @@ def fit(
     >>> import nabi
     >>> digits = nabi.data.load("digits")
     >>> model = nabi.models.linear((8, 8, 1), 10)
-    >>> optimizer = nabi.optim.SGD(nabi.nn.parameters(model), 0.01)
+    >>> optimizer = nabi.optim.SGD(nabi.nn.parameters(model), 0.05)
     >>> train = digits.train.images, digits.train.labels
     >>> *_, finished = fit(model, optimizer, nabi.losses.LOSSES["softmax"], train, epochs=3, batch_size=32)
     >>> finished.history[-1].train_accuracy > 0.8

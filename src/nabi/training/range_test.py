@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,8 @@ MEMORY = 0.9  # of the smoothed loss: what a step before still counts
 class RangeTest:
     """How the loss went while the learning rate rose, and the rate that this suggests."""
 
-    learning_rates: NDArray[np.float64]
-    losses: NDArray[np.float64]
+    learning_rates: NDArray[np.float64] = field(repr=False)
+    losses: NDArray[np.float64] = field(repr=False)
     suggestion: float
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from nabi import random
+from nabi.data.augment import draws
 from nabi.data.augment.blocks import in_blocks
 from nabi.data.augment.declaration import AUGMENTATIONS, Augmentation, Change
 from nabi.data.augment.draws import Keys, children
@@ -27,18 +29,25 @@ class Pipeline:
     parts: tuple[Change, ...] = ()
     mixup: Mixup | None = None
 
-    def __call__(self, images: Pictures, keys: Keys) -> Pictures:
+    def __call__(self, images: Pictures, keys: Keys | None = None) -> Pictures:
         """Change each picture as its key says.
 
         Parameters
         ----------
         images : array of uint8, (N, H, W, C)
             C being 1 or 3.
-        keys : array of uint32, (N, 2)
+        keys : array of uint32, (N, 2), optional
+            By default those of pictures 0 to N - 1 under the seed 0, to see what the pipeline does.
 
         Returns
         -------
         array of uint8, (N, H, W, C)
+
+        Examples
+        --------
+        >>> picture = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1)
+        >>> parse("flip,crop:2")(np.repeat(picture, 6, axis=0)).shape  # the same picture, changed six times
+        (6, 8, 8, 1)
 
         Raises
         ------
@@ -47,6 +56,8 @@ class Pipeline:
         ShapeError
             If there is not one key for each picture.
         """
+        if keys is None:
+            keys = draws.keys(random.key(0), np.arange(len(images)))
         images = as_pictures(images, keys, self)
         changed = np.empty_like(images)
         keys_of_parts = children(keys, range(len(self.parts)))
