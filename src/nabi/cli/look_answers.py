@@ -211,7 +211,7 @@ def _print(
         where.print("\n".join(inside.lines()))
     if len(answers) > len(insides):
         where.print(f"\n(the insides of the first {len(insides)} pictures only)")
-    where.print(f"\nfigure of the scores: {figure}")
+    where.print(f"\nfigure of the scores: {printable(str(figure))}")
 
 
 def _hinge_lines(answer: Answer, classes: Sequence[str], shown: Sequence[int]) -> str:

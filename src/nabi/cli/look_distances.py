@@ -51,4 +51,4 @@ def look_at_distances(path: Path, out: Path | None, as_json: bool) -> None:
             f"squared distances {', '.join(f'{v.squared_distance:,}' for v in versions)}: "
             "no whole numbers were found that make them equal"
         )
-    where.print(f"figure: {figure}")
+    where.print(f"figure: {printable(str(figure))}")

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from nabi import expressions
 from nabi._tensor import Tensor
-from nabi.cli.characters import json_text
+from nabi.cli.characters import json_text, printable
 from nabi.cli.terminal import console
 from nabi.errors import SettingError
 from nabi.graph.mathematics import write_number
@@ -37,7 +37,7 @@ def look_at_graph(graph: str, bindings: Sequence[str], out: Path | None, as_json
             where.print(Text.assemble(line.left, (line.right, "red")))
     where.print()
     where.print("gradient: " + ", ".join(f"d{view.name}/d{name} = {write_number(g)}" for name, g in gradients.items()))
-    where.print(f"picture: {path}")
+    where.print(f"picture: {printable(str(path))}")
 
 
 def _numbers(bindings: Sequence[str]) -> dict[str, float]:

@@ -64,7 +64,7 @@ class Inside(NamedTuple):
             lines.append(f"  Grad-CAM of {self.grad_cam.layer}: {where}")
         elif self.layers:
             lines.append("  no Grad-CAM: there is no convolution in this net")
-        return [*lines, f"  figure: {self.figure}"]
+        return [*lines, f"  figure: {printable(str(self.figure))}"]
 
     def as_data(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -66,7 +66,10 @@ def look_at_model(path: Path, out: Path | None, as_json: bool) -> None:
         for name, array in arrays.items():
             where.print(f"{printable(name)}  {array.dtype}  {' × '.join(map(str, array.shape)) or '1'}")
     where.print()
-    where.print("no figure: it takes rows of numbers, not pictures" if drawn is None else f"{drawn}: {figure}")
+    if drawn is None:
+        where.print("no figure: it takes rows of numbers, not pictures")
+    else:
+        where.print(f"{drawn}: {printable(str(figure))}")
 
 
 def _trained_on(about: Any) -> str:

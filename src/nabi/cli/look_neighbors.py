@@ -64,7 +64,7 @@ def look_at_neighbors(
             for rank, (number, kind, far) in enumerate(row, 1)
         ]
         where.print("\n".join(f"  {line}" for line in aligned(rows, right=1)))
-    where.print(f"figure: {figure}")
+    where.print(f"figure: {printable(str(figure))}")
 
 
 def _draw(

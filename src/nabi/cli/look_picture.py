@@ -49,7 +49,7 @@ def look_at_picture(
     if as_json:
         print(json_text(_as_data(path, shown, html)))
     elif html is not None:
-        where.print(f"{name}: {said}\npage: {html}")
+        where.print(f"{name}: {said}\npage: {printable(str(html))}")
     else:
         where.print(f"{name}: {said}")
         _print(where, shown)

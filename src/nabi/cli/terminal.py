@@ -51,14 +51,14 @@ def bar(where: Console) -> Iterator[Show]:
             nonlocal last
             if done < total and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
                 last = time.monotonic()
-                where.print(f"{what} {100 * done // max(total, 1)}%")
+                where.print(f"{printable(what)} {100 * done // max(total, 1)}%")
 
         yield write
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=where, transient=True) as progress:
         task = progress.add_task("")
-        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+        yield lambda what, done, total: progress.update(task, description=printable(what), completed=done, total=total)
 
 
 @contextmanager
