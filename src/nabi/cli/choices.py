@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from numpy.typing import NDArray
+
 from nabi.classifiers import Classifier, registered
 from nabi.errors import SettingError
 
@@ -20,8 +22,6 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 SIZES = {"alexnet": 224}
 """Models that take pictures of one size only."""
-
-MOST_UNITS = 2**31  # of a hidden layer; beyond that even the shapes of weights overflow
 
 # Each option's name in a classifier's constructor, and what run.json may say of it.
 OPTIONS: dict[str, tuple[str, type | tuple[type, ...]]] = {
@@ -92,6 +92,12 @@ def chosen(asked: Mapping[str, Any]) -> Classifier:
     return classifier
 
 
+def flip_colours(classifier: Classifier, images: NDArray[Any]) -> None:
+    """Have colour pictures (N, H, W, 3) flipped at random in training: what a mirror shows is of the same class."""
+    if hasattr(classifier, "augment") and images.shape[3] == 3:
+        classifier.augment = "flip"
+
+
 def _said(option: str, argument: str, value: Any) -> dict[str, Any]:
     """The constructor arguments that an option stands for."""
     match option:
@@ -112,9 +118,6 @@ def _said(option: str, argument: str, value: Any) -> dict[str, Any]:
 
 def _sizes(text: str) -> tuple[int, ...]:
     try:
-        sizes = tuple(int(units) for units in text.split(","))
+        return tuple(int(units) for units in text.split(","))
     except ValueError:
         raise SettingError(f"--hidden {text!r}: it must be whole numbers, such as 512,256") from None
-    if max(sizes) > MOST_UNITS:
-        raise SettingError(f"--hidden {text}: a layer has {MOST_UNITS:,} units at most")
-    return sizes

@@ -1,6 +1,8 @@
 """The pictures that a command works on."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,21 @@ from rich.console import Console
 from nabi.cli.characters import is_text
 from nabi.cli.terminal import bar, note
 from nabi.data import Dataset, Split, complete_splits, load
-from nabi.errors import DataError
+from nabi.data.named import NAMED
+from nabi.errors import DataError, SettingError
+
+
+def whole_path(source: str) -> str:
+    """Where pictures are, wherever one is; the name of a data set, which comes before a folder of that name, stays."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if source not in NAMED and path.exists() else source
+
+
+def refuse_inside(source: str, target: Path) -> None:
+    """Raise where results would go into the folder of their data: they would be a class of the next run."""
+    real = Path(os.path.realpath(target))  # Path.resolve fails where links lead in a circle
+    if source not in NAMED and Path(source).is_dir() and real.is_relative_to(source):
+        raise SettingError(f"{target}: inside of the data in {source}: choose a folder elsewhere with --out")
 
 
 def loaded(asked: Mapping[str, Any], where: Console, strict: bool) -> Dataset:
@@ -43,3 +59,9 @@ def loaded(asked: Mapping[str, Any], where: Console, strict: bool) -> Dataset:
 def labelled(dataset: Dataset, split: Split) -> tuple[Any, Any]:
     """Pictures, and their classes by name."""
     return split.images, np.array(dataset.classes)[split.labels]
+
+
+def held_out(dataset: Dataset) -> tuple[Any, Any] | None:
+    """Validation pictures, and their classes by name; None where there are none."""
+    split = dataset.validation
+    return labelled(dataset, split) if split is not None and len(split) else None

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nabi import __version__, figures, metrics
 from nabi.classifiers import Classifier
 from nabi.classifiers.base import plain
+from nabi.cli.characters import printable
 from nabi.cli.run_folder import METRICS, MODEL, RunFolder
 from nabi.cli.terminal import Show
 from nabi.data import Dataset, Split
@@ -51,8 +52,8 @@ def write_model(classifier: Classifier, dataset: Dataset, folder: RunFolder, ask
             name: np.array([np.nan if value is None else value for value in values]) for name, values in history.items()
         }
         figures.curves(columns, folder.path / "curves.svg")
-    found = getattr(classifier, "range_test_", None)
-    if found is not None:
+    if asked.get("learning_rate") == "find":  # otherwise a range test is of another run
+        found = classifier.range_test_  # type: ignore[attr-defined]
         figures.range_test(found.learning_rates, found.losses, found.suggestion, folder.path / "learning-rate.svg")
     pictures = classifier.weight_pictures()
     if pictures is not None:
@@ -93,7 +94,7 @@ def write_measures(
             figures.confusion(matrix, measured["classes"], folder.path / "confusion.svg")
         line = f"test {said(measured)}"
     folder.write_json(METRICS, content)
-    return f"{line}; {content['seconds']:.1f} s of training; all in {folder.path}"
+    return f"{line}; {content['seconds']:.1f} s of training; all in {printable(str(folder.path))}"
 
 
 def measure(

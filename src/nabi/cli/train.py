@@ -1,7 +1,6 @@
 """``nabi train``: from pictures to a model in a folder."""
 
 import hashlib
-import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,9 +11,10 @@ import typer
 from rich.console import Console
 
 from nabi.classifiers import Classifier
+from nabi.cli import INTERRUPTED
 from nabi.cli.characters import printable
-from nabi.cli.choices import KINDS, MODELS, SIZES, as_typed, chosen
-from nabi.cli.pictures import labelled, loaded
+from nabi.cli.choices import KINDS, MODELS, SIZES, as_typed, chosen, flip_colours
+from nabi.cli.pictures import held_out, labelled, loaded, refuse_inside, whole_path
 from nabi.cli.results import write_history, write_measures, write_model
 from nabi.cli.run_folder import ASKED, CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
 from nabi.cli.terminal import bar, console, interruptible, note
@@ -27,8 +27,6 @@ from nabi.losses import LOSSES
 from nabi.optim import OPTIMIZERS
 from nabi.training import Event, Finished, Started, Stepped
 from nabi.training.loop import CHECKPOINT_SECONDS
-
-INTERRUPTED = 130
 
 DEFAULTS: dict[str, Any] = {"data": "digits", "model": "mlp", "seed": 0}
 
@@ -97,8 +95,8 @@ def train(
     asked: dict[str, Any] = {name: given[name] for name in KINDS if given.get(name) is not None}
     if not checkpoint_minutes >= 0:
         raise SettingError(f"--checkpoint-minutes {checkpoint_minutes}: it must be 0 or more")
-    if "data" in asked and asked["data"] not in NAMED and Path(asked["data"]).expanduser().exists():
-        asked["data"] = str(Path(asked["data"]).expanduser().resolve())
+    if "data" in asked:
+        asked["data"] = whole_path(asked["data"])
     if resume and out is None:
         raise SettingError("--resume goes on with the run in a folder: name it with --out")
     with ExitStack() as held:
@@ -108,7 +106,7 @@ def train(
             folder.hold()
             if (folder.path / METRICS).exists():
                 (folder.path / CHECKPOINT).unlink(missing_ok=True)  # where it was killed in its last moment
-                print(f"{folder.path}: this run is finished")
+                print(f"{printable(str(folder.path))}: this run is finished")
                 return
         elif resume and "data" not in asked:
             raise SettingError(f"{out}: no run to go on with; to begin one there, name the data")
@@ -116,22 +114,17 @@ def train(
         classifier = chosen(asked)
         if asked["model"] in SIZES and asked["data"] not in NAMED:
             asked.setdefault("size", SIZES[asked["model"]])
-        _refuse_inside(asked["data"], out or RUNS)
+        refuse_inside(asked["data"], out or RUNS)
         where = console()
         dataset = loaded(asked, where, strict)
-        if "augment" not in asked and hasattr(classifier, "augment") and dataset.train.images.shape[3] == 3:
-            classifier.augment = "flip"
+        if "augment" not in asked:
+            flip_colours(classifier, dataset.train.images)
         if folder is None:
             folder = held.enter_context(new_folder(dataset.name))
         listeners = [write_history(folder)] + ([events_for_tensorboard(folder.path)] if tensorboard else [])
+        if asked.get("learning_rate") == "find":
+            listeners.append(_say_learning_rate(classifier, where))
         _run(classifier, dataset, folder, asked, where, listeners, checkpoint_minutes * 60)
-
-
-def _refuse_inside(source: str, target: Path) -> None:
-    """A run in the folder of its data would be a class of the next one."""
-    real = Path(os.path.realpath(target))  # Path.resolve fails where links lead in a circle
-    if source not in NAMED and Path(source).is_dir() and real.is_relative_to(source):
-        raise SettingError(f"{target}: inside of the data in {source}: choose a folder elsewhere with --out")
 
 
 def _as_it_began(folder: RunFolder, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
@@ -160,17 +153,17 @@ def _run(
 ) -> None:
     """Train, and write down what comes out."""
     images, labels = labelled(dataset, dataset.train)
-    held_out = dataset.validation if dataset.validation is not None and len(dataset.validation) else None
     folder.start(asked)
     where.print(
         f"{printable(dataset.name)}: {len(dataset.train):,} pictures of {len(dataset.classes)} classes to train on, "
-        f"{len(held_out or ()):,} for validation, {len(dataset.test or ()):,} for the test; writing to {folder.path}"
+        f"{len(dataset.validation or ()):,} for validation, {len(dataset.test or ()):,} for the test; "
+        f"writing to {printable(str(folder.path))}"
     )
     with interruptible() as interrupted:
         events = classifier.fit_events(
             images,
             labels,
-            validation=None if held_out is None else labelled(dataset, held_out),
+            validation=held_out(dataset),
             checkpoint=folder.path / CHECKPOINT,
             checkpoint_seconds=checkpoint_seconds,
             about={"pictures": _fingerprint(dataset.train)},
@@ -179,7 +172,7 @@ def _run(
         try:
             finished = _show(events, where, listeners)
         except NonFiniteError as error:
-            if not classifier.best_epoch_:  # type: ignore[attr-defined]
+            if not getattr(classifier, "best_epoch_", 0):
                 folder.give_up()
                 raise
             write_model(classifier, dataset, folder, asked)
@@ -197,9 +190,6 @@ def _run(
         raise typer.Exit(INTERRUPTED)
     with bar(where) as show:
         said = write_measures(classifier, dataset, folder, asked, show)
-    found = getattr(classifier, "range_test_", None)
-    if found is not None:
-        where.print(f"the learning rate that was found: {found.suggestion:.2g}")
     where.print(said)
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
 
@@ -220,6 +210,20 @@ def _show(events: Iterator[Event], where: Console, listeners: Sequence[Listener]
                 case Finished():
                     return event
     raise AssertionError("a run ends with Finished")
+
+
+def _say_learning_rate(classifier: Classifier, where: Console) -> Listener:
+    """Say the learning rate that was found, as soon as it is learnt with."""
+    said = False
+
+    def listen(event: Event) -> None:
+        nonlocal said
+        if isinstance(event, Stepped) and not said:
+            found = classifier.range_test_  # type: ignore[attr-defined]
+            where.print(f"the learning rate that was found: {found.suggestion:.2g}")
+            said = True
+
+    return listen
 
 
 def _fingerprint(split: Split) -> str:
