@@ -23,7 +23,9 @@ import nabi.cli
 import nabi.cli.train
 from nabi import container
 from nabi.cli import main
+from nabi.cli.results import write_model
 from nabi.cli.run_folder import RunFolder
+from nabi.cli.terminal import bar, console
 from nabi.errors import SettingError
 
 QUICK = ["--hidden", "16", "--epochs", "3", "--learning-rate", "0.1"]
@@ -316,7 +318,7 @@ def test_a_folder_has_one_run_and_one_process(trained: Path, monkeypatch, capsys
             second.start(asked)
         if os.name == "posix":
             assert main(["train", "--resume", "--out", "run"]) == 2
-            assert capsys.readouterr().err == "nabi: run: another nabi train is at work in it\n"
+            assert capsys.readouterr().err == "nabi: run: another nabi is at work in it\n"
     assert json.loads(Path("run/run.json").read_text()) == asked
 
 
@@ -660,7 +662,7 @@ BAD = {
     "a strange seed": (lambda home: ["train", "nowhere", "--seed", "-1"], "--seed -1: it must lie between 0 and"),
     "hidden layers in words": (lambda home: ["train", "--hidden", "wide"], "--hidden 'wide'"),
     "a hidden layer of nothing": (lambda home: ["train", "--hidden", "0"], "--hidden is 0: it must be"),
-    "a hidden layer of all": (lambda home: ["train", "--hidden", "9" * 23], f"--hidden {'9' * 23}: a layer has"),
+    "a hidden layer of all": (lambda home: ["train", "--hidden", "9" * 11], "--hidden is 99999999999: it must be"),
     "a hidden layer of more digits than Python reads": (lambda home: ["train", "--hidden", "9" * 5000], "--hidden"),
     "three layers of which two are missing": (
         lambda home: ["train", "--model", "three-layer", "--hidden", "9"],
@@ -770,9 +772,62 @@ def test_python_m_nabi_is_the_same() -> None:
 
 def test_a_learning_rate_that_is_found_is_said_and_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--epochs", "2", "--hidden", "16", "--learning-rate", "find", "--out", "run"]) == 0
-    assert re.search(r"the learning rate that was found: 0\.\d+\n", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert re.search(r"the learning rate that was found: 0\.\d+\nepoch 1/2 ", out)  # as soon as it is learnt with
+    assert out.count("that was found") == 1
     assert "learning rate of the step" in Path("run/learning-rate.svg").read_text()
     assert json.loads(Path("run/run.json").read_text())["learning_rate"] == "find"
+
+
+def test_the_range_test_of_an_earlier_fit_is_not_drawn() -> None:
+    digits = nabi.data.load("digits")
+    classifier = nabi.classifiers.LinearClassifier(max_iter=1, learning_rate="find", random_state=0)
+    classifier.fit(digits.train.images, digits.train.labels)
+    found = classifier.range_test_
+    classifier.set_params(learning_rate=0.01).fit(digits.train.images, digits.train.labels)
+    classifier.range_test_ = found  # whether or not the second fit forgets it
+    for rate in ("0.01", "find"):
+        with RunFolder(Path(rate)) as folder:
+            folder.start({"learning_rate": rate})
+            write_model(classifier, digits, folder, {"learning_rate": rate})
+        assert Path(rate, "learning-rate.svg").exists() is (rate == "find")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names as POSIX has them")
+def test_control_characters_of_a_folder_never_reach_the_terminal(folder: Path, capsys) -> None:
+    shutil.copytree(folder, "da\x1b[2Jta")
+    out = "ru\x1b[31mn"
+    assert main(["train", "da\x1b[2Jta", "--model", "linear", "--epochs", "1", "--out", out]) == 0
+    assert main(["train", "--resume", "--out", out]) == 0
+    assert main(["look", out, "--out", f"{out}/weights.svg"]) == 0
+    assert main(["compare", "da\x1b[2Jta", "--models", "knn", "--minutes", "0.01", "--out", f"{out}-compared"]) == 0
+    assert main(["compare", "digits", "--models", "knn", "--out", out]) == 2
+    said, err = capsys.readouterr()
+    assert "\x1b" not in said + err
+    for line in (
+        r"writing to ru\x1b[31mn",
+        r"all in ru\x1b[31mn",
+        r"ru\x1b[31mn: this run is finished",
+        r"ru\x1b[31mn/weights.svg",
+        r"writing to ru\x1b[31mn-compared",
+        r"all in ru\x1b[31mn-compared",
+    ):
+        assert f"{line}\n" in said
+    assert r"nabi: ru\x1b[31mn: not empty" in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="terminals as POSIX has them")
+def test_control_characters_of_data_never_reach_a_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nabi.cli.terminal.SECONDS_BETWEEN_LINES", 0.0)
+    with Path("terminal").open("w+") as file:
+        for terminal in (False, True):
+            with bar(console(file=file, force_terminal=terminal, color_system=None)) as show:
+                show(f"reading on {terminal} \x1b[2J", 1, 3)
+        file.seek(0)
+        written = file.read()
+    for terminal in (False, True):
+        assert rf"reading on {terminal} \x1b[2J" in written
+        assert f"reading on {terminal} \x1b[2J" not in written
 
 
 def test_the_folder_of_a_run_stands_for_its_model(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,43 +2,49 @@
 
 import csv
 import io
+import itertools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
+from rich.console import Console
 from sklearn.base import clone
 
 from nabi import figures, nn
 from nabi.classifiers import Classifier, TrainedClassifier
+from nabi.cli import INTERRUPTED
 from nabi.cli.characters import json_text, printable
-from nabi.cli.choices import MODELS, SIZES, chosen
-from nabi.cli.pictures import labelled, loaded
-from nabi.cli.results import measure, versions
-from nabi.cli.run_folder import RunFolder, new_folder
+from nabi.cli.choices import MODELS, SIZES, chosen, flip_colours
+from nabi.cli.pictures import held_out, labelled, loaded, refuse_inside, whole_path
+from nabi.cli.results import BATCH, measure, versions
+from nabi.cli.run_folder import RUNS, RunFolder, new_folder
 from nabi.cli.terminal import Show, bar, console, interruptible, note
 from nabi.data import Dataset, Split
 from nabi.errors import DataError, NabiError, SettingError
-from nabi.training import Finished, Started, Stepped
+from nabi.training import Started, Stepped, batch_bounds, evaluation_batch
 
-TRIAL_SECONDS = 2.0  # to see how long a step takes
+TRIAL = 0.1  # of a model's time, at most, to see how long a step takes
+TRIAL_SECONDS = 2.0
 TRIAL_PICTURES = 100  # to see how long an answer takes
 ANSWERING = 0.25  # of a model's time, at most, goes into answers
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a model did."""
+    """What a model did: it answered for ``total`` of the ``test_pictures``, and was trained for ``fit_seconds``."""
 
     model: str
     accuracy: float
     interval: tuple[float, float]
     correct: int
     total: int
+    test_pictures: int
     fit_seconds: float
     epochs: int | None
     all_epochs: int | None
@@ -75,39 +81,41 @@ def compare(
     where = console(stderr=as_json)
     names = _names(models)
     made = {name: chosen({"model": name, "seed": seed}) for name in names}
-    dataset = loaded({"data": _resolved(data), "size": size}, where, strict)
-    if dataset.test is None or not len(dataset.test):
-        raise DataError(f"{data}: no test pictures")
-    if models is None:
-        names = [name for name in names if SIZES.get(name) in (None, dataset.train.images.shape[1])]
-    folder = _folder(out, f"{dataset.name}-compared")
-    where.print(
-        f"{printable(dataset.name)}: {len(dataset.train):,} pictures of {len(dataset.classes)} classes to train on, "
-        f"{len(dataset.test):,} for the test; {minutes:g} minutes for {', '.join(names)}; writing to {folder.path}"
-    )
-    end = time.monotonic() + 60 * minutes
-    rows: list[Row] = []
-    with interruptible() as pressed:
-        for number, name in enumerate(names):
-            share = max(1.0, (end - time.monotonic()) / (len(names) - number))
-            try:
-                row = _tried(name, made[name], dataset, share, folder, where, pressed)
-            except NabiError as error:
-                note(f"{name}: {error}")
-                continue
-            if pressed():
-                break
-            rows.append(row)
-            where.print(_line(row))
-            _write(rows, dataset, folder, {"data": data, "minutes": minutes, "seed": seed, "size": size})
-    if not rows:
-        raise DataError(f"{data}: no model could be trained and tested")
-    if as_json:
-        print(json_text([asdict(row) for row in rows], indent=2))
-    else:
-        _say(rows)
-        where.print(f"all in {folder.path}")
-    if pressed():
+    data = whole_path(data)
+    refuse_inside(data, out or RUNS)
+    with ExitStack() as held:
+        folder = None if out is None else held.enter_context(RunFolder(out))
+        if folder is not None and folder.used():
+            raise SettingError(f"{out}: not empty: choose another folder with --out")
+        dataset = loaded({"data": data, "size": size}, where, strict)
+        if dataset.test is None or not len(dataset.test):
+            raise DataError(f"{data}: no test pictures")
+        if models is None:
+            names = [name for name in names if SIZES.get(name) in (None, dataset.train.images.shape[1])]
+        if folder is None:
+            folder = held.enter_context(new_folder(f"{dataset.name}-compared"))
+        asked = {"data": data, "models": names, "minutes": minutes, "seed": seed, "size": size}
+        folder.start(asked)
+        where.print(
+            f"{printable(dataset.name)}: {len(dataset.train):,} pictures of {len(dataset.classes)} classes to train "
+            f"on, {len(dataset.test):,} for the test; {minutes:g} minutes for {', '.join(names)}; "
+            f"writing to {printable(str(folder.path))}"
+        )
+        try:
+            rows, stopped = _rows({name: made[name] for name in names}, dataset, folder, asked, where)
+        except BaseException:
+            folder.give_up()
+            raise
+        if not rows:
+            folder.give_up()
+            if not stopped:
+                raise DataError(f"{data}: no model could be trained and tested")
+        elif as_json:
+            print(json_text([asdict(row) for row in rows], indent=2))
+        else:
+            _say(rows)
+            where.print(f"all in {printable(str(folder.path))}")
+    if stopped:
         note("stopped")
         raise typer.Exit(INTERRUPTED)
 
@@ -122,19 +130,27 @@ def _names(models: str | None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _resolved(data: str) -> str:
-    path = Path(data).expanduser()
-    return str(path.resolve()) if path.exists() else data
-
-
-def _folder(out: Path | None, name: str) -> RunFolder:
-    if out is None:
-        return new_folder(name)
-    folder = RunFolder(out)
-    if folder.used():
-        raise SettingError(f"{out}: not empty: choose another folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
-    return folder
+def _rows(
+    classifiers: dict[str, Classifier], dataset: Dataset, folder: RunFolder, asked: dict[str, Any], where: Console
+) -> tuple[list[Row], bool]:
+    """Try one after another, and write down what there is after each; and whether Ctrl-C ended it."""
+    end = time.monotonic() + 60 * asked["minutes"]
+    rows: list[Row] = []
+    with interruptible() as pressed:
+        for number, (name, classifier) in enumerate(classifiers.items()):
+            share = max(1.0, (end - time.monotonic()) / (len(classifiers) - number))
+            try:
+                row = _tried(name, classifier, dataset, share, folder, where, pressed)
+            except NabiError as error:
+                note(f"{name}: {error}")
+                continue
+            if row is not None:
+                rows.append(row)
+                where.print(_line(row))
+                _write(rows, dataset, folder, asked)
+            if pressed():
+                break
+        return rows, pressed()
 
 
 def _tried(
@@ -143,17 +159,25 @@ def _tried(
     dataset: Dataset,
     seconds: float,
     folder: RunFolder,
-    where: Any,
+    where: Console,
     pressed: Callable[[], bool],
-) -> Row:
-    """Train a model for so long, and measure it."""
-    if hasattr(classifier, "augment") and dataset.train.images.shape[3] == 3:
-        classifier.augment = "flip"
+) -> Row | None:
+    """Train a model for so long, measure it, and write it to a file; None where Ctrl-C came before it was trained."""
+    assert dataset.test is not None
+    flip_colours(classifier, dataset.train.images)
     with bar(where) as show:
+        end = time.monotonic() + (1 - ANSWERING) * seconds
+        all_epochs = None
+        if isinstance(classifier, TrainedClassifier):
+            all_epochs = _cut(classifier, dataset, min(TRIAL * seconds, TRIAL_SECONDS), end, pressed)
         begun = time.monotonic()
-        all_epochs = _fitted(name, classifier, dataset, (1 - ANSWERING) * seconds, show, pressed)
+        _fit(name, classifier, dataset, end, show, pressed)
         fit_seconds = time.monotonic() - begun
-        asked = _askable(classifier, dataset, ANSWERING * seconds)
+        if pressed():
+            return None
+        asked = _askable(classifier, dataset.test, ANSWERING * seconds)
+        if isinstance(classifier, TrainedClassifier):
+            _warm_up(classifier, asked.images)
         begun = time.monotonic()
         measured, _ = measure(classifier, dataset, asked, show)
         answer_seconds = time.monotonic() - begun
@@ -165,6 +189,7 @@ def _tried(
         interval=tuple(measured["interval"]),
         correct=measured["correct"],
         total=measured["total"],
+        test_pictures=len(dataset.test),
         fit_seconds=fit_seconds,
         epochs=getattr(classifier, "n_iter_", None),
         all_epochs=all_epochs,
@@ -174,34 +199,13 @@ def _tried(
     )
 
 
-def _fitted(
-    name: str, classifier: Classifier, dataset: Dataset, seconds: float, show: Show, pressed: Callable[[], bool]
-) -> int | None:
-    """Fit within so many seconds, and give how many epochs the model would have taken if there was no end to time."""
-    images, labels = labelled(dataset, dataset.train)
-    held_out = dataset.validation if dataset.validation is not None and len(dataset.validation) else None
-    validation = None if held_out is None else labelled(dataset, held_out)
-    end = time.monotonic() + seconds
-    all_epochs = None
-    if isinstance(classifier, TrainedClassifier):
-        all_epochs, epoch_seconds = _pace(classifier, images, labels)
-        classifier.max_iter = max(1, min(all_epochs, int(0.9 * (end - time.monotonic()) / epoch_seconds)))
-    late = lambda: pressed() or time.monotonic() > end
-    for event in classifier.fit_events(images, labels, validation=validation, stop=late):
-        match event:
-            case Started():
-                epochs = event.epochs
-            case Stepped():
-                show(f"{name}, epoch {event.epoch}/{epochs}", event.step, event.steps_per_epoch)
-            case Finished():
-                pass
-    return all_epochs
+def _cut(classifier: TrainedClassifier, dataset: Dataset, trial: float, end: float, pressed: Callable[[], bool]) -> int:
+    """Have a model take only as many epochs as there is time for until ``end``, and give how many it would have taken.
 
-
-def _pace(classifier: TrainedClassifier, images: Any, labels: Any) -> tuple[int, float]:
-    """How many epochs a model takes by itself, and how many seconds one takes; by trying a few steps."""
+    A copy of it tries a few steps, for so many seconds, to see how long one takes.
+    """
     begun, steps = 0.0, -1  # the first step, which has more to do, is not counted
-    events = clone(classifier).fit_events(images, labels)
+    events = clone(classifier).fit_events(*labelled(dataset, dataset.train), stop=pressed)
     for event in events:
         match event:
             case Started():
@@ -209,24 +213,47 @@ def _pace(classifier: TrainedClassifier, images: Any, labels: Any) -> tuple[int,
             case Stepped():
                 steps += 1
                 begun = begun or time.monotonic()
-                if steps > 0 and time.monotonic() - begun > TRIAL_SECONDS:
+                if steps > 0 and time.monotonic() - begun > trial:
                     break
+    now = time.monotonic()
     events.close()
-    return started.epochs, started.steps_per_epoch * (time.monotonic() - begun) / max(steps, 1)
+    an_epoch = started.steps_per_epoch * (now - begun) / max(steps, 1)
+    classifier.max_iter = max(1, min(started.epochs, int(0.9 * (end - now) / max(an_epoch, 1e-9))))
+    return started.epochs
 
 
-def _askable(classifier: Classifier, dataset: Dataset, seconds: float) -> Split:
+def _fit(
+    name: str, classifier: Classifier, dataset: Dataset, end: float, show: Show, pressed: Callable[[], bool]
+) -> None:
+    late = lambda: pressed() or time.monotonic() > end
+    images, labels = labelled(dataset, dataset.train)
+    for event in classifier.fit_events(images, labels, validation=held_out(dataset), stop=late):
+        match event:
+            case Started():
+                epochs = event.epochs
+            case Stepped():
+                show(f"{name}, epoch {event.epoch}/{epochs}", event.step, event.steps_per_epoch)
+
+
+def _askable(classifier: Classifier, test: Split, seconds: float) -> Split:
     """All test pictures, or as many of them, drawn at random, as can be answered in so many seconds."""
-    assert dataset.test is not None
-    trial = dataset.test.images[:TRIAL_PICTURES]
+    trial = test.images[:TRIAL_PICTURES]
     classifier.predict(trial)  # the first answer, which has more to do, is not counted
     begun = time.monotonic()
     classifier.predict(trial)
     each = (time.monotonic() - begun) / len(trial)
     most = max(TRIAL_PICTURES, int(seconds / max(each, 1e-9)))
-    if most >= len(dataset.test):
-        return dataset.test
-    return dataset.test.take(np.sort(np.random.default_rng(0).permutation(len(dataset.test))[:most]))
+    if most >= len(test):
+        return test
+    return test.take(np.sort(np.random.default_rng(0).permutation(len(test))[:most]))
+
+
+def _warm_up(classifier: TrainedClassifier, images: NDArray[Any]) -> None:
+    """Answer a batch of each size that `measure` will ask for: what answers is recorded once for each size."""
+    lengths = {min(BATCH, len(images) - start) for start in range(0, len(images), BATCH)}
+    cuts = [batch_bounds(length, evaluation_batch(images.shape[1:])) for length in lengths]
+    for size in sorted({end - start for bounds in cuts for start, end in itertools.pairwise(bounds)}):
+        classifier.predict(images[:size])
 
 
 # --- the table ---
@@ -254,7 +281,7 @@ def _write(rows: Sequence[Row], dataset: Dataset, folder: RunFolder, asked: dict
     )
 
 
-HEADER = ("model", "accuracy (95% interval)", "training", "epochs", "pictures/s", "parameters", "file")
+HEADER = ("model", "accuracy (95% interval)", "training", "epochs", "test", "pictures/s", "parameters", "file")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -265,6 +292,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.accuracy:.3f} ({row.interval[0]:.3f} to {row.interval[1]:.3f})",
         _seconds(row.fit_seconds),
         epochs,
+        _tested(row),
         f"{row.pictures_per_second:,.0f}",
         f"{row.parameters:,}",
         _size(row.bytes),
@@ -279,8 +307,12 @@ def _size(length: int) -> str:
     return f"{length / 1e6:.1f} MB" if length >= 1e6 else f"{length / 1e3:.0f} kB"
 
 
+def _tested(row: Row) -> str:
+    return f"{row.total:,}" + (f" of {row.test_pictures:,}" if row.total < row.test_pictures else "")
+
+
 def _line(row: Row) -> str:
-    return f"{row.model}: accuracy {row.accuracy:.3f} on {row.total:,} pictures, {_seconds(row.fit_seconds)} to train"
+    return f"{row.model}: accuracy {row.accuracy:.3f} on {_tested(row)} pictures, {_seconds(row.fit_seconds)} to train"
 
 
 def _say(rows: Sequence[Row]) -> None:

@@ -35,7 +35,7 @@ HISTORY, METRICS = "history.csv", "metrics.json"
 HALF_WRITTEN = ".nabi-*.tmp"  # as `replace_file` names it
 RUNS = Path("runs")
 
-HAS_A_RUN = "{}: has a run in it: go on with --resume, or choose another folder with --out"
+HAS_A_RUN = "{}: has a run in it: choose another folder with --out, or go on with nabi train --resume"
 
 
 class RunFolder:
@@ -87,7 +87,7 @@ class RunFolder:
         try:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SettingError(f"{self.path}: another nabi train is at work in it") from None
+            raise SettingError(f"{self.path}: another nabi is at work in it") from None
         except OSError:
             pass  # some network file systems have no locks
 
