@@ -463,6 +463,12 @@ def test_a_docstring_says_what_every_argument_means(name: str) -> None:
     assert "OTHERS" not in text
 
 
+def test_colours_that_come_first_are_warned_of() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8)).astype(np.uint8)
+    with pytest.warns(UserWarning, match=r"channels come last here; .* write np\.moveaxis\(X, 1, -1\)"):
+        made("linear", max_iter=1).fit(images, np.arange(20) % 2)
+
+
 @pytest.mark.parametrize("callbacks", [print, [3], "x"])
 def test_callbacks_are_a_sequence_of_functions(callbacks) -> None:
     with pytest.raises(SettingError, match="it must be a sequence of functions, or None"):

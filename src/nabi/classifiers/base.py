@@ -11,6 +11,7 @@ import math
 import os
 import re
 import reprlib
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -50,6 +51,10 @@ class Classifier(ClassifierMixin, BaseEstimator):
         Shape of one input, (H, W, C) or (features,).
     input_dtype_ : dtype
         uint8 or float32.
+    n_features_in_ : int
+        As scikit-learn counts: the length of the second axis, which is the height of pictures.
+    feature_names_in_ : ndarray of object, (features,)
+        Only where the columns that it was fitted on had names.
     """
 
     registered_name: str
@@ -172,6 +177,12 @@ class Classifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(labels)
         images = _in_float32(images)
         _check_axes(self, images)
+        if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] == images.shape[2] > 3:
+            warnings.warn(
+                f"pictures {images.shape[1:]}: channels come last here; where the first axis is that of the colours, "
+                "write np.moveaxis(X, 1, -1)",
+                stacklevel=4,
+            )
         found = np.unique(labels if classes is None else column_or_1d(classes))
         if not len(found):
             raise DataError("classes= is empty: it must hold all labels that there will ever be")
