@@ -256,3 +256,13 @@ def test_weights_of_classes_come_back_from_a_file(tmp_path) -> None:
     again = load(tmp_path / "model")
     assert again.class_weight == weights
     assert again.callbacks is None
+
+
+def test_alexnet_learns_eight_photographs_by_heart() -> None:
+    """Of 224×224 pixels: noise, of which half is darker."""
+    labels = np.arange(8) % 2
+    images = np.random.default_rng(0).integers(0, 120, (8, 224, 224, 3)) + 130 * labels[:, None, None, None]
+    classifier = ConvNetClassifier("alexnet", max_iter=4, batch_size=8, random_state=0, learning_rate=0.001)
+    classifier.fit(images.astype(np.uint8), labels)
+    assert classifier.loss_curve_[-1] < classifier.loss_curve_[0]
+    assert classifier.score(images.astype(np.uint8), labels) == 1
