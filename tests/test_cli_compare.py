@@ -124,7 +124,7 @@ def test_the_time_is_shared_and_told_as_it_was(clock: Any, monkeypatch: pytest.M
     """
     asked: list[int] = []
     sizes: set[int] = set()
-    steps, answer, answer_batch = LinearClassifier.fit_events, KNNClassifier.scores, LinearClassifier._batch_scores
+    steps, answer, answer_batch = LinearClassifier.fit_events, KNNClassifier.predict, LinearClassifier._batch_scores
 
     def slow_steps(self, *arguments, **options):
         for event in steps(self, *arguments, **options):
@@ -142,7 +142,7 @@ def test_the_time_is_shared_and_told_as_it_was(clock: Any, monkeypatch: pytest.M
         return answer_batch(self, images)
 
     monkeypatch.setattr(LinearClassifier, "fit_events", slow_steps)
-    monkeypatch.setattr(KNNClassifier, "scores", slow_answers)
+    monkeypatch.setattr(KNNClassifier, "predict", slow_answers)
     monkeypatch.setattr(LinearClassifier, "_batch_scores", slow_batches)
     for module in ("results", "compare"):
         monkeypatch.setattr(f"nabi.cli.{module}.BATCH", 90)
