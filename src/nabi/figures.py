@@ -269,10 +269,11 @@ def comparison(
         lengths = np.clip([middle - low, high - middle], 0, None)
         axes.errorbar(middle, places, xerr=lengths, fmt="none", ecolor="#1f3b57", capsize=3)
         for place, value, end, note in zip(places, middle, high, notes, strict=True):
-            axes.text(end + 0.01, place, page.text(f"{value:.3f}   {note}"), va="center", fontsize=8)
+            axes.text(end + 0.01, place, page.text(f"{value:.3f}, {note}"), va="center", fontsize=8)
         axes.set_yticks(places, [page.text(_shortened(name, 24)) for name in names])
         axes.set_xlim(0, 1)
         axes.set_ylim(-0.6, len(names) - 0.4)
+        axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("accuracy on test pictures, with its 95% interval")
         if title:
             axes.set_title(page.text(_shortened(title, 60)), fontsize=10)

@@ -19,7 +19,7 @@ def lines(write: Callable[[str], Any]) -> Listener:
     >>> listen = lines(print)
     >>> listen(Started(epochs=10, epoch=0, step=0, steps_per_epoch=3, history=()))
     >>> listen(EpochEnded(1, 0.5, 0.8, 0.6, 0.75, learning_rate=0.1, seconds=2.0, best=True))
-    epoch  1/10  loss 0.5000  accuracy 0.8000  validation 0.6000  0.7500  2.0 s
+    epoch  1/10  loss 0.5000  accuracy 0.8000  validation loss 0.6000  accuracy 0.7500  2.0 s
     """
     epochs = 0
 
@@ -34,7 +34,7 @@ def lines(write: Callable[[str], Any]) -> Listener:
                 line = f"epoch {event.epoch:{len(str(epochs))}}/{epochs}"
                 line += f"  loss {event.train_loss:.4f}  accuracy {event.train_accuracy:.4f}"
                 if event.validation_loss is not None:
-                    line += f"  validation {event.validation_loss:.4f}  {event.validation_accuracy:.4f}"
+                    line += f"  validation loss {event.validation_loss:.4f}  accuracy {event.validation_accuracy:.4f}"
                 write(f"{line}  {event.seconds:.1f} s")
 
     return listen

@@ -85,7 +85,8 @@ def write_measures(
         "test_accuracy": None,
         "versions": versions(),
     }
-    line = f"no test pictures, validation accuracy {validation}"
+    line = "too few pictures to set any aside for a test"
+    line += "" if validation is None else f": validation accuracy {validation:.4f}"
     if dataset.test is not None and len(dataset.test):
         measured, matrix = measure(classifier, dataset, dataset.test, show)
         content |= {f"test_{name}": value for name, value in measured.items()}

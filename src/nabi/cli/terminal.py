@@ -49,7 +49,7 @@ def bar(where: Console) -> Iterator[Show]:
 
         def write(what: str, done: int, total: int) -> None:
             nonlocal last
-            if done < total and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            if 0 < done < total and time.monotonic() - last >= SECONDS_BETWEEN_LINES:
                 last = time.monotonic()
                 where.print(f"{printable(what)} {100 * done // max(total, 1)}%")
 

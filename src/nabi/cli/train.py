@@ -116,6 +116,8 @@ def train(
             asked.setdefault("size", SIZES[asked["model"]])
         refuse_inside(asked["data"], out or RUNS)
         where = console()
+        if resume and (folder is None or not (folder.path / CHECKPOINT).exists()):
+            note(f"{printable(str(out))}: nothing to go on from yet: this run begins with its first epoch")
         dataset = loaded(asked, where, strict)
         if "augment" not in asked:
             flip_colours(classifier, dataset.train.images)
@@ -159,6 +161,9 @@ def _run(
         f"{len(dataset.validation or ()):,} for validation, {len(dataset.test or ()):,} for the test; "
         f"writing to {printable(str(folder.path))}"
     )
+    if asked["data"] not in NAMED and "size" not in asked:
+        height, width, channels = dataset.train.images.shape[1:]
+        where.print(f"as pictures of {height}x{width}x{channels}; --size brings them to another")
     with interruptible() as interrupted:
         events = classifier.fit_events(
             images,
@@ -188,10 +193,23 @@ def _run(
         whose = f"the weights of epoch {finished.best_epoch}" if finished.best_epoch else "the weights as they were"
         note(f"stopped; {folder.path / MODEL} has {whose}; to go on: {again}")
         raise typer.Exit(INTERRUPTED)
+    if finished.best_epoch:
+        where.print(_kept(finished))
     with bar(where) as show:
         said = write_measures(classifier, dataset, folder, asked, show)
     where.print(said)
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _kept(finished: Finished) -> str:
+    """Which epoch's weights were kept, and why."""
+    row = finished.history[finished.best_epoch - 1]
+    if row.validation_accuracy is None:
+        return f"kept is epoch {finished.best_epoch}, the last: there were no validation pictures to choose by"
+    return (
+        f"kept is epoch {finished.best_epoch} of {finished.epochs}, the best on validation: "
+        f"loss {row.validation_loss:.4f}, accuracy {row.validation_accuracy:.4f}"
+    )
 
 
 def _show(events: Iterator[Event], where: Console, listeners: Sequence[Listener]) -> Finished:

@@ -77,9 +77,9 @@ def restore(path: str | os.PathLike[str], state: Any, settings: Mapping[str, Any
     for name in sorted({*settings, *header["settings"]}):
         then, now = header["settings"].get(name), settings.get(name)
         if then != now and not (isinstance(now, tuple) and then == list(now)):
-            raise SettingError(
-                f"{path}: of a run with {name}={then!r}, not {now!r}: go on with the same, or start anew"
-            )
+            # A digest says nothing to people.
+            what = f"other {name}" if len(str(then)) > 60 else f"{name}={then!r}, not {now!r}"
+            raise SettingError(f"{path}: of a run with {what}: go on with the same, or start anew")
     now = {name.removeprefix("now."): value for name, value in arrays.items() if name.startswith("now.")}
     tensors = nest.tensors(state)
     if set(now) != set(tensors):
