@@ -279,7 +279,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         header = {
             "classifier": self.registered_name,
             "arguments": {
-                name: plain(value) for name, value in self.get_params(deep=False).items() if name not in _UNSAID
+                name: plain(value) for name, value in self.get_params(deep=False).items() if name not in _NOT_IN_FILES
             },
             "classes": self.classes_.tolist(),
             "classes_dtype": self.classes_.dtype.str,
@@ -302,7 +302,7 @@ def rebuild(classifier: type[Classifier], arrays: Arrays, header: Mapping[str, A
     """
     try:
         held = sum(array.size for array in arrays.values())
-        arguments = {name: _said(value, held) for name, value in header["arguments"].items()}
+        arguments = {name: _read_back(value, held) for name, value in header["arguments"].items()}
         known = set(inspect.signature(classifier).parameters)
         if not known >= set(arguments):
             raise ModelFileError(f"unknown argument {reprlib.repr(min(set(arguments) - known))}: of a newer nabi?")
@@ -350,7 +350,7 @@ def _classes(names: Any, dtype: Any) -> NDArray[Any]:
     return classes
 
 
-_UNSAID = ("callbacks",)  # in files: they belong to who trains
+_NOT_IN_FILES = ("callbacks",)  # in files: they belong to who trains
 
 # allow_nd: pictures have four axes. Which shapes and kinds there are is checked here, in words of our own.
 _ACCEPTED: dict[str, Any] = {"dtype": "numeric", "allow_nd": True, "ensure_min_samples": 1}
@@ -411,10 +411,10 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _said(value: Any, held: int) -> Any:
+def _read_back(value: Any, held: int) -> Any:
     """A constructor argument that `plain` wrote; a model in it may ask for so many numbers."""
     if isinstance(value, list):
-        return tuple(_said(item, held) for item in value)
+        return tuple(_read_back(item, held) for item in value)
     if isinstance(value, dict) and "pairs" in value:
-        return {key: _said(item, held) for key, item in value["pairs"]}
+        return {key: _read_back(item, held) for key, item in value["pairs"]}
     return nn.build(value, held) if isinstance(value, dict) else value

@@ -24,7 +24,7 @@ from nabi.listeners import lines
 from nabi.training import EpochEnded, Event, Examples, Learner, Started, run
 
 # They do not decide on what a run ends with, or are said elsewhere (the seed).
-_UNSAID = ("random_state", "callbacks", "verbose", "warm_start")
+_DECIDING_NOTHING = ("random_state", "callbacks", "verbose", "warm_start")
 
 
 class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
@@ -182,7 +182,7 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
             batch_size=batch_size,
             seed=seed,
             patience=self.n_iter_no_change if self.early_stopping else None,
-            about={} if options.get("checkpoint") is None else self._said() | dict(about or {}),
+            about={} if options.get("checkpoint") is None else self._deciding() | dict(about or {}),
             engine=self.engine,
             **self._plan(learner, examples, batch_size, seed),
             **options,
@@ -269,10 +269,10 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         curve: list[float] = self.history_["train_loss"]
         return curve
 
-    def _said(self) -> dict[str, Any]:
+    def _deciding(self) -> dict[str, Any]:
         """The settings that decide on what a run ends with, as JSON has them."""
-        said = {name: plain(value) for name, value in self.get_params(deep=False).items() if name not in _UNSAID}
-        return {"model": self.registered_name, **said}
+        deciding = {name: value for name, value in self.get_params(deep=False).items() if name not in _DECIDING_NOTHING}
+        return {"model": self.registered_name} | {name: plain(value) for name, value in deciding.items()}
 
     def _learnt(self) -> tuple[Any, NDArray[Any], tuple[int, ...], Any] | None:
         """The model of the last `fit`, and what it was fitted on."""

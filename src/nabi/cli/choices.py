@@ -77,7 +77,7 @@ def chosen(asked: Mapping[str, Any]) -> Classifier:
             continue
         argument = OPTIONS[option][0]
         if argument in known:
-            arguments |= _said(option, argument, value)
+            arguments |= _arguments(option, argument, value)
         elif option != "seed":  # every run has one, whether anything is drawn at random or not
             raise SettingError(f"{as_typed(option)}: the model {asked['model']} has nothing of the kind")
     if not 0 <= asked["seed"] < 2**63:
@@ -98,7 +98,7 @@ def flip_colours(classifier: Classifier, images: NDArray[Any]) -> None:
         classifier.augment = "flip"
 
 
-def _said(option: str, argument: str, value: Any) -> dict[str, Any]:
+def _arguments(option: str, argument: str, value: Any) -> dict[str, Any]:
     """The constructor arguments that an option stands for."""
     match option:
         case "hidden":

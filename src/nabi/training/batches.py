@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi import random
+from nabi import random, threads
 from nabi.data.augment import Pipeline, batch
 from nabi.errors import DataError
 from nabi.graph import namespace
@@ -59,8 +59,12 @@ class Examples(NamedTuple):
             raise DataError("there are no pictures to train on")
         key = random.fold_in(namespace.numpy, random.key(seed), np.uint32(epoch))
         order = random.permutation(namespace.numpy, key, len(self.images))
-        for first, end in itertools.pairwise(batch_bounds(len(order), batch_size)[start:]):
-            yield self.take(order[first:end], key)
+        bounds = itertools.pairwise(batch_bounds(len(order), batch_size)[start:])
+        chosen = (order[first:end] for first, end in bounds)
+        if self.augment is None:
+            yield from (self.take(some, key) for some in chosen)
+        else:  # while a step is taken, the next pictures are varied
+            yield from threads.map_in_order(lambda some: self.take(some, key), chosen, ahead=2)
 
 
 def batch_bounds(length: int, batch_size: int) -> list[int]:
