@@ -197,11 +197,19 @@ def test_the_same_seed_writes_the_same_weights_and_another_seed_others(trained: 
 @pytest.mark.parametrize(
     ("data", "options", "at_least"),
     [
-        ("fashion-mnist", "", 0.89),
-        ("cifar10-jpeg.tar.xz", "--model linear --loss hinge", 0.39),
+        ("fashion-mnist", "", 0.90),
+        ("fashion-mnist", "--model knn", 0.85),
+        (
+            "fashion-mnist",
+            "--model linear --loss softmax --optimizer adamw --average 0.999 --weight-decay 0.01",
+            0.845,
+        ),
+        ("cifar10-jpeg.tar.xz", "--model perceptron", 0.25),
+        ("cifar10-jpeg.tar.xz", "--model perceptron --averaged", 0.38),
+        ("cifar10-jpeg.tar.xz", "--model linear --loss hinge", 0.38),
         ("cifar10-jpeg.tar.xz", "--model linear --loss softmax", 0.405),
-        ("cifar10-jpeg.tar.xz", "--model three-layer", 0.49),
-        ("cifar10-jpeg.tar.xz", "--model mlp", 0.57),
+        ("cifar10-jpeg.tar.xz", "--model three-layer", 0.50),
+        ("cifar10-jpeg.tar.xz", "--model mlp --hidden 1024,512 --augment flip,mixup:0.3 --epochs 40", 0.60),
     ],
 )
 def test_real_pictures(real_data: Path, data: str, options: str, at_least: float) -> None:
