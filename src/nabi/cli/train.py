@@ -117,7 +117,7 @@ def train(
         refuse_inside(asked["data"], out or RUNS)
         where = console()
         if resume and (folder is None or not (folder.path / CHECKPOINT).exists()):
-            note(f"{printable(str(out))}: nothing to go on from yet: this run begins with its first epoch")
+            where.print(f"{printable(str(out))}: nothing to go on from yet: this run begins with its first epoch")
         dataset = loaded(asked, where, strict)
         if "augment" not in asked:
             flip_colours(classifier, dataset.train.images)
