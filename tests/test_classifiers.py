@@ -397,6 +397,17 @@ def test_each_part_is_learnt_at_the_rate_that_is_asked_for(name: str) -> None:
         classifier.set_params(learning_rate="find").partial_fit(images, labels)
 
 
+@every_network
+def test_between_parts_the_rule_may_change(name: str) -> None:
+    images, labels = pictures(n=60)
+    classifier = made(name).partial_fit(images, labels, classes=NAMES)
+    before = weights(classifier)
+    classifier.set_params(optimizer="adam", average=0.5).partial_fit(images, labels)
+    classifier.set_params(optimizer="sgd", average=None).partial_fit(images, labels)
+    assert weights(classifier) != before
+    assert classifier.n_iter_ == 3
+
+
 @pytest.mark.parametrize("name", ["linear", "perceptron"])
 def test_a_part_counts_as_much_as_it_is_given(name: str) -> None:
     images, labels = pictures(n=60)

@@ -231,8 +231,9 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         learner = self._learner(batch_size)
         learner.learning_rate = self._partial_rate(batch_size)
         tensors = nest.tensors(learner.state)
-        for path, value in self._partial.items():  # as it was after the last part
-            tensors[path].assign(value)
+        for path, value in self._partial.items():  # as it was after the last part, if it learns by the same rule
+            if path in tensors:
+                tensors[path].assign(value)
         weights = example_weights(sample_weight, self.class_weight, images, labels, self.classes_)
         events = run(
             learner,
@@ -247,9 +248,7 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
             if isinstance(event, EpochEnded):
                 self._remember(replace(event, epoch=self.n_iter_ + 1))
                 # Where weights are averaged, those that are trained, and not their average, which the model keeps.
-                self._partial = {
-                    path: t.numpy() for path, t in tensors.items() if path not in ("optimizer.learning_rate",)
-                }
+                self._partial = {path: t.numpy() for path, t in tensors.items() if path != "optimizer.learning_rate"}
 
     def _forget(self) -> None:
         """Begin a new history."""
