@@ -17,7 +17,7 @@ class Attempt:
 
 @contextmanager
 def attempt(classifier: Any) -> Iterator[Attempt]:
-    """Put back every attribute, and the values of all tensors in the model and in what it learns by, on an exception.
+    """Put back every attribute, and the values of all tensors in the model, on an exception.
 
     Examples
     --------
@@ -33,8 +33,7 @@ def attempt(classifier: Any) -> Iterator[Attempt]:
     1
     """
     before = dict(vars(classifier))
-    tensors = [before.get("model_", []), getattr(before.get("_partial"), "state", [])]
-    values = [(tensor, tensor.value) for tensor in nest.tensors(tensors).values()]
+    values = [(tensor, tensor.value) for tensor in nest.tensors(before.get("model_", [])).values()]
     tried = Attempt()
     try:
         yield tried

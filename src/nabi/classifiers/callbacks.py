@@ -41,7 +41,6 @@ class Callbacks:
         self._given = {"X": X, "y": y}
         self._listeners = list(listeners)
         self._fit: Any = None
-        self._epoch: Any = None
         self.stopped = False
 
     def __call__(self, event: Event) -> None:

@@ -104,7 +104,7 @@ class Rosenblatt(Learner):
 
     def __init__(self, model: Any, averaged: bool) -> None:
         self.model = model
-        self.averages = averaged
+        self.averaged = averaged
         self._last: tuple[Any, Any] | None = None
         shape = model.linear.weight.shape
         # The mean of all weights is the last ones less what each change came too late for: Σ t·change / T.
@@ -135,7 +135,7 @@ class Rosenblatt(Learner):
                     for row, sign in ((label, 1), (answer, -1)):
                         weight[row] += sign * change
                         bias[row] += sign * rate
-                        if self.averages:
+                        if self.averaged:
                             late_weight[row] += seen * sign * change
                             late_bias[row] += seen * sign * rate
                 seen += 1
@@ -148,7 +148,7 @@ class Rosenblatt(Learner):
 
     def swap(self) -> None:
         """Put the mean where the weights are, and back."""
-        if not self.averages:
+        if not self.averaged:
             return
         linear = self.model.linear
         if self._last is None:

@@ -21,6 +21,7 @@ from nabi.classifiers import Classifier, TrainedClassifier
 from nabi.cli import INTERRUPTED
 from nabi.cli.characters import json_text, printable
 from nabi.cli.choices import MODELS, SIZES, chosen, flip_colours
+from nabi.cli.look_table import aligned
 from nabi.cli.pictures import held_out, labelled, loaded, refuse_inside, whole_path
 from nabi.cli.results import BATCH, measure, versions
 from nabi.cli.run_folder import RUNS, RunFolder, new_folder
@@ -316,14 +317,6 @@ def _line(row: Row) -> str:
 
 
 def _say(rows: Sequence[Row]) -> None:
-    table = [HEADER, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     print()
-    for cells in table:
-        left, right = cells[:2], cells[2:]
-        print(
-            "  ".join(
-                [f"{cell:<{width}}" for cell, width in zip(left, widths, strict=False)]
-                + [f"{cell:>{width}}" for cell, width in zip(right, widths[2:], strict=True)]
-            ).rstrip()
-        )
+    for line in aligned([HEADER, *map(_cells, rows)], right=len(HEADER) - 2):
+        print(line)

@@ -1,6 +1,5 @@
 """How a step learns from a batch."""
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -23,14 +22,11 @@ class Learner:
         ``model(images, training=...)`` gives scores (N, K).
     state : nest of tensors
         All that a step changes, the model included: what a checkpoint holds.
-    averages : bool
-        Whether what is kept are other weights than those that are trained: see `swap`.
     """
 
     model: Any
     state: dict[str, Any]
     learning_rate: float = 1.0
-    averages: bool = False
 
     def step(self, *batch: Any) -> tuple[Any, Any]:
         """Learn from a batch (see `Examples.take`): its loss, and how many pictures were right before."""
@@ -91,7 +87,6 @@ class GradientDescent(Learner):
             return value, ops.sum(ops.argmax(scores, axis=1) == labels)
 
         self._averages = averages
-        self.averages = averages is not None
         self._step = compile(descend, state=self.state, engine=engine)
 
     @property
@@ -111,5 +106,5 @@ class GradientDescent(Learner):
         if self._averages is not None:
             self._averages.swap()
 
-    def culprit(self, trail: deque[tuple[list[Any], list[Any]]]) -> str | None:
+    def culprit(self, trail: Trail) -> str | None:
         return culprit(self._step.plan, trail)
