@@ -281,13 +281,167 @@ def test_few_pictures_need_no_room(root, monkeypatch):
     assert len(data.load(root).train) == 4
 
 
-def test_no_room_for_many_pictures_is_said(tmp_path, monkeypatch):
+@pytest.fixture
+def no_room(monkeypatch):
+    """A disk that is too full for what does not stay in memory."""
     monkeypatch.setattr(folders, "MAX_IN_MEMORY", 100)
+    monkeypatch.setattr(folders, "MAX_UNCACHED", 100)
     monkeypatch.setattr(cache, "BLOCK", 100)
-    monkeypatch.setattr(cache, "KEEP_FREE", 1 << 62)
-    root = write_tree(tmp_path / "pets", pets())
-    with pytest.raises(DataError, match=r"no room for the decoded pictures in .*NABI_CACHE"):
-        data.load(root)
+    free = cache.folder().parent if cache.folder().parent.exists() else Path("/")
+    room = shutil.disk_usage(free)._replace(free=cache.KEEP_FREE + 900)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room)
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz"])
+def test_no_room_for_many_pictures_of_a_compressed_archive_is_said(tmp_path, no_room, mode):
+    path = tmp_path / "pets.tar"
+    path.write_bytes(tar(pets(), mode))
+    with pytest.raises(DataError, match=rf"^{path}: no room for the decoded pictures in [^\n]*NABI_CACHE[^\n]*unpack"):
+        data.load(path)
+
+
+def written(path, form):
+    """The pets as a folder or as a tar."""
+    if form == "folder":
+        return write_tree(path / "pets", pets())
+    (path / "pets.tar").write_bytes(tar(pets()))
+    return path / "pets.tar"
+
+
+@pytest.mark.parametrize("form", ["folder", "tar"])
+def test_without_room_pictures_are_decoded_when_they_are_asked_for(tmp_path, no_room, decoded, monkeypatch, form):
+    path = written(tmp_path, form)
+    found = data.load(path)
+    assert len(decoded) == 8
+    assert isinstance(found.train.images, data.OnDemand)
+    assert not list(cache.folder().rglob("*.npy"))  # what is kept is what is known of them
+    again = data.load(path)
+    assert len(decoded) == 8
+    assert again.train.images[1].tobytes() == pixels(hash_of("train/cat/1.png")).tobytes()
+    assert len(decoded) == 9
+    same(found, again)
+    monkeypatch.undo()
+    monkeypatch.setenv("NABI_CACHE", str(tmp_path / "other"))
+    same(found, data.load(path))
+
+
+def test_when_there_is_room_again_it_is_used(root, no_room, monkeypatch):
+    found = data.load(root)
+    monkeypatch.setattr(cache, "KEEP_FREE", 0)
+    again = data.load(root)
+    assert isinstance(again.train.images, np.memmap)
+    same(found, again)
+
+
+@pytest.mark.parametrize("form", ["folder", "tar"])
+def test_free_disk_is_looked_at_before_anything_is_written(tmp_path, no_room, monkeypatch, form):
+    """That 300 pictures will not go there is known when the first would: from how many files, or from how large."""
+    tree = {f"a/{number}.png": encoded(pixels(number)) for number in range(300)}
+    path = write_tree(tmp_path / "many", tree) if form == "folder" else tmp_path / "many.tar"
+    if form == "tar":
+        path.write_bytes(tar(tree))
+    on_disk = []
+    real = folders._Pictures._write
+
+    def watched(self, file, picture):
+        kept = real(self, file, picture)
+        if kept:
+            on_disk.append(file.tell() > folders.MAX_IN_MEMORY)
+        return kept
+
+    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 2000)
+    monkeypatch.setattr(folders._Pictures, "_write", watched)
+    for room, expected in ((40_000, False), (100_000, True)):  # 2 x 300 x 126 bytes are 75,600
+        monkeypatch.setattr(cache, "KEEP_FREE", shutil.disk_usage(path).free - room)
+        data.load(path)
+        assert any(on_disk) == expected
+
+
+def test_more_than_the_cache_takes_is_not_cached(root, monkeypatch, no_room):
+    monkeypatch.setattr(cache, "KEEP_FREE", 0)
+    monkeypatch.setattr(cache, "MAX_TOTAL", 900)
+    assert isinstance(data.load(root).train.images, data.OnDemand)
+
+
+def test_a_disk_that_becomes_full_is_noticed(root, monkeypatch, no_room):
+    monkeypatch.setattr(cache, "KEEP_FREE", 0)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    expected = data.load(root)
+    cache.clear()
+    monkeypatch.setattr(folders._Pictures, "_row", lambda *_: folders._Pictures._no_room(None, "no space left"))
+    monkeypatch.setattr(cache, "_write_images", full)
+    found = data.load(root)
+    assert isinstance(found.train.images, data.OnDemand)
+    same(expected, found)
+
+
+def test_mixed_sizes_are_kept_where_there_is_room_for_what_they_become(tmp_path, monkeypatch, decoded, no_room):
+    tree = {f"a/{number}.png": encoded(pixels(number, 200, 200)) for number in range(3)}
+    root = write_tree(tmp_path / "mixed", tree | {"a/9.png": encoded(pixels(9, 50, 40))})
+    monkeypatch.setattr(cache, "KEEP_FREE", 0)
+    room = shutil.disk_usage(root)._replace(free=100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room)
+    found = data.load(root)
+    assert len(decoded) == 8
+    assert isinstance(found.train.images, np.memmap)
+    assert found.train.images.shape == (4, 32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("gone", "no such file or directory"),
+        ("replaced", "has changed since"),
+        ("touched", "has changed since"),
+        ("folder", "a link to a folder|not a regular file"),
+        ("out", "a link that leads outside"),
+    ],
+)
+def test_a_file_that_changes_between_epochs_is_named(root, tmp_path, no_room, change, reason):
+    images = data.load(root).train.images
+    path = root / "train/cat/1.png"
+    images[:2]
+    status = path.stat()
+    if change != "touched":
+        path.unlink()
+    if change == "replaced":
+        path.write_bytes(encoded(pixels(5)))
+    elif change == "touched":
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    elif change == "folder":
+        path.mkdir()
+    elif change == "out":
+        (tmp_path / "x.png").write_bytes(encoded(pixels(5)))
+        path.symlink_to(tmp_path / "x.png")
+    with pytest.raises(DataError, match=rf"^{path}: ({reason})[^\n]*$"):
+        images[:2]
+    assert images[0].tobytes() == pixels(hash_of("train/cat/0.png")).tobytes()
+
+
+@pytest.mark.parametrize("change", ["gone", "replaced", "short"])
+def test_an_archive_that_changes_between_epochs_is_named(tmp_path, no_room, change):
+    path = written(tmp_path, "tar")
+    images = data.load(path).train.images
+    content = path.read_bytes()
+    path.unlink()
+    if change != "gone":
+        path.write_bytes(content[:5000] if change == "short" else content)
+        os.utime(path, ns=(0, 1))
+    with pytest.raises(DataError, match=rf"^{path}: (no such file|has changed since)[^\n]*$"):
+        images[:2]
+
+
+def test_a_picture_that_can_no_longer_be_decoded_is_named(root, no_room, monkeypatch):
+    images = data.load(root).train.images
+    path = root / "train/cat/1.png"
+    status = path.stat()
+    path.write_bytes(bytes(status.st_size))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(DataError, match=rf"^{path}: has changed since[^\n]*$"):
+        images[1]
 
 
 @pytest.mark.long

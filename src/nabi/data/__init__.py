@@ -7,8 +7,9 @@ training; :mod:`nabi.data.cache` lists and clears what was kept.
 
 Inside, each file imports only from those above it::
 
-    dataset     what a data set is                     files       folders and archives, with a cap on everything
-    splits      dividing by content                    decode      one picture
+    ondemand    pictures of a set larger than memory   files       folders and archives, with a cap on everything
+    dataset     what a data set is                     decode      one picture
+    splits      dividing by content
     cache       decoded pictures kept on disk          unpickle    CIFAR's pickles, without trusting them
     idx, cifar, folders     three kinds of source      official    finding and fetching published files
     named       the sets known by name: declarations   loading, stream    the two doors
@@ -18,11 +19,13 @@ Inside, each file imports only from those above it::
 from nabi.data import augment, cache
 from nabi.data.dataset import Dataset, Split
 from nabi.data.loading import load
+from nabi.data.ondemand import OnDemand
 from nabi.data.splits import complete_splits, content_keys, split_by_content
 from nabi.data.stream import pictures
 
 __all__ = [
     "Dataset",
+    "OnDemand",
     "Split",
     "augment",
     "cache",

@@ -1,9 +1,10 @@
 """Decoded pictures kept on disk, so that the second start is quick.
 
 An entry is a folder with two files: ``images.npy``, which is memory-mapped, and ``about``, which says what is in it and
-has a checksum for every 16 MiB of it. An entry is made beside and renamed, and checked whole whenever it is opened: one
-that is damaged counts as absent. The cache folder is ``NABI_CACHE`` or the platform's place for caches; it belongs to
-the user alone (mode 0700), has a capped size, and leaves some of the disk free.
+has a checksum for every 16 MiB of it. Where the pictures are too many to be kept, there is ``about`` alone. An entry is
+made beside and renamed, and checked whole whenever it is opened: one that is damaged counts as absent. The cache folder
+is ``NABI_CACHE`` or the platform's place for caches; it belongs to the user alone (mode 0700), has a capped size, and
+leaves some of the disk free.
 """
 
 import base64
@@ -16,10 +17,10 @@ import stat
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,8 @@ NEW = ".new-"  # begins the name of an entry that is not finished
 DAY = 24 * 60 * 60
 TAG = "CACHEDIR.TAG"
 SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache of nabi: it can be removed.\n"
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,8 @@ def key(*parts: Any) -> str:
 
 def load(name: str) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
     """What an entry says about itself and its images (a read-only memory map); ``None`` if it is absent or damaged."""
-    try:
-        path = private_folder("pictures") / name
-    except OSError:
-        return None
-    try:
+
+    def read(path: Path) -> tuple[dict[str, Any], NDArray[np.uint8]]:
         about = _read_about(path)
         images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
         if images.dtype != np.uint8 or list(images.shape) != about["shape"] or not images.flags.c_contiguous:
@@ -126,12 +126,14 @@ def load(name: str) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
         blocks = (flat[start : start + BLOCK] for start in range(0, flat.size, BLOCK))
         if list(threads.map_in_order(zlib.crc32, blocks)) != about["checksums"]:
             raise ValueError("a checksum differs")
-        with contextlib.suppress(OSError):  # a cache that can only be read
-            os.utime(path)
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        _remove(path)
-        return None
-    return about, images
+        return about, images
+
+    return _whole(name, read)
+
+
+def load_about(name: str) -> dict[str, Any] | None:
+    """What an entry without images says about them; ``None`` if it is absent or damaged."""
+    return _whole(name, _read_about)
 
 
 def store(
@@ -144,23 +146,18 @@ def store(
     size = int(np.prod(shape, dtype=object))
     if size > MAX_TOTAL or not has_room(size):
         return None
-    try:
-        home = private_folder("pictures")
-        beside = Path(tempfile.mkdtemp(prefix=NEW, dir=home))
-    except OSError:
-        return None
-    try:
+
+    def write(beside: Path) -> None:
         checksums = _write_images(beside / "images.npy", shape, rows)
-        body = json.dumps({**about, "shape": list(shape), "checksums": checksums}).encode()
-        _write_synced(beside / "about", hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-        with contextlib.suppress(FileExistsError, OSError):  # another process may have been quicker
-            beside.rename(home / name)
-    except OSError:
-        return None
-    finally:
-        _remove(beside)
-    _make_room(keep=name)
-    return load(name)
+        _write_about(beside, {**about, "shape": list(shape), "checksums": checksums})
+
+    return load(name) if _put(name, write) else None
+
+
+def store_about(name: str, about: dict[str, Any]) -> None:
+    """Write an entry without images, if the cache can take it."""
+    if has_room(0):
+        _put(name, lambda beside: _write_about(beside, about))
 
 
 def has_room(size: int) -> bool:
@@ -221,12 +218,52 @@ def _write_images(path: Path, shape: tuple[int, ...], rows: Iterable[NDArray[np.
     return [*checksums, checksum] if filled else checksums
 
 
+def _whole(name: str, read: Callable[[Path], Found]) -> Found | None:
+    """What is read of an entry, which is then marked as used; one that cannot be read as it was written is removed."""
+    try:
+        path = private_folder("pictures") / name
+    except OSError:
+        return None
+    try:
+        found = read(path)
+        with contextlib.suppress(OSError):  # a cache that can only be read
+            os.utime(path)
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        _remove(path)
+        return None
+    return found
+
+
+def _put(name: str, write: Callable[[Path], None]) -> bool:
+    """Write an entry beside and rename it; false, with nothing left behind, where that cannot be done."""
+    try:
+        home = private_folder("pictures")
+        beside = Path(tempfile.mkdtemp(prefix=NEW, dir=home))
+    except OSError:
+        return False
+    try:
+        write(beside)
+        with contextlib.suppress(FileExistsError, OSError):  # another process may have been quicker
+            beside.rename(home / name)
+    except OSError:
+        return False
+    finally:
+        _remove(beside)
+    _make_room(keep=name)
+    return True
+
+
 def _read_about(path: Path) -> dict[str, Any]:
     digest, _, body = (path / "about").read_bytes().partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != digest:
         raise ValueError("the digest differs")
     about: dict[str, Any] = json.loads(body)
     return about
+
+
+def _write_about(path: Path, about: dict[str, Any]) -> None:
+    body = json.dumps(about).encode()
+    _write_synced(path / "about", hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
 def _write_synced(path: Path, content: bytes) -> None:

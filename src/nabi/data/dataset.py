@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nabi.data.ondemand import OnDemand
 from nabi.errors import DataError
+
+MAX_COPIED = 1 << 30  # bytes of a memory map that are copied to memory where some of its pictures are chosen
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -16,7 +20,8 @@ class Split:
     Parameters
     ----------
     images : array of uint8, shape (N, H, W, C)
-        C is 1 (grey) or 3 (red, green, blue). In memory or memory-mapped, and then read-only.
+        C is 1 (grey) or 3 (red, green, blue). In memory; or memory-mapped, and then read-only; or, of a set that is
+        too large for either, a :class:`~nabi.data.OnDemand`, which stands where the array would.
     labels : array of int64, shape (N,)
         Positions in the data set's ``classes``.
     names : sequence of str, optional
@@ -57,9 +62,17 @@ class Split:
         return len(self.images)
 
     def take(self, positions: NDArray[np.intp]) -> "Split":
-        """The pictures at these positions, as a split of its own."""
+        """The pictures at these positions, as a split of its own.
+
+        They are copied if they are in memory, or few; of a large memory map they stay on the disk.
+        """
+        images: Any = self.images
+        if isinstance(images, np.memmap) and len(positions) * images[:1].nbytes > MAX_COPIED:
+            rows = np.asarray(images)
+            images = OnDemand(rows.__getitem__, rows.shape)
+        chosen: Any = images.take(positions) if isinstance(images, OnDemand) else images[positions]
         return Split(
-            self.images[positions],
+            chosen,
             self.labels[positions],
             None if self.names is None else [self.names[position] for position in positions],
             None if self.keys is None else self.keys[positions],

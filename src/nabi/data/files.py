@@ -37,6 +37,9 @@ MAX_XZ_MEMORY = 256 * MEBIBYTE
 
 LEADS_OUT = "a link that leads outside the folder"
 TO_A_FOLDER = "a link to a folder"
+CHANGED = "has changed since the pictures were loaded: load them again"
+
+ReadAgain = Callable[[str, int, int], bytes]  # name, size and mark of a member: its content
 
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 
@@ -63,11 +66,13 @@ class Member:
 
     ``name`` is relative, with ``/``. ``read()`` gives the content, from any thread; it raises :class:`DataError` where
     the content cannot be had. ``problem`` says why not, where that is known beforehand. A folder ends with ``/``.
+    ``mark`` is by what :func:`reading_again` finds the content: of a file in a folder when it was changed last, in
+    nanoseconds, of one in a tar that is not compressed where it begins there.
     """
 
     name: str
     size: int = 0
-    modified: int = 0
+    mark: int = 0
     problem: str = ""
     read: Callable[[], bytes] = lambda: b""
 
@@ -116,6 +121,56 @@ def members(
             if not is_hidden(member.name):
                 yield member
             del member  # its content would stay while the next is read
+
+
+def reading_again(path: Path) -> ReadAgain | None:
+    """How to read the content of one member of a folder or archive, at any later time, from any thread.
+
+    Returns
+    -------
+    callable or None
+        Takes ``name``, ``size`` and ``mark`` of a :class:`Member` and gives its content; it raises :class:`DataError`
+        that names the file where it is gone, or is not what it was when this function was called (in a folder: when
+        the member was found). ``None`` where only reading everything before it would do: of a compressed archive.
+    """
+    if path.is_dir():
+        top = path.resolve()
+        return lambda name, size, mark: _read_unchanged(path, top, name, size, mark)
+    with open_regular(path) as file:
+        if file.read(6).startswith((*_ZIP_STARTS, b"\x1f\x8b", b"\xfd7zXZ\0")):
+            return None
+        before = _state(file)
+
+    def read(name: str, size: int, mark: int) -> bytes:
+        with open_regular(path) as file:
+            try:
+                file.seek(mark)
+                content = file.read(size)
+                same = _state(file) == before and len(content) == size
+            except OSError as error:
+                raise DataError(f"{path}: {name}: {_reason(error)}") from None
+        if not same:
+            raise DataError(f"{path}: {CHANGED}")
+        return content
+
+    return read
+
+
+def _read_unchanged(root: Path, top: Path, name: str, size: int, mark: int) -> bytes:
+    member = _file_member(top / name, name, top)
+    if member.problem:
+        raise DataError(f"{root / name}: {member.problem}")
+    if (member.size, member.mark) != (size, mark):
+        raise DataError(f"{root / name}: {CHANGED}")
+    try:
+        return member.read()
+    except DataError as error:
+        raise DataError(f"{root / name}: {str(error).removeprefix(f'{name}: ')}") from None
+
+
+def _state(file: IO[bytes]) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 def is_hidden(name: str) -> bool:
@@ -372,7 +427,7 @@ def _tar_member(archive: tarfile.TarFile, entry: tarfile.TarInfo, wanted: Callab
         return Member(name, entry.size)
     opened = archive.extractfile(entry)
     content = _read_up_to(opened, entry.size) if opened else b""
-    return Member(name, len(content), read=lambda: content)
+    return Member(name, len(content), entry.offset_data, read=lambda: content)
 
 
 def _zip_members(file: IO[bytes], path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[Member, int]]:

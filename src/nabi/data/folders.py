@@ -1,13 +1,19 @@
-"""A folder or archive of class folders as a data set: finding out the layout, decoding, the cache."""
+"""A folder or archive of class folders as a data set: finding out the layout, decoding, the cache.
+
+All pictures are decoded once, to know which there are. What comes out goes to the cache, to be memory-mapped; where it
+would not fit on the disk, only what is known of each picture is kept, and the files are decoded again whenever pictures
+are asked for. Either way they are the same, to the bit.
+"""
 
 import contextlib
+import math
 import tempfile
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +22,21 @@ from nabi import threads
 from nabi.data import cache
 from nabi.data.dataset import Dataset, Split
 from nabi.data.decode import Size, decode, fit, is_grey
-from nabi.data.files import LEADS_OUT, TO_A_FOLDER, Member, composed, members
+from nabi.data.files import CHANGED, LEADS_OUT, TO_A_FOLDER, Member, ReadAgain, composed, members, reading_again
+from nabi.data.ondemand import OnDemand
 from nabi.data.splits import content_key
-from nabi.errors import DataError
+from nabi.errors import DataError, PictureError
 
 DEFAULT_SIZE: Size = (32, 32)
 MAX_IN_MEMORY = 128 << 20  # of decoded pictures, before they go to a temporary file
+MAX_UNCACHED = 1 << 30  # of decoded pictures that are held in memory where the cache cannot take them
 MAX_AHEAD = 128 << 20  # of decoded pictures that wait for their turn, and of files that wait to be decoded
 GROUP = 512 << 10  # of decoded pictures that are handed on together
+FEW = 4  # pictures that a thread decodes again at a time
 FORMAT = 2  # of what is cached: to be raised when decoding changes
 
 Progress = Callable[[int, int], None]
-Stored = tuple[dict[str, Any], NDArray[np.uint8]]  # what is known of the pictures, and they themselves
+Stored = tuple[dict[str, Any], NDArray[np.uint8] | OnDemand]  # what is known of the pictures, and they themselves
 
 SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 _ORDER = ("train", "validation", "test")
@@ -109,33 +118,61 @@ def load_folder(path: Path, name: str, size: Size | None, progress: Progress | N
     Pictures of one size stay as they are if ``size`` is ``None``; of mixed sizes they become 32x32. They come sorted by
     class and name whatever the order in the archive. Pictures that are all grey have one channel.
 
+    Where the cache has no room for them, and for what it takes to fill it, those of a folder, or of a tar that is not
+    compressed, are decoded each time they are asked for.
+
     Raises
     ------
     DataError
-        If the layout is not one of class folders, no picture can be decoded, or there is no room for them.
+        If the layout is not one of class folders, no picture can be decoded, or there is no room for those of an
+        archive that is compressed.
     FormatError
         If the archive is damaged.
     """
     listing = list(members(path)) if path.is_dir() else None
     key = _cache_key(path, listing, size)
-    stored = cache.load(key) or _decode_and_store(path, name, key, listing, size, progress)
+    stored = cache.load(key) or _known(path, key) or _decode_and_store(path, name, key, listing, size, progress)
     return _dataset(*stored)
+
+
+def _known(path: Path, key: str) -> Stored | None:
+    """What was found out about the pictures when there was no room for them, if there still is none."""
+    about = cache.load_about(cache.key(key, "about"))
+    read_again = reading_again(path)
+    if about is None or read_again is None or _has_room(math.prod(about["shape"])):
+        return None
+    return about, _on_demand(path, about, read_again)
+
+
+def _has_room(size: int, written: int = 0) -> bool:
+    """Whether so many bytes may be written to a temporary file, where some are already, and then to the cache."""
+    return size <= cache.MAX_TOTAL and cache.has_room(2 * size - written)
 
 
 def _decode_and_store(
     path: Path, name: str, key: str, listing: list[Member] | None, size: Size | None, progress: Progress | None
 ) -> Stored:
-    """Decode everything; once more without the files outside class folders if only these are of another size."""
-    with _decode_all(path, listing, size, progress, lambda _: True) as pictures:
+    """Decode everything; once more without the files outside class folders if only these are of another size.
+
+    And once more where there was no room for the pictures as they are, but is for what they have turned out to become.
+    """
+    wanted: Callable[[str], bool] = lambda file: True
+    with _decode_all(path, listing, size, progress, wanted) as pictures:
         found = pictures.layout()
         shapes = {
             native
             for file, native in zip(pictures.names, pictures.natives, strict=True)
             if found.place(file) is not None
         }
-        if size is not None or not pictures.fixed or len(shapes) != 1:
+        if size is not None or not pictures.fixed:
             return _store(pictures, name, key)
-    with _decode_all(path, listing, size, progress, lambda file: found.place(file) is not None) as pictures:
+        if len(shapes) == 1:
+            wanted = lambda file: found.place(file) is not None
+        elif pictures.kept or not _has_room(3 * math.prod((len(pictures.names), *pictures.shape))):
+            return _store(pictures, name, key)
+        else:
+            size = pictures.shape
+    with _decode_all(path, listing, size, progress, wanted) as pictures:
         return _store(pictures, name, key)
 
 
@@ -145,30 +182,77 @@ def _store(pictures: "_Pictures", name: str, key: str) -> Stored:
     shape = (len(order), *pictures.shape, channels)
     if pictures.unread:  # perhaps they can be read the next time, when nothing that the key is made from has changed
         key = cache.key(key, pictures.unread)
-    stored = cache.store(key, about, shape, pictures.blocks(order, channels))
-    if stored is not None:
-        return stored
-    return about, _in_memory(pictures.path, shape, pictures.blocks(order, channels))
+    try:
+        stored = cache.store(key, about, shape, pictures.blocks(order, channels)) if pictures.kept else None
+        if stored is not None:
+            return stored
+        if pictures.kept and (pictures.read_again is None or math.prod(shape) <= MAX_UNCACHED):
+            return about, _in_memory(pictures.path, shape, pictures.blocks(order, channels))
+    except DataError:  # of the temporary file
+        if pictures.read_again is None:
+            raise
+    about |= {
+        "shape": list(shape),
+        "sizes": cache.pack(np.array([pictures.sizes[row] for row in order], np.int64)),
+        "marks": cache.pack(np.array([pictures.marks[row] for row in order], np.int64)),
+    }
+    cache.store_about(cache.key(key, "about"), about)
+    assert pictures.read_again is not None
+    return about, _on_demand(pictures.path, about, pictures.read_again)
+
+
+def _on_demand(path: Path, about: dict[str, Any], read_again: ReadAgain) -> OnDemand:
+    """The pictures of a set that is not kept: decoded when they are asked for, as they were the first time."""
+    names: list[str] = about["names"]
+    sizes, marks = (cache.unpack(about[what], np.int64).tolist() for what in ("sizes", "marks"))
+    height, width, channels = about["shape"][1:]
+
+    def picture(position: int) -> NDArray[np.uint8]:
+        name = names[position]
+        content = read_again(name, sizes[position], marks[position])
+        try:
+            return fit(decode(content, name), (height, width))[..., :channels]
+        except PictureError:  # it could be decoded before
+            raise DataError(f"{path / name}: {CHANGED}") from None
+
+    def fetch(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        pictures = np.empty((len(positions), height, width, channels), np.uint8)
+
+        def fill(start: int) -> None:
+            for place, position in enumerate(positions[start : start + FEW].tolist(), start):
+                pictures[place] = picture(position)
+
+        for _ in threads.map_in_order(fill, range(0, len(positions), FEW)):
+            pass
+        return pictures
+
+    return OnDemand(fetch, tuple(about["shape"]))
 
 
 class _Pictures:
     """Decoded pictures in the order they came, with what is known of each; in memory, or a temporary file if many.
 
     While ``size`` is not given they are kept as they are until the first that differs in size, then all (those that
-    are there already, too) are brought to 32x32.
+    are there already, too) are brought to 32x32. Where there is no room for them they are not ``kept``, if they can be
+    read again: that is found out before anything goes to the disk, where ``expected`` tells how many there will be.
     """
 
-    def __init__(self, path: Path, size: Size | None) -> None:
+    def __init__(self, path: Path, size: Size | None, expected: Callable[[], int]) -> None:
         self.path = path
         self.fixed = size is not None
         self.shape: Size = size or DEFAULT_SIZE
+        self.expected = expected
         self.names: list[str] = []
         self.folders: list[str] = []
         self.natives: list[Size] = []
         self.keys: list[int] = []
         self.grey: list[bool] = []
+        self.sizes: list[int] = []
+        self.marks: list[int] = []
         self.skipped: list[tuple[str, str]] = []
         self.unread: list[str] = []
+        self.kept = True
+        self.read_again = reading_again(path)
         self.file = self._new_file()
 
     def __enter__(self) -> "_Pictures":
@@ -197,11 +281,14 @@ class _Pictures:
                 self.shape = found.native
             elif not as_it_was or found.native != self.shape:
                 self._bring_to(DEFAULT_SIZE)
-        self._write(self.file, fit(found.picture, self.shape))
+        if self.kept:
+            self.kept = self._write(self.file, fit(found.picture, self.shape))
         self.names.append(found.name)
         self.natives.append(found.native)
         self.keys.append(found.key)
         self.grey.append(found.grey)
+        self.sizes.append(found.size)
+        self.marks.append(found.mark)
 
     def layout(self) -> Layout:
         """The layout of all files and folders; raises :class:`DataError` where there is none."""
@@ -224,18 +311,38 @@ class _Pictures:
         return np.frombuffer(content, np.uint8).reshape(*self.shape, 3)
 
     def _bring_to(self, shape: Size) -> None:
-        smaller = self._new_file()
-        for row in range(len(self.names)):
-            self._write(smaller, fit(self._row(row), shape))
-        self.close()
-        self.file, self.shape, self.fixed = smaller, shape, True
+        if self.kept:
+            smaller = self._new_file()
+            self.kept = all(self._write(smaller, fit(self._row(row), shape)) for row in range(len(self.names)))
+            self.close()
+            self.file = smaller
+            if not self.kept:
+                self.close()
+        self.shape, self.fixed = shape, True
 
-    def _write(self, file: IO[bytes], picture: NDArray[np.uint8]) -> None:
-        end = file.tell() + picture.size
-        if end > MAX_IN_MEMORY and end % cache.BLOCK < picture.size and not cache.has_room(2 * end):
-            raise self._no_room("no room")
-        with self._on_disk():
-            file.write(picture.tobytes())
+    def _write(self, file: IO[bytes], picture: NDArray[np.uint8]) -> bool:
+        """Whether there was room: for this one; and for all that will come before the first goes to the disk."""
+        begun = file.tell()
+        end = begun + picture.size
+        first = begun <= MAX_IN_MEMORY < end
+        if first or (end > MAX_IN_MEMORY and end % cache.BLOCK < picture.size):
+            whole = end if self.read_again is None else max(end, self.expected() * picture.size)
+            if not _has_room(whole, 0 if first else begun):
+                return self._give_up("no room")
+        try:
+            with self._on_disk():
+                file.write(picture.tobytes())
+        except DataError:
+            if self.read_again is None:
+                raise
+            return self._give_up("")
+        return True
+
+    def _give_up(self, reason: str) -> bool:
+        if self.read_again is None:
+            raise self._no_room(reason)
+        self.close()
+        return False
 
     @contextlib.contextmanager
     def _on_disk(self) -> Iterator[None]:
@@ -248,7 +355,7 @@ class _Pictures:
     def _no_room(self, reason: str) -> DataError:
         return DataError(
             f"{self.path}: {reason} for the decoded pictures in {cache.folder()}: "
-            "choose a smaller size, or another folder with NABI_CACHE"
+            "choose a smaller size, or another folder with NABI_CACHE, or unpack the archive"
         )
 
     @staticmethod
@@ -271,6 +378,8 @@ class _Found:
     native: Size = (0, 0)
     key: int = 0
     grey: bool = False
+    size: int = 0
+    mark: int = 0
 
 
 class _Common:
@@ -311,7 +420,7 @@ def _look_at(member: Member, common: _Common) -> _Found:
         return _Found(member.name, str(error).removeprefix(f"{member.name}: "), read=read)
     native = (picture.shape[0], picture.shape[1])
     key, grey = content_key(picture), is_grey(picture)
-    return _Found(member.name, "", True, fit(picture, common.of(native)), native, key, grey)
+    return _Found(member.name, "", True, fit(picture, common.of(native)), native, key, grey, member.size, member.mark)
 
 
 def _decode_all(
@@ -322,8 +431,26 @@ def _decode_all(
     wanted: Callable[[str], bool],
 ) -> _Pictures:
     report = _throttled(progress)
-    found = members(path, wanted, report) if listing is None else iter(listing)
     common = _Common(size)
+    ends: deque[float] = deque()  # how far in an archive each member ends that was read and not yet decoded
+    reached = read = 0.0
+
+    def report_reading(done: int, total: int) -> None:
+        nonlocal read
+        read = done / max(total, 1)
+        report(done, total)
+
+    def reading() -> Iterator[Member]:
+        for member in members(path, wanted, report_reading):
+            ends.append(read)
+            yield member
+            del member  # its content would stay while the next is read
+
+    found = reading() if listing is None else iter(listing)
+    files = sum(wanted(member.name) and not (member.is_folder or member.problem) for member in listing or ())
+
+    def expected() -> int:
+        return files if listing is not None else round(len(pictures.names) / reached) if reached else 0
 
     def look_at_all(group: list[Member]) -> list[_Found]:
         return [
@@ -331,13 +458,14 @@ def _decode_all(
             for member in group
         ]
 
-    pictures, done, before = _Pictures(path, size), 0, -1
+    pictures, done, before = _Pictures(path, size, expected), 0, -1
     try:
         while done > before:
             before = done
             ahead = min(4 * threads.count(), max(1, MAX_AHEAD // max(GROUP, common.cost())))
             for results in threads.map_in_order(look_at_all, _grouped(found, common), ahead=ahead):
                 for result in results:
+                    reached = ends.popleft() if ends else 1.0
                     pictures.add(result)
                 done += len(results)
                 if listing is not None:
@@ -420,12 +548,13 @@ def _describe(pictures: _Pictures, name: str) -> tuple[dict[str, Any], list[int]
     return about, order
 
 
-def _dataset(about: dict[str, Any], images: NDArray[np.uint8]) -> Dataset:
+def _dataset(about: dict[str, Any], images: NDArray[np.uint8] | OnDemand) -> Dataset:
     labels, keys = cache.unpack(about["labels"], np.int64), cache.unpack(about["keys"], np.uint64)
     splits, start = {}, 0
     for split, count in about["splits"].items():
         part = slice(start, start + count)
-        splits[split] = Split(images[part], labels[part], about["names"][part], keys[part])
+        some = images.take(part) if isinstance(images, OnDemand) else images[part]
+        splits[split] = Split(cast(NDArray[np.uint8], some), labels[part], about["names"][part], keys[part])
         start += count
     return Dataset(
         about["name"],
@@ -457,5 +586,5 @@ def _cache_key(path: Path, listing: list[Member] | None, size: Size | None) -> s
         status = real.stat()
         files: list[Any] = [status.st_size, status.st_mtime_ns]
     else:
-        files = [[member.name, member.size, member.modified, member.problem] for member in listing]
+        files = [[member.name, member.size, member.mark, member.problem] for member in listing]
     return cache.key(FORMAT, pillow, str(real), size, files)
