@@ -1,1 +1,1 @@
-"""Benchmarks: ours and a peer in turn, in one process, and the ratio of each pair."""
+"""Benchmarks: ours and the peers in turn, in one process, and how many times as fast ours is as the best of them."""

@@ -1,0 +1,211 @@
+"""What was measured, as Markdown."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmarks.suite import WORKLOADS, Row
+
+Result = dict[str, Any]
+"""One run: the machine, the command, and the rows."""
+
+
+def document(results: Sequence[Result]) -> str:
+    """The whole of docs/benchmarks.md: one part for each machine."""
+    return "\n".join([HEAD, *(part(result) for result in results)])
+
+
+def part(result: Result) -> str:
+    """One machine: what it is, the summary, and everything in full."""
+    rows = result["rows"]
+    most = max((row["threads"] for row in rows), default=1)
+    machine = result["machine"]
+    pieces = [f"## {machine['processor']['name']}", "", description(machine), "", f"    {result['command']}", ""]
+    if result.get("quick"):
+        pieces += ["**These figures are of `--quick`: they show that everything runs, not how fast it is.**", ""]
+    pieces += [summary(usual(rows, most)), "", "### All contenders", "", everything(usual(rows, most)), ""]
+    pieces += titled("### How cost grows", growth(row for row in rows if row["threads"] == most))
+    pieces += titled("### One thread beside more", scaling(rows))
+    pieces += titled("### Left out", left_out(rows))
+    pieces += titled("### Failed", "\n".join(f"- `{name}`: {why}" for name, why in result.get("errors", {}).items()))
+    return "\n".join(pieces)
+
+
+def titled(title: str, text: str) -> list[str]:
+    return [title, "", text, ""] if text else []
+
+
+def usual(rows: Iterable[Row], threads: int) -> list[Row]:
+    """Those of the sizes that are measured without ``--sizes``; all of a workload that has none of these."""
+    found = [row for row in rows if row["threads"] == threads]
+    sizes = {name: workload.sizes for name, workload in WORKLOADS.items()}
+    whole = {row["workload"] for row in found if row["size"] in sizes.get(row["workload"], ())}
+    return [r for r in found if r["workload"] not in whole or r["size"] in sizes.get(r["workload"], ())]
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; columns whose title begins with "#" hold numbers, and stand right."""
+    rule = ["---:" if title.startswith("#") else "---" for title in head]
+    titles = [title.removeprefix("#") for title in head]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *lines))
+
+
+def quantity(value: float | None, unit: str) -> str:
+    """Three digits, and a unit in which they can be read."""
+    if value is None:
+        return "-"
+    if unit == "s":
+        for factor, smaller in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")):
+            if abs(value) * factor >= 1 or smaller == "µs":
+                value, unit = value * factor, smaller
+                break
+    digits = f"{value:.3g}"
+    return f"{float(digits):,.0f} {unit}" if "e" in digits or abs(value) >= 100 else f"{digits} {unit}"
+
+
+def times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}"
+
+
+def name(row: Row) -> str:
+    """What was measured, with the size, and the precision where it is not the usual one."""
+    workload = WORKLOADS.get(row["workload"])
+    size = f", {workload.size_is if workload else 'size'} {row['size']:,}" if row["size"] else ""
+    return f"{row['what']}{size}{'' if row['precision'] == 'float32' else ', ' + row['precision']}"
+
+
+def best(row: Row) -> dict[str, Any]:
+    return next((peer for peer in row["peers"] if peer["name"] == row["best"]), {})
+
+
+def own(row: Row) -> float | None:
+    return row["ours"]["median"] if row["ours"] else None
+
+
+def summary(rows: Iterable[Row]) -> str:
+    return table(
+        ["what", "#nabi", "best peer", "#its", "#times"],
+        (
+            (
+                name(row),
+                quantity(own(row), row["unit"]),
+                row["best"] or "-",
+                quantity(best(row).get("median"), row["unit"]),
+                times(row["ratio"]),
+            )
+            for row in rows
+        ),
+    )
+
+
+def everything(rows: Iterable[Row]) -> str:
+    """A line for each contender."""
+    lines = []
+    for row in rows:
+        first = name(row)
+        if row["ours"]:
+            figures = [quantity(row["ours"][which], row["unit"]) for which in ("median", "least")]
+            lines.append([first, "nabi", *figures, "", ""])
+            first = ""
+        for peer in row["peers"]:
+            figures = [quantity(peer[which], row["unit"]) for which in ("median", "least")]
+            apart = f"{peer['difference']:.0e}" if "difference" in peer else ""
+            lines.append([first, peer["name"], *figures, times(peer.get("ratio")), apart])
+            first = ""
+    return table(["what", "who", "#median", "#least", "#times", "#answers differ by"], lines)
+
+
+def growth(rows: Iterable[Row]) -> str:
+    """For what was measured at several sizes: ours and the best peer's, and by which factor each grew."""
+    families: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        families.setdefault((row["what"], row["precision"]), []).append(row)
+    lines = []
+    for found in families.values():
+        if len({row["size"] for row in found}) < 2:
+            continue
+        before: Row | None = None
+        for row in sorted(found, key=lambda row: row["size"]):
+            grown = before and own(row) and own(before) and own(row) / own(before)  # type: ignore[operator]
+            figures = [quantity(own(row), row["unit"]), times(grown or None)]
+            peer = best(row)
+            figures += [row["best"] or "-", quantity(peer.get("median"), row["unit"]), times(row["ratio"])]
+            lines.append([name(row), *figures])
+            before = row
+    head = ["what", "#nabi", "#times the line before", "best peer", "#its", "#times"]
+    return table(head, lines) if lines else ""
+
+
+def scaling(rows: Iterable[Row]) -> str:
+    """For what was measured with several numbers of threads: how much faster more of them are."""
+    families: dict[tuple[str, int, str], list[Row]] = {}
+    for row in rows:
+        families.setdefault((row["what"], row["size"], row["precision"]), []).append(row)
+    lines = []
+    for found in families.values():
+        ordered = sorted(found, key=lambda row: row["threads"])
+        few, many = ordered[0], ordered[-1]
+        if few["threads"] == many["threads"]:
+            continue
+        for who in ["nabi", *(peer["name"] for peer in many["peers"])]:
+            a, b = median_of(few, who), median_of(many, who)
+            if a is not None and b is not None:
+                counts = f"{few['threads']}, {many['threads']}"
+                lines.append(
+                    [name(many), who, counts, quantity(a, few["unit"]), quantity(b, many["unit"]), times(a / b)]
+                )
+    return table(["what", "who", "threads", "#few", "#more", "#times"], lines) if lines else ""
+
+
+def median_of(row: Row, who: str) -> float | None:
+    if who == "nabi":
+        return own(row)
+    return next((peer["median"] for peer in row["peers"] if peer["name"] == who), None)
+
+
+def left_out(rows: Iterable[Row]) -> str:
+    """Who did not take part, where, and why."""
+    where: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        for who, why in row["left_out"].items():
+            where.setdefault((who, why), {})[f"{row['workload']} ({row['precision']})"] = None
+    return "\n".join(f"- {who}: {why} ({', '.join(names)})" for (who, why), names in where.items())
+
+
+def description(machine: dict[str, Any]) -> str:
+    """The machine in a few lines."""
+    processor, versions = machine["processor"], machine["versions"]
+    frequency = next((f", {processor[k]:,} MHz" for k in ("most MHz", "MHz") if k in processor), "")
+    identity = f" ({processor['identity']})" if "identity" in processor else ""
+    load = machine["load before"]
+    lines = [
+        f"- {processor['name']}{identity}, {processor['cores']} cores{frequency}; {', '.join(processor['caches'])}; "
+        f"{', '.join(processor['flags'])}",
+        f"- {machine['memory GB']} GB of memory; {machine['system']}",
+        f"- with {machine['threads']} threads NumPy multiplies float32 matrices at {machine['matrix product GFLOP/s']} "
+        f"GFLOP/s, and copies memory at {machine['memory GB/s']} GB/s (read and written)",
+        f"- {', '.join(f'{name} {version}' for name, version in versions.items())}",
+        f"- {machine['date']}; {load} processes were running or waiting before it began",
+    ]
+    return "\n".join(lines)
+
+
+HEAD = """\
+# Benchmarks
+
+Written by `python -m benchmarks --sizes --threads 1,2 --json FILE --markdown docs/benchmarks.md`; nothing here was
+typed in. From several such files, one for each machine: `python -m benchmarks --from FILE FILE --markdown FILE`.
+
+Ours and all peers run in turn, A B C A B C, in one process a workload, with the same number of threads; a sample lasts
+30 ms at least, and the median over the rounds is given beside the least. **times** is how many times as long the peer
+takes (or how many times as much it needs) as nabi: the median over the rounds of the ratio within a round. Above 1,
+nabi is ahead. The best peer is the one with the least median in the same precision.
+
+Networks are built alike on all sides and begin with the same weights, on pictures of float32 that stand ready in the
+layout of each. Before anything is timed, the losses of the first three steps (or the scores) must agree to within 1e-4
+of the largest in float32, 0.05 in bfloat16; how far they lie apart is in the table. PyTorch takes its fused SGD.
+A convolutional network is measured in both of PyTorch's memory formats; `torch.compile` takes channels last.
+
+The peers are the dependency group `peers`, and PyTorch as a build for the CPU, a group of its own, which a plain
+`pip install torch` is not: [CONTRIBUTING.md](../CONTRIBUTING.md) has the commands. A peer that is not installed is left
+out by name.
+"""

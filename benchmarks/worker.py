@@ -1,0 +1,71 @@
+"""One workload in a process of its own, with its number of threads set before anything is imported.
+
+``python -m benchmarks.worker FILE`` reads what to do from FILE, and writes the rows into it. XLA takes its threads from
+the cores that the process may use, the others from the environment: both are set, here and by `start`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, suite
+
+ROOT = Path(__file__).parent.parent
+VARIABLES = "NABI_NUM_THREADS OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMBA_NUM_THREADS".split()
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The environment of a process with so many threads."""
+    return {**os.environ, **dict.fromkeys(VARIABLES, str(threads))}
+
+
+def start(name: str, sizes: list[int], settings: suite.Settings) -> dict[str, Any]:
+    """Run a workload elsewhere: its rows, or the error that it ended with."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "task.json"
+        task = {"name": name, "sizes": sizes, "settings": asdict(settings)}
+        file.write_text(json.dumps(task), encoding="utf-8")
+        command = [sys.executable, "-m", "benchmarks.worker", str(file)]
+        done = subprocess.run(command, cwd=ROOT, env=environment(settings.threads), check=False)
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if "rows" not in found:
+        found = {"rows": [], "error": f"the process ended with {done.returncode}"}
+    return {"rows": found["rows"], "error": found.get("error", "")}
+
+
+def work(name: str, sizes: list[int], settings: suite.Settings) -> dict[str, Any]:
+    """Run a workload here. Rows that were measured before an error are kept."""
+    from benchmarks import rounds
+
+    rows: list[suite.Row] = []
+    for size in sizes:
+        try:
+            for found in suite.load()[name].run(size, settings):
+                if isinstance(found, suite.Case):
+                    rounds.say(f"  {found.what}{f', {size:,}' if size else ''}, {found.precision}")
+                    found = rounds.measure(found, settings)
+                rows.append({"workload": name, **found})
+        except Exception as error:
+            return {"rows": rows, "error": f"{type(error).__name__}: {error}"}
+    return {"rows": rows, "error": ""}
+
+
+def main(file: Path) -> None:
+    task = json.loads(file.read_text(encoding="utf-8"))
+    settings = suite.Settings(**{**task["settings"], "only": tuple(task["settings"]["only"])})
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, machine.cores()[: settings.threads])
+    if task["name"] == "machine":
+        found: dict[str, Any] = {"rows": [machine.describe(settings.threads, 0.1 if settings.quick else 1.0)]}
+    else:
+        found = work(task["name"], task["sizes"], settings)
+    file.write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

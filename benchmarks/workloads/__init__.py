@@ -1,0 +1,11 @@
+"""The workloads, in the order in which they are run: importing this package declares them."""
+
+from benchmarks.workloads import (  # noqa: F401, I001
+    training,
+    prediction,
+    linear,
+    scalars,
+    starting,
+    memory,
+    elsewhere,
+)

@@ -1,0 +1,1 @@
+"""Workloads with a file of their own."""
