@@ -5,15 +5,18 @@ refused with a word on what to write instead, so that no value is ever frozen in
 """
 
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nabi import engines
 from nabi._tensor import Tensor, coerce, part, weak_kind
-from nabi._watch import Same, fingerprint, watch
+from nabi._watch import Sight, fingerprint, watch
 from nabi.errors import CompileError, DTypeError, GraphError, ShapeError
 from nabi.graph import nest
 from nabi.graph.interpreter import interpreting, scope, stack
@@ -169,24 +172,32 @@ class Recorder:
         self.state[id(target)] = current
 
 
-class Recording(NamedTuple):
+Key = tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class Recording:
     """What was recorded for one set of shapes, dtypes and settings."""
 
+    parts: dict[str, Any]  # all that it holds for, by name
     plan: Plan
     run: engines.Run
     rebuild: Callable[[list[Any]], Any]
-    updates: list[Tensor]
+    state: list[Tensor]
+    updates: list[Tensor]  # those of the state that change
+    trained: tuple[Tensor, ...]  # those that require a gradient
     flows: list[bool]  # for each result, whether a gradient would flow out of it
+    used: int = 0  # when it was last used, counted in calls
 
 
-class Call(NamedTuple):
-    """One call of a compiled function, taken apart."""
+class Around(NamedTuple):
+    """What a compiled function reads beside its arguments."""
 
-    leaves: list[Any]
-    inputs: list[Any]
-    rebuild: nest.Rebuild
-    keywords: dict[str, Any]
+    sight: Sight
+    parts: dict[str, Any]
+    key: Key
     state: dict[str, Tensor]
+    recordings: dict[Key, Recording]  # by the key of the call
 
 
 class Compiled:
@@ -204,100 +215,120 @@ class Compiled:
         self.state = state
         self.engine = engine
         self.recordings: list[str] = []
-        self._cache: dict[Any, Recording] = {}
-        self._last: dict[str, Any] = {}
+        self._cache: dict[Key, dict[Key, Recording]] = {}  # by what is around, and by the call
+        self._around: Around | None = None
+        self._last: Recording | None = None
+        self._calls = itertools.count()
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         if stack.recording or stack.differentiating:  # part of a larger graph
             return self.function(*arguments, **keywords)
-        call = self._call(arguments, keywords)
-        if stack.remember and any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in call.leaves):
+        inputs, key, differentiable = _taken_apart(arguments, keywords)
+        if differentiable and stack.remember:
             return self.function(*arguments, **keywords)  # the caller may want to differentiate on them
-        recording = self._lookup(call)
-        inputs = [*call.inputs, *(t.held for t in call.state.values())]
-        values = [_own(value, inputs) for value in recording.run(inputs)]
-        fresh = len(values) - len(recording.updates)
-        for target, value in zip(recording.updates, values[fresh:], strict=True):
+        recording = self._lookup(key, arguments, keywords)
+        inputs += [t.held for t in recording.state]
+        values = _owned(recording.run(inputs), inputs)
+        flows = recording.flows
+        for target, value in zip(recording.updates, values[len(flows) :], strict=True):
             target.held = value
-        trained = tuple(t for t in call.state.values() if t.requires_grad)
+        trained = recording.trained
         held = [t.held for t in trained]
-        results = [
-            Tensor(value, compiled_result, trained, {}, True, None, held) if flows else Tensor(value)
-            for value, flows in zip(values[:fresh], recording.flows, strict=True)
-        ]
-        return recording.rebuild(results)
+        return recording.rebuild(
+            [
+                Tensor(value, compiled_result, trained, {}, True, None, held) if flows else Tensor(value)
+                for value, flows in zip(values, flows, strict=False)
+            ]
+        )
 
     def plan(self, *arguments: Any, **keywords: Any) -> Plan:
         """The plan for these arguments: recorded where it is not yet, but not run."""
-        return self._lookup(self._call(arguments, keywords)).plan
+        return self._lookup(_taken_apart(arguments, keywords)[1], arguments, keywords).plan
 
-    def _call(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Call:
-        leaves, rebuild = nest.flatten(arguments)
-        inputs = [_as_input(leaf, i) for i, leaf in enumerate(leaves)]
-        return Call(leaves, inputs, rebuild, keywords, nest.tensors(self.state))
-
-    def _lookup(self, call: Call) -> Recording:
-        parts = self._key(call)
-        key = tuple(parts.items())
-        found = self._cache.pop(key, None)
+    def _lookup(self, key: Key, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Recording:
+        around = self._around
+        if around is None or not around.sight.unchanged():
+            around = self._around = self._look()
+        found = around.recordings.get(key)
         if found is None:
-            why = _difference(self._last, parts)
+            leaves, rebuild = nest.flatten(arguments)
+            parts = _parts(key, len(leaves), around)
+            why = _difference(self._last.parts if self._last else {}, parts)
             self.recordings.append(why)
             log.info("recording %s: %s", getattr(self, "__name__", "a function"), why)
-            found = self._record(call)
-            if len(self._cache) >= KEPT:
-                log.warning("%s has %d recordings: the oldest is dropped", getattr(self, "__name__", "it"), KEPT)
-                del self._cache[next(iter(self._cache))]
-        self._cache[key] = found  # the one used last stands last
-        self._last = parts
+            found = self._record(leaves, rebuild, keywords, around.state, parts)
+            self._keep(found, key, around)
+        found.used = next(self._calls)
+        self._last = found
         return found
 
-    def _key(self, call: Call) -> dict[str, Any]:
-        """Everything that a recording holds for, by what it is called."""
-        parts: dict[str, Any] = {"the form of the arguments": repr(call.rebuild(["*"] * len(call.leaves)))}
-        for i, (leaf, value) in enumerate(zip(call.leaves, call.inputs, strict=True)):
-            wanted = isinstance(leaf, Tensor) and leaf.requires_grad
-            parts[f"argument {i}"] = (value.shape, value.dtype, weak_kind(leaf), wanted)
-        watch(parts, self.function)
-        for name, value in sorted(call.keywords.items()):
-            if isinstance(value, np.ndarray | Tensor):
-                raise CompileError(f"{name} is an array given as a keyword: give arrays by position")
-            parts[f"keyword {name}"] = fingerprint(value)
-        for path, leaf in nest.fields(self.state):
-            if isinstance(leaf, Tensor):
-                parts[f"state {path}"] = (Same(leaf), leaf.shape, leaf.dtype, leaf.requires_grad)
-            else:
-                parts[f"state {path}"] = fingerprint(leaf)
-        parts["gradients remembered"] = stack.remember
-        return parts
+    def _keep(self, new: Recording, key: Key, around: Around) -> None:
+        if sum(map(len, self._cache.values())) >= KEPT:
+            log.warning("%s has %d recordings: the oldest is dropped", getattr(self, "__name__", "it"), KEPT)
+            places = [(place, key) for place, recordings in self._cache.items() for key in recordings]
+            place, oldest = min(places, key=lambda where: self._cache[where[0]][where[1]].used)
+            del self._cache[place][oldest]
+            if not self._cache[place]:
+                del self._cache[place]
+        around.recordings[key] = new
+        self._cache[around.key] = around.recordings
 
-    def _record(self, call: Call) -> Recording:
-        recorder = Recorder(call.state)
+    def _look(self) -> Around:
+        """Look around: everything that a recording holds for beside the call, by what it is called."""
+        sight = Sight()
+        parts: dict[str, Any] = {}
+        watch(parts, sight.read(_function, self), sight)
+        state = sight.read(_state, self)
+        for path, leaf in nest.fields(state, enter=sight.enter):
+            parts[f"state {path}"] = sight.tensor(leaf) if isinstance(leaf, Tensor) else fingerprint(leaf, sight.enter)
+        key = tuple(parts.items())
+        return Around(sight, parts, key, nest.tensors(state), self._cache.get(key, {}))
+
+    def _record(
+        self,
+        leaves: Sequence[Any],
+        nested: nest.Rebuild,
+        keywords: dict[str, Any],
+        state: dict[str, Tensor],
+        parts: dict[str, Any],
+    ) -> Recording:
+        recorder = Recorder(state)
         symbols = []
-        for i, (leaf, value) in enumerate(zip(call.leaves, call.inputs, strict=True)):
-            is_tensor = isinstance(leaf, Tensor)
+        for i, leaf in enumerate(leaves):
+            value, is_tensor = _as_input(leaf, i), isinstance(leaf, Tensor)
             name = leaf.name if is_tensor and leaf.name else f"argument {i}"
             symbol = Symbol(recorder, Spec(value.shape, value.dtype), name=name)
             symbol.requires_grad = is_tensor and leaf.requires_grad
             symbol.weak = weak_kind(leaf)
             symbols.append(symbol)
         with interpreting(recorder):
-            result = self.function(*call.rebuild(symbols), **call.keywords)
+            result = self.function(*nested(symbols), **keywords)
             outputs, again = nest.flatten(result)
             is_output = [isinstance(o, Tensor) for o in outputs]
             traced = [recorder.lift(o, None) for o in outputs if isinstance(o, Tensor)]
-        updates = [t for t in call.state.values() if recorder.state[id(t)] is not recorder.first[id(t)]]
+        updates = [t for t in state.values() if recorder.state[id(t)] is not recorder.first[id(t)]]
         plan = make_plan(
-            [*symbols, *(recorder.first[id(t)] for t in call.state.values())],
+            [*symbols, *(recorder.first[id(t)] for t in state.values())],
             [*traced, *(recorder.state[id(t)] for t in updates)],
         )
 
-        def rebuild_results(results: list[Any]) -> Any:
+        def rebuild(results: list[Any]) -> Any:
             rest = iter(results)
             return again([next(rest) if traced else o for o, traced in zip(outputs, is_output, strict=True)])
 
-        flows = [bool(o.requires_grad) for o in traced]
-        return Recording(plan, engines.prepare(self.engine, plan), rebuild_results, updates, flows)
+        return Recording(
+            parts,
+            plan,
+            engines.prepare(self.engine, plan),
+            again if all(is_output) else rebuild,
+            list(state.values()),
+            updates,
+            tuple(t for t in state.values() if t.requires_grad),
+            [bool(o.requires_grad) for o in traced],
+        )
+
+
+_function, _state = attrgetter("function"), attrgetter("state")
 
 
 def _no_gradient(*values: Any, **settings: Any) -> Any:
@@ -352,6 +383,46 @@ def compile(function: Callable[..., Any] | None = None, *, state: Any = (), engi
     return Compiled(function, state, engine)
 
 
+_FLAT = {np.ndarray, Tensor, bool, int, float}
+"""Types of arguments that have no others inside."""
+
+
+def _taken_apart(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[list[Any], Key, bool]:
+    """The inputs in a call, all of it that a recording holds for, and whether a gradient may be wanted on one."""
+    leaves: Sequence[Any] = arguments
+    form = None
+    if not _FLAT.issuperset(map(type, arguments)) and any(isinstance(a, list | tuple | dict) for a in arguments):
+        leaves, rebuild = nest.flatten(arguments)
+        form = repr(rebuild(["*"] * len(leaves)))
+    inputs: list[Any] = []
+    key: list[Any] = [form, stack.remember]
+    differentiable = False
+    for place, leaf in enumerate(leaves):
+        if type(leaf) is np.ndarray and leaf.ndim:
+            inputs.append(leaf)
+            key.append((leaf.shape, leaf.dtype, None, False))
+            continue
+        value = _as_input(leaf, place)
+        wanted = isinstance(leaf, Tensor) and leaf.requires_grad
+        differentiable = differentiable or wanted
+        inputs.append(value)
+        key.append((value.shape, value.dtype, weak_kind(leaf), wanted))
+    for name, value in sorted(keywords.items()) if keywords else ():
+        if isinstance(value, np.ndarray | Tensor):
+            raise CompileError(f"{name} is an array given as a keyword: give arrays by position")
+        key.append((name, fingerprint(value)))
+    return inputs, tuple(key), differentiable
+
+
+def _parts(key: Key, n_arguments: int, around: Around) -> dict[str, Any]:
+    """Everything that a recording holds for, by what it is called."""
+    form, remember, *rest = key
+    parts = {"the form of the arguments": form or repr(("*",) * n_arguments)}
+    parts |= {f"argument {i}": spec for i, spec in enumerate(rest[:n_arguments])}
+    parts |= {f"keyword {name}": value for name, value in rest[n_arguments:]}
+    return {**parts, **around.parts, "gradients remembered": remember}
+
+
 def _as_input(leaf: Any, place: int) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.held
@@ -363,11 +434,18 @@ def _as_input(leaf: Any, place: int) -> Any:
     )
 
 
-def _own(value: Any, inputs: list[Any]) -> Any:
-    """The value in an array of its own, where it is only a view of another or was given from outside."""
-    if isinstance(value, np.ndarray) and (value.base is not None or any(value is given for given in inputs)):
-        return value.copy(order="K")
-    return value
+def _owned(values: list[Any], inputs: list[Any]) -> list[Any]:
+    """The values, each in an array of its own where it is only a view of another or was given from outside."""
+    given = set(map(id, inputs))
+    views = [value for value in values if value.base is not None]
+    if not views and given.isdisjoint(map(id, values)):
+        return values  # as nearly always
+    return [
+        value.copy(order="K")
+        if isinstance(value, np.ndarray) and (value.base is not None or id(value) in given)
+        else value
+        for value in values
+    ]
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -1,9 +1,15 @@
-"""What a compiled function reads from around it, in a form that shows when it has changed."""
+"""What a compiled function reads from around it, in a form that shows when it has changed.
+
+To look around takes longer than a small step does: everything is walked through and written down. On its way the look
+notes in a `Sight` what it read and from where, so that before the next call it is enough to read the same again.
+"""
 
 import functools
 import sysconfig
 import types
 import zlib
+from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +17,7 @@ import numpy as np
 
 from nabi.errors import CompileError
 from nabi.graph import nest
+from nabi.graph.node import Node
 
 LARGEST = 1 << 24
 """Bytes of an array that is still watched, by a checksum taken at every call."""
@@ -34,8 +41,112 @@ class Same:
         return id(self.thing)
 
 
-def fingerprint(value: Any) -> Any:
-    """Something hashable that changes where a plain value changes; other things are told apart by identity."""
+class Sight:
+    """What a look around has read, and from where: enough to tell that another look would find everything as it was.
+
+    What holds something (a field, an item, a closure's cell) holds one object. As long as it is still the very same
+    object in every such place, everything is as it was: by value are compared only the keys and lengths of what can
+    grow, and what can be written to in place. Another object may still be equal: that takes another look.
+
+    A place is noted before the look goes on from what it held. If another thread changes it in between, the note is
+    out of date, and the next call looks again.
+    """
+
+    __slots__ = ("_absent", "_items", "_keys", "_lengths", "_objects", "_readings", "_tensors", "_whole")
+
+    def __init__(self) -> None:
+        self._keys: list[tuple[dict[Any, Any], list[str]]] = []
+        self._lengths: list[tuple[list[Any], int]] = []
+        self._items: list[tuple[Any, Any, Any]] = []  # a container, a key or place, what is there
+        self._absent: list[tuple[dict[Any, Any], Any]] = []
+        self._objects: list[tuple[Any, type, dict[str, Any]]] = []  # with its type and fields
+        self._readings: list[tuple[Callable[[Any], Any], Any, Any]] = []
+        self._tensors: list[tuple[Node, bool, Any, Any]] = []
+        self._whole: list[tuple[Callable[[Any], Any], Any, Any]] = []
+
+    def unchanged(self) -> bool:
+        """Whether everything is still there and the same."""
+        try:
+            for known, keys in self._keys:
+                if [*known] != keys:
+                    return False
+            for items, length in self._lengths:
+                if len(items) != length:
+                    return False
+            for container, key, item in self._items:
+                if container[key] is not item:
+                    return False
+            for known, key in self._absent:
+                if key in known:
+                    return False
+            for thing, kind, fields in self._objects:
+                if type(thing) is not kind or thing.__dict__ is not fields:
+                    return False
+            for how, thing, read in self._readings:
+                if how(thing) is not read:
+                    return False
+            for tensor, wanted, dtype, shape in self._tensors:
+                held = tensor.held
+                if tensor.requires_grad is not wanted or held.dtype is not dtype or held.shape != shape:
+                    return False
+            for how, thing, value in self._whole:
+                if how(thing) != value:
+                    return False
+        except (AttributeError, LookupError, ValueError):  # it is gone
+            return False
+        return True
+
+    def read(self, how: Callable[[Any], Any], thing: Any) -> Any:
+        """What is read out of a thing, which may hold another object later."""
+        read = how(thing)
+        self._readings.append((how, thing, read))
+        return read
+
+    def item(self, known: dict[str, Any], key: str) -> Any:
+        """What stands in a dict of which nothing else matters; None where the key is not there."""
+        if key not in known:
+            self._absent.append((known, key))
+            return None
+        item = known[key]
+        self._items.append((known, key, item))
+        return item
+
+    def tensor(self, tensor: Node) -> Any:
+        """What matters of a tensor of the state, for a key."""
+        self._tensors.append((tensor, tensor.requires_grad, tensor.dtype, tensor.shape))
+        return Same(tensor), *self._tensors[-1][1:]
+
+    def enter(self, thing: Any) -> None:
+        """Note everything that a thing holds: a list, tuple, dict or array, or an object with fields."""
+        if isinstance(thing, dict):
+            if all(type(key) is str for key in thing):
+                self._keys.append((thing, list(thing)))
+            else:  # 1 and True are equal keys, and yet not the same
+                self._whole.append((_keys, thing, _keys(thing)))
+            self._items += [(thing, key, item) for key, item in thing.items()]
+        elif isinstance(thing, list):
+            self._lengths.append((thing, len(thing)))
+            self._items += [(thing, place, item) for place, item in enumerate(thing)]
+        elif isinstance(thing, np.ndarray | np.void):
+            self._whole.append((fingerprint, thing, fingerprint(thing)))
+        elif not isinstance(thing, tuple):
+            if isinstance(thing, functools.partial):
+                for how in _PARTIAL:
+                    self.read(how, thing)
+            fields = vars(thing)
+            self._objects.append((thing, type(thing), fields))
+            self.enter(fields)
+
+
+def _keys(known: dict[Any, Any]) -> Any:
+    return tuple(map(fingerprint, known))
+
+
+def fingerprint(value: Any, enter: Callable[[Any], None] = lambda thing: None) -> Any:
+    """Something hashable that changes where a plain value changes; other things are told apart by identity.
+
+    ``enter`` is told of everything that may change in place before it is read.
+    """
     if isinstance(value, float):
         return float, value.hex()  # tells -0.0 from 0.0, and finds NaN equal to itself
     if isinstance(value, _PLAIN):
@@ -45,50 +156,73 @@ def fingerprint(value: Any) -> Any:
             raise CompileError(
                 f"an array of {value.nbytes:,} bytes is read by a compiled function: give it by position"
             )
+        if isinstance(value, np.ndarray | np.void):
+            enter(value)
         return value.dtype, value.shape, zlib.crc32(np.ascontiguousarray(value).data)
     if isinstance(value, list | tuple):
-        return type(value), tuple(map(fingerprint, value))
+        enter(value)
+        return type(value), tuple(fingerprint(item, enter) for item in value)
     if isinstance(value, dict):
-        return dict, tuple((fingerprint(key), fingerprint(item)) for key, item in value.items())
+        enter(value)
+        return dict, tuple((fingerprint(key, enter), fingerprint(item, enter)) for key, item in value.items())
     return Same(value)
 
 
-def watch(parts: dict[str, Any], function: Any) -> None:
+_PARTIAL = _arguments, _keywords, _partial_of = attrgetter("args"), attrgetter("keywords"), attrgetter("func")
+_wrapped, _called = attrgetter("__wrapped__"), attrgetter("__call__")
+_code, _defaults, _keyword_defaults = attrgetter("__code__"), attrgetter("__defaults__"), attrgetter("__kwdefaults__")
+_contents = attrgetter("cell_contents")
+
+
+def watch(parts: dict[str, Any], function: Any, sight: Sight) -> None:
     """Add to ``parts`` all that a function reads from around it: by name, in a form that can be compared."""
-    _function(parts, function, set(), whose="")
+    _function(parts, function, set(), "", sight)
 
 
-def _function(parts: dict[str, Any], function: Any, seen: set[int], whose: str) -> None:
+def _function(parts: dict[str, Any], function: Any, seen: set[int], whose: str, sight: Sight) -> None:
     if id(function) in seen:
         return
     seen.add(id(function))
     if isinstance(function, functools.partial):
-        _value(parts, f"{whose}partial's arguments", (function.args, function.keywords), seen)
-        _function(parts, function.func, seen, whose)
+        arguments = sight.read(_arguments, function), sight.read(_keywords, function)
+        _value(parts, f"{whose}partial's arguments", arguments, seen, sight)
+        _function(parts, sight.read(_partial_of, function), seen, whose, sight)
         return
     wrapped = getattr(function, "__wrapped__", None)  # a decorator's, or another compiled function's
     if wrapped is not None:
-        _function(parts, wrapped, seen, whose)
+        _function(parts, sight.read(_wrapped, function), seen, whose, sight)
     if isinstance(function, types.MethodType):
-        _object(parts, function.__self__, whose)
+        _object(parts, function.__self__, whose, sight)
         function = function.__func__
     elif not hasattr(function, "__code__"):
         if wrapped is None and not isinstance(function, type | types.BuiltinFunctionType):
-            _object(parts, function, whose)
-            function = type(function).__call__
+            _object(parts, function, whose, sight)
+            function = sight.read(_called, type(function))
         if not hasattr(function, "__code__"):
             return
-    for place, value in enumerate(function.__defaults__ or ()):
-        _value(parts, f"{whose}default {place}", value, seen)
-    for name, value in (function.__kwdefaults__ or {}).items():
-        _value(parts, f"{whose}default {name}", value, seen)
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        if cell != types.CellType():  # an empty one is a name that is not bound yet
-            _value(parts, f"{whose}closure {name}", cell.cell_contents, seen)
+    if wrapped is None:
+        sight.item(vars(function), "__wrapped__")
+    code = sight.read(_code, function)
+    for place, value in enumerate(sight.read(_defaults, function) or ()):
+        _value(parts, f"{whose}default {place}", value, seen, sight)
+    by_keyword = sight.read(_keyword_defaults, function) or {}
+    sight.enter(by_keyword)
+    for name, value in by_keyword.items():
+        _value(parts, f"{whose}default {name}", value, seen, sight)
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        if _is_bound(cell):
+            _value(parts, f"{whose}closure {name}", sight.read(_contents, cell), seen, sight)
+        else:
+            sight.read(_is_bound, cell)
     known = function.__globals__
-    for name in _names(function.__code__):
+    for name in _names(code):
+        value = sight.item(known, name)
         if name in known:
-            _value(parts, f"{whose}global {name}", known[name], seen)
+            _value(parts, f"{whose}global {name}", value, seen, sight)
+
+
+def _is_bound(cell: types.CellType) -> bool:
+    return cell != types.CellType()  # an empty one is a name that is not bound yet
 
 
 def _names(code: types.CodeType) -> list[str]:
@@ -97,19 +231,19 @@ def _names(code: types.CodeType) -> list[str]:
     return list(dict.fromkeys([*code.co_names, *inside]))
 
 
-def _value(parts: dict[str, Any], name: str, value: Any, seen: set[int]) -> None:
+def _value(parts: dict[str, Any], name: str, value: Any, seen: set[int], sight: Sight) -> None:
     while name in parts:
         name += "'"
-    parts[name] = fingerprint(value)
+    parts[name] = fingerprint(value, sight.enter)
     called = isinstance(value, functools.partial | types.MethodType) or hasattr(value, "__wrapped__")
     if (called or hasattr(value, "__code__")) and not _installed(value):
-        _function(parts, value, seen, whose="")
+        _function(parts, value, seen, "", sight)
 
 
-def _object(parts: dict[str, Any], thing: Any, whose: str) -> None:
+def _object(parts: dict[str, Any], thing: Any, whose: str, sight: Sight) -> None:
     """The plain fields of an object whose method is called."""
-    for path, leaf in nest.fields(thing):
-        parts[f"{whose}field {path}"] = fingerprint(leaf)
+    for path, leaf in nest.fields(thing, enter=sight.enter):
+        parts[f"{whose}field {path}"] = fingerprint(leaf, sight.enter)
 
 
 def _installed(function: Any) -> bool:

@@ -1,6 +1,8 @@
 """Nests of lists, tuples, dicts and objects: taken apart into leaves and put together again, in definition order."""
 
 import functools
+import itertools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -35,7 +37,9 @@ def flatten(tree: Any) -> tuple[list[Any], Rebuild]:
         children = list(tree)
         make = (lambda items: type(tree)(*items)) if hasattr(tree, "_fields") else tuple
     else:
-        return [tree], lambda items: items[0]
+        return [tree], operator.itemgetter(0)
+    if not any(map(isinstance, children, itertools.repeat((dict, list, tuple)))):  # nothing further in: the commonest
+        return children, make
     flat = [flatten(child) for child in children]
     leaves = [leaf for some, _ in flat for leaf in some]
 
@@ -49,15 +53,16 @@ def flatten(tree: Any) -> tuple[list[Any], Rebuild]:
     return leaves, rebuild
 
 
-def fields(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def fields(tree: Any, path: str = "", enter: Callable[[Any], None] = lambda inner: None) -> Iterator[tuple[str, Any]]:
     """Every leaf of a nest of lists, tuples, dicts and objects, with its path, in definition order.
 
     What has a ``__dict__`` is walked through its attributes, after its type; what stands in it twice comes once.
+    ``enter`` is told of everything that has parts before they are read.
     """
-    yield from _fields(tree, path, set())
+    yield from _fields(tree, path, set(), enter)
 
 
-def _fields(tree: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+def _fields(tree: Any, path: str, seen: set[int], enter: Callable[[Any], None]) -> Iterator[tuple[str, Any]]:
     if isinstance(tree, Node) or not (isinstance(tree, dict | list | tuple) or hasattr(tree, "__dict__")):
         if not isinstance(tree, Node) or id(tree) not in seen:
             seen.add(id(tree))
@@ -69,13 +74,14 @@ def _fields(tree: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     if id(tree) in seen:
         return
     seen.add(id(tree))
+    if isinstance(tree, type):
+        yield path, tree
+        return
+    enter(tree)
     if isinstance(tree, dict):
         items: Any = tree.items()
     elif isinstance(tree, list | tuple):
         items = enumerate(tree)
-    elif isinstance(tree, type):
-        yield path, tree
-        return
     else:
         yield f"{path}.type" if path else "type", type(tree)
         partial = (
@@ -85,7 +91,7 @@ def _fields(tree: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
         )
         items = {**partial, **vars(tree)}.items()
     for name, child in items:
-        yield from _fields(child, f"{path}.{name}" if path else str(name), seen)
+        yield from _fields(child, f"{path}.{name}" if path else str(name), seen, enter)
 
 
 def tensors(tree: Any) -> dict[str, Any]:
