@@ -9,7 +9,7 @@ import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -229,17 +229,15 @@ class Compiled:
         recording = self._lookup(key, arguments, keywords)
         inputs += [t.held for t in recording.state]
         values = _owned(recording.run(inputs), inputs)
-        flows = recording.flows
-        for target, value in zip(recording.updates, values[len(flows) :], strict=True):
+        for target, value in zip(recording.updates, values[len(recording.flows) :], strict=True):
             target.held = value
         trained = recording.trained
         held = [t.held for t in trained]
-        return recording.rebuild(
-            [
-                Tensor(value, compiled_result, trained, {}, True, None, held) if flows else Tensor(value)
-                for value, flows in zip(values, flows, strict=False)
-            ]
-        )
+        results = [
+            Tensor(value, compiled_result, trained, {}, True, None, held) if flows else Tensor(value)
+            for value, flows in zip(values, recording.flows, strict=False)
+        ]
+        return recording.rebuild(results)
 
     def plan(self, *arguments: Any, **keywords: Any) -> Plan:
         """The plan for these arguments: recorded where it is not yet, but not run."""
@@ -265,9 +263,9 @@ class Compiled:
     def _keep(self, new: Recording, key: Key, around: Around) -> None:
         if sum(map(len, self._cache.values())) >= KEPT:
             log.warning("%s has %d recordings: the oldest is dropped", getattr(self, "__name__", "it"), KEPT)
-            places = [(place, key) for place, recordings in self._cache.items() for key in recordings]
-            place, oldest = min(places, key=lambda where: self._cache[where[0]][where[1]].used)
-            del self._cache[place][oldest]
+            found = [(r.used, place, call) for place, calls in self._cache.items() for call, r in calls.items()]
+            _, place, call = min(found, key=itemgetter(0))
+            del self._cache[place][call]
             if not self._cache[place]:
                 del self._cache[place]
         around.recordings[key] = new

@@ -138,6 +138,21 @@ class Sight:
             self.enter(fields)
 
 
+def tensors(tree: Any) -> Callable[[], list[Any]]:
+    """What gives the tensors in a nest as it is by then: it is walked through again only where it has changed."""
+    sight: Sight | None = None
+    found: list[Any] = []
+
+    def now() -> list[Any]:
+        nonlocal sight, found
+        if sight is None or not sight.unchanged():
+            sight = Sight()
+            found = [leaf for _, leaf in nest.fields(tree, enter=sight.enter) if isinstance(leaf, Node)]
+        return found
+
+    return now
+
+
 def _keys(known: dict[Any, Any]) -> Any:
     return tuple(map(fingerprint, known))
 

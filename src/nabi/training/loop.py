@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi import ops
+from nabi import _watch, ops
 from nabi._compile import compile
 from nabi._tensor import Tensor
 from nabi.errors import DataError, NonFiniteError
@@ -154,6 +154,7 @@ def run(
             saved = time.monotonic()
 
     trail: Trail = deque(maxlen=2)
+    tensors = _watch.tensors(state)
     try:
         yield Started(epochs, progress.epoch, progress.step, steps, tuple(progress.history))
         while not is_over():
@@ -164,7 +165,7 @@ def run(
                 if schedule is not None:
                     learner.learning_rate = schedule(epoch * steps + progress.step)
                 batch = next(batches)
-                trail.append((batch, [t.value for t in nest.tensors(state).values()]))
+                trail.append((batch, [t.held for t in tensors()]))
                 value, correct = map(float, learner.step(*batch))
                 progress.step += 1
                 if not math.isfinite(value):
