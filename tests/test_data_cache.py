@@ -32,9 +32,9 @@ def decoded(monkeypatch):
     """Names of the pictures that are decoded, as they are."""
     names = []
 
-    def counted(content, name):
+    def counted(content, name, size=None):
         names.append(name)
-        return real(content, name)
+        return real(content, name, size)
 
     real = folders.decode
     monkeypatch.setattr(folders, "decode", counted)

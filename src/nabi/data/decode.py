@@ -45,7 +45,7 @@ def checked_size(size: int | tuple[int, int] | None) -> Size | None:
     return int(sides[0]), int(sides[1])
 
 
-def decode(content: bytes, name: str) -> NDArray[np.uint8]:
+def decode(content: bytes, name: str, size: Size | None = None) -> NDArray[np.uint8]:
     """Decode a picture as a person would see it: uint8 of shape (H, W, 3).
 
     Grey becomes three equal channels, transparent pixels lie over white, 16-bit values are scaled to 8, CMYK is
@@ -57,6 +57,8 @@ def decode(content: bytes, name: str) -> NDArray[np.uint8]:
         A file: JPEG, PNG, GIF, BMP, WebP, TIFF, PNM or AVIF (the last if Pillow was built with it).
     name : str
         What messages call it.
+    size : (int, int), optional
+        Height and width that the picture is brought to, as :func:`fit` would.
 
     Raises
     ------
@@ -71,7 +73,8 @@ def decode(content: bytes, name: str) -> NDArray[np.uint8]:
             if image.width * image.height > _most_pixels(len(content)):
                 raise PictureError(f"{image.width}x{image.height} is too large for a file of {len(content)} bytes")
             image.load()
-            return np.asarray(_upright(_over_white(_eight_bits(image)), _orientation(image)))
+            upright = _upright(_over_white(_eight_bits(image)), _orientation(image))
+            return np.asarray(upright if size is None else _fit(upright, size))
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
     except UnidentifiedImageError:
@@ -86,12 +89,9 @@ def fit(picture: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 
     A picture that has the size already is returned as it is.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    if picture.shape[:2] == size:
-        return picture
-    height, width = size
-    return np.asarray(ImageOps.fit(Image.fromarray(picture), (width, height), Image.Resampling.BICUBIC))
+    return picture if picture.shape[:2] == size else np.asarray(_fit(Image.fromarray(picture), size))
 
 
 def is_grey(picture: NDArray[np.uint8]) -> bool:
@@ -136,6 +136,14 @@ def _over_white(image: Any) -> Any:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _fit(image: Any, size: Size) -> Any:
+    from PIL import Image, ImageOps
+
+    height, width = size
+    same = image.size == (width, height)
+    return image if same else ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
 
 
 def _orientation(image: Any) -> int:

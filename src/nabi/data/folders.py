@@ -211,7 +211,7 @@ def _on_demand(path: Path, about: dict[str, Any], read_again: ReadAgain) -> OnDe
         name = names[position]
         content = read_again(name, sizes[position], marks[position])
         try:
-            return fit(decode(content, name), (height, width))[..., :channels]
+            return decode(content, name, (height, width))[..., :channels]
         except PictureError:  # it could be decoded before
             raise DataError(f"{path / name}: {CHANGED}") from None
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nabi import threads
-from nabi.data.decode import Size, checked_size, decode, fit, grey
+from nabi.data.decode import Size, checked_size, decode, grey
 from nabi.data.files import Member, members, read_regular
 from nabi.errors import DataError, PictureError, SettingError
 
@@ -67,11 +67,9 @@ def _picture(
     try:
         if member.problem:
             raise PictureError(f"{path}: {member.problem}")
-        picture = decode(member.read(), path)
+        picture = decode(member.read(), path, size)
     except PictureError as error:
         return path, error
     except DataError as error:
         return path, PictureError(f"{path}: {str(error).removeprefix(f'{member.name}: ').removeprefix(f'{path}: ')}")
-    if size is not None:
-        picture = fit(picture, size)
     return path, grey(picture) if channels == 1 else picture

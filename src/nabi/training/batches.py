@@ -3,15 +3,21 @@
 import itertools
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nabi import random, threads
-from nabi.data.augment import Pipeline, batch
+from nabi.data import OnDemand
+from nabi.data.augment import Pipeline
+from nabi.data.augment import batch as varied
 from nabi.errors import DataError
 from nabi.graph import namespace
+
+PIECE = 2**20
+"""About how many bytes of pictures one thread fetches and varies at a time: few enough that all threads have some."""
 
 
 class Examples(NamedTuple):
@@ -20,7 +26,7 @@ class Examples(NamedTuple):
     Attributes
     ----------
     images : array, (N, ...)
-        In memory or memory-mapped.
+        In memory, memory-mapped, or a `nabi.data.OnDemand` in an array's place.
     labels : array of int64, (N,)
     weights : array of float32, (N,), or None
         How much each counts; None where all count alike.
@@ -28,7 +34,7 @@ class Examples(NamedTuple):
         How pictures are varied each time they are shown: see `nabi.data.augment`.
     """
 
-    images: NDArray[Any]
+    images: NDArray[Any] | OnDemand
     labels: NDArray[np.int64]
     weights: NDArray[np.float32] | None = None
     augment: Pipeline | None = None
@@ -45,7 +51,7 @@ class Examples(NamedTuple):
         if self.augment is None:
             shown, others, share = np.asarray(self.images[chosen]), None, None
         else:
-            shown, others, share = batch(self.augment, self.images, chosen, key)
+            shown, others, share = varied(self.augment, self.images, chosen, key)
         pictures = [shown, self.labels[chosen]]
         if others is None or share is None:
             return pictures if self.weights is None else [*pictures, self.weights[chosen]]
@@ -59,12 +65,26 @@ class Examples(NamedTuple):
             raise DataError("there are no pictures to train on")
         key = random.fold_in(namespace.numpy, random.key(seed), np.uint32(epoch))
         order = random.permutation(namespace.numpy, key, len(self.images))
+        each = self.images.dtype.itemsize * math.prod(self.images.shape[1:])
         bounds = itertools.pairwise(batch_bounds(len(order), batch_size)[start:])
-        chosen = (order[first:end] for first, end in bounds)
-        if self.augment is None:
-            yield from (self.take(some, key) for some in chosen)
-        else:  # while a step is taken, the next pictures are varied
-            yield from threads.map_in_order(lambda some: self.take(some, key), chosen, ahead=2)
+        batches = [_cut(order[first:end], max(1, PIECE // max(1, each))) for first, end in bounds]
+        most = max(map(len, batches), default=0)  # pieces of a batch
+        pieces, take = itertools.chain(*batches), partial(self.take, key=key)
+        if self.augment is None and most <= 1 and not isinstance(self.images, OnDemand):
+            taken: Iterator[list[NDArray[Any]]] = map(take, pieces)  # which takes no longer than handing it to a thread
+        else:  # while a step is taken, the pictures of the next are fetched and varied
+            taken = threads.map_in_order(take, pieces, ahead=max(most, threads.count()) + 1)
+        for batch in batches:
+            yield _joined([next(taken) for _ in batch])  # nothing else holds the parts on
+
+
+def _cut(chosen: NDArray[np.int64], some: int) -> list[NDArray[np.int64]]:
+    """Positions in pieces of ``some`` at most, as even as can be."""
+    return np.array_split(chosen, -(-len(chosen) // some))
+
+
+def _joined(parts: list[list[NDArray[Any]]]) -> list[NDArray[Any]]:
+    return parts[0] if len(parts) == 1 else [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
 def batch_bounds(length: int, batch_size: int) -> list[int]:

@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from nabi.data.augment.declaration import augmentation
 from nabi.data.augment.draws import Keys, integers, uniform
-from nabi.data.augment.interpolation import sample
+from nabi.data.augment.interpolation import sample, stretch
 from nabi.data.augment.pictures import Pictures, require_below_side
 
 
@@ -24,7 +24,9 @@ def flip(images: Pictures, keys: Keys, probability: float = 0.5) -> Pictures:
     """
     chosen = uniform(keys, 1)[0] < probability
     changed = images.copy()
-    changed[chosen] = images[chosen, :, ::-1]
+    for picture in np.flatnonzero(chosen):
+        for channel in range(images.shape[3]):  # NumPy reverses bytes sooner than pixels of three bytes
+            changed[picture, ..., channel] = images[picture, :, ::-1, channel]
     return changed
 
 
@@ -73,8 +75,7 @@ def resized_crop(images: Pictures, keys: Keys, smallest: float = 0.08, widest: f
     tall, wide = np.minimum(1, np.sqrt(area / ratio)), np.minimum(1, np.sqrt(area * ratio))
     first_row = down * (1 - tall) * height + (tall - 1) / 2  # a pixel is looked at in its middle, half a pixel on
     first_column = along * (1 - wide) * width + (wide - 1) / 2
-    still = np.zeros_like(tall)
-    return sample(images, (tall, still, first_row), (still, wide, first_column))
+    return stretch(images, (tall, first_row), (wide, first_column))
 
 
 @augmentation("rotation", degrees=(0, 180))

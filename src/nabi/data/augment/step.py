@@ -1,5 +1,7 @@
 """The pictures for one step of training, taken out of a data set, changed and mixed."""
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -7,12 +9,13 @@ from nabi.data.augment.blocks import in_blocks
 from nabi.data.augment.draws import children, keys
 from nabi.data.augment.pictures import Pictures, as_pictures
 from nabi.data.augment.pipeline import Pipeline
+from nabi.data.ondemand import OnDemand
 
 _PARTNER = 2**32 - 1  # the number under which mixup's second picture gets a key; parts of a pipeline have those below
 
 
 def batch(
-    pipeline: Pipeline | None, images: Pictures, positions: ArrayLike, epoch_key: NDArray[np.uint32]
+    pipeline: Pipeline | None, images: Pictures | OnDemand, positions: ArrayLike, epoch_key: NDArray[np.uint32]
 ) -> tuple[Pictures, NDArray[np.int64] | None, NDArray[np.float32] | None]:
     """Pictures out of a data set, changed and mixed for one step of training.
 
@@ -21,7 +24,7 @@ def batch(
     pipeline : Pipeline or None
         ``None`` takes the images out and leaves them as they are, whatever they are.
     images : array of uint8, (M, H, W, C)
-        All pictures of the training set, in memory or a memory map.
+        All pictures of the training set, in memory or a memory map, or :class:`~nabi.data.OnDemand`.
     positions : array_like of int, (N,)
         Which of them to take.
     epoch_key : array of uint32, (2,)
@@ -51,11 +54,13 @@ def batch(
     >>> bool((batch(parse("flip,crop:1,mixup"), images, [4], random.key(7))[0] == changed[2]).all())
     True
     """
-    images = np.asarray(images)
+    if not isinstance(images, OnDemand):
+        images = np.asarray(images)
     positions = np.asarray(positions, np.int64)
     if pipeline is None:
         return images[positions], None, None
-    as_pictures(images, None, pipeline)
+    if isinstance(images, np.ndarray):
+        as_pictures(images, None, pipeline)
     own = keys(epoch_key, positions)
     changed = np.empty((len(positions), *images.shape[1:]), np.uint8)
 
@@ -64,7 +69,7 @@ def batch(
 
     mixup = pipeline.mixup
     if mixup is None:
-        in_blocks(change, len(positions), images[:1].size)
+        in_blocks(change, len(positions), math.prod(images.shape[1:]))
         return changed, None, None
 
     others, share = mixup.partners(own, len(images))
@@ -75,5 +80,5 @@ def batch(
         partners = pipeline(images[others[block]], partner_keys[block])
         changed[block] = mixup.mix(changed[block], partners, share[block])
 
-    in_blocks(change_and_mix, len(positions), images[:1].size)
+    in_blocks(change_and_mix, len(positions), math.prod(images.shape[1:]))
     return changed, others, share
