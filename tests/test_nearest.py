@@ -1,5 +1,6 @@
 """Nearest neighbours: the same as going through all pairs, whatever is skipped on the way."""
 
+import math
 import tracemalloc
 from itertools import pairwise
 
@@ -12,16 +13,9 @@ from hypothesis.extra.numpy import arrays
 from nabi import nearest as module
 from nabi import threads
 from nabi.errors import DTypeError, SettingError, ShapeError
-from nabi.nearest import (
-    METRICS,
-    Bound,
-    measure,
-    nearest,
-    products_of_numbers,
-    products_of_pixels,
-    search,
-    sums_of_cells,
-)
+from nabi.nearest import METRICS, bound_for, bounds, nearest, pairs, search
+from nabi.nearest.bounds import Bound, products_of_numbers, products_of_pixels, projections, sums_of_cells
+from nabi.nearest.pairs import measure
 
 metrics = st.sampled_from(METRICS)
 
@@ -91,11 +85,32 @@ numbers = st.sampled_from(
 def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """At their usual sizes, blocks and tiles would hold all of what these tests search at once."""
     if request.param == "cut small":
-        monkeypatch.setattr(module, "MAX_BLOCK", 2)
-        monkeypatch.setattr(module, "MAX_TILE", 7)
-        monkeypatch.setattr(module, "PAIR_BYTES", 64)
-        monkeypatch.setattr(module, "EXACT", 5)
-        monkeypatch.setattr(module, "LARGE", 6)
+        for where, name, value in [
+            (module, "MAX_BLOCK", 2),
+            (module, "MAX_TILE", 8),
+            (module, "MAX_PIECE", 4),
+            (pairs, "PAIR_BYTES", 64),
+            (pairs, "SQUARES", 3),
+            (pairs, "DIFFERENCES", 3),
+            (bounds, "PART_BYTES", 64),
+            (bounds, "EXACT", 5),
+            (bounds, "RUN", 5),
+            (bounds, "LARGE", 6),
+            (bounds, "GRID", 8),
+            (bounds, "ROW", 8),
+            (bounds, "DIRECTIONS", 4),
+            (bounds, "SAMPLE", 6),
+        ]:
+            monkeypatch.setattr(where, name, value)
+
+
+def bounds_for(images, metric: str) -> list[Bound]:
+    """Every bound that there is for such images."""
+    shape, whole = images.shape[1:], images.dtype == np.uint8
+    length = math.prod(shape)
+    if metric == "l1":
+        return [sums_of_cells(shape, whole)]
+    return [products_of_pixels(length), projections(images)] if whole else [products_of_numbers(length)]
 
 
 def check(searched, metric: str) -> None:
@@ -122,6 +137,19 @@ def test_numbers_as_in_float64(searched, metric: str) -> None:
     check(searched, metric)
 
 
+@pytest.mark.usefixtures("cut")
+@settings(max_examples=150, deadline=None)
+@given(searches(st.one_of(pixels, numbers)), metrics)
+def test_every_bound_gives_the_same_answer(searched, metric: str) -> None:
+    queries, candidates, k = searched
+    expected_distances, expected_positions = by_going_through_all(queries, candidates, k, metric)
+    for bound in bounds_for(candidates, metric):
+        distances, positions = search(queries, candidates, k, metric, bound)
+        assert positions.tolist() == expected_positions.tolist()
+        assert (np.sqrt(distances) if metric == "l2" else distances).tolist() == expected_distances.tolist()
+
+
+@pytest.mark.usefixtures("cut")
 @settings(max_examples=150, deadline=None)
 @given(searches(st.one_of(pixels, numbers)), metrics, st.integers(0, 2**32))
 def test_any_lower_bound_gives_the_same_answer(searched, metric: str, seed: int) -> None:
@@ -133,23 +161,27 @@ def test_any_lower_bound_gives_the_same_answer(searched, metric: str, seed: int)
         exact = measure(some, others, rows, columns, metric).reshape(len(some), len(others))
         return exact * random.choice([0.0, 0.5, 0.999, 1.0], exact.shape)
 
-    distances, positions = search(queries, candidates, k, metric, Bound(lambda images: images, between))
-    expected_distances, expected_positions = nearest(queries, candidates, k, metric)
+    threads.set_count(1)  # one generator for all
+    try:
+        bound = Bound(lambda images: images, lambda images: images, between, 1)
+        distances, positions = search(queries, candidates, k, metric, bound)
+    finally:
+        threads.set_count(None)
+    expected_distances, expected_positions = by_going_through_all(queries, candidates, k, metric)
     assert positions.tolist() == expected_positions.tolist()
     assert (np.sqrt(distances) if metric == "l2" else distances).tolist() == expected_distances.tolist()
 
 
+@pytest.mark.usefixtures("cut")
 @settings(max_examples=150, deadline=None)
 @given(searches(st.one_of(pixels, numbers)), metrics)
 def test_our_bounds_are_bounds(searched, metric: str) -> None:
     queries, candidates, _ = searched
-    whole = queries.dtype == np.uint8
-    bound = sums_of_cells(whole) if metric == "l1" else products_of_pixels() if whole else products_of_numbers()
-    lower = bound.between(bound.prepare(queries), bound.prepare(candidates))
     exact = all_distances(queries, candidates, metric).astype(np.float64)
-    assert (lower <= exact).all()
-    if whole and metric == "l2":
-        assert (lower == exact).all()
+    for bound in bounds_for(candidates, metric):
+        lower = bound.between(bound.of_queries(queries), bound.of_candidates(candidates))
+        assert (lower <= exact).all()
+        assert bound.of_candidates(candidates[:0]) is not None
 
 
 def test_a_bound_spares_nearly_all_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,16 +212,68 @@ def test_the_sum_of_a_large_picture_does_not_overflow(metric: str, expected: flo
     assert positions.tolist() == [[1, 0, 2]]
 
 
-def test_products_are_exact_where_float32_alone_would_round() -> None:
+def extremes():
+    """Pictures whose sums of squares need more than the 24 bits of float32; every one twice, and constant ones."""
     random = np.random.default_rng(0)
-    # Extremes: the sums of squares of 3,072 of them need more than the 24 bits of float32.
-    rows = random.choice(np.array([0, 1, 254, 255], np.uint8), (40, 3072))
-    bound = products_of_pixels()
-    lower = bound.between(bound.prepare(rows[:10]), bound.prepare(rows))
-    exact = np.square(rows[:10, np.newaxis].astype(np.int64) - rows).sum(axis=2)
-    assert np.array_equal(lower, exact)
-    naive = np.square(rows[:, np.newaxis].astype(np.float32) - rows).sum(axis=2, dtype=np.float32)[:10]
-    assert not np.array_equal(naive, exact)
+    images = random.choice(np.array([0, 1, 254, 255], np.uint8), (40, 32, 32, 3))
+    constant = np.arange(40, dtype=np.uint8)[:, np.newaxis, np.newaxis, np.newaxis] * np.ones_like(images)
+    return np.concatenate([images, images, constant])
+
+
+@pytest.mark.parametrize("name", ["products of pixels", "projections", "projections of rows"])
+def test_the_room_for_rounding_is_needed_and_enough_and_small(name: str) -> None:
+    images = extremes()
+    if name == "projections of rows":
+        images = images.reshape(len(images), -1)
+
+    def lower_bounds():
+        bound = products_of_pixels(3072) if name == "products of pixels" else projections(images)
+        return bound.between(bound.of_queries(images), bound.of_candidates(images)).astype(np.float64)
+
+    exact = all_distances(images.reshape(len(images), -1).astype(np.float32), images.reshape(len(images), -1), "l2")
+    with_room = lower_bounds()
+    assert (with_room <= exact).all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "UNIT", 0.0)
+        without_room = lower_bounds()
+    assert (without_room > exact).any()
+    squared = np.square(images.reshape(len(images), -1).astype(np.float64) - 128).sum(axis=1)
+    scale = squared[:, np.newaxis] + squared
+    assert (without_room - with_room <= 1e-3 * scale).all()
+    # What rounding did is less than the room, by an order of magnitude: worst cases do not happen by chance.
+    assert ((without_room - exact) / scale).max() < 1e-4
+
+
+def test_directions_are_whole_and_make_nothing_longer() -> None:
+    random = np.random.default_rng(0)
+    for shape in [(32, 32, 3), (3072,), (9, 11, 1), (90, 110, 3), (20_000,)]:
+        images = random.integers(0, 256, (60, *shape), np.uint8)
+        side, count = bounds._cells_of(shape)
+        sums = np.concatenate([part for _, part, _ in bounds._sums(images, side)])
+        assert np.abs(sums).max() <= 128 * count
+        assert sums.astype(np.float64).sum() == (images.astype(np.float64) - 128).sum()
+        directions = bounds._directions(sums, 128 * count)
+        assert np.array_equal(directions, np.rint(directions))
+        largest = np.abs(directions.astype(np.float64)).sum(axis=1).max() * 128 * count
+        assert largest <= (2**24 if directions.dtype == np.float32 else 2**53)
+        longest = np.linalg.svd(directions.astype(np.float64), compute_uv=False)[0]
+        assert longest**2 <= np.abs(directions.astype(np.float64) @ directions.astype(np.float64).T).sum(axis=1).max()
+
+
+def test_photographs_are_projected_and_noise_is_not() -> None:
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (4200, 16, 16, 3), np.uint8)
+    smooth = random.integers(0, 200, (4200, 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2).astype(np.uint8) + noise // 8
+    for images, projected in [(noise, False), (smooth, True), (smooth.reshape(4200, -1), True)]:
+        bound = bound_for(images[:100], images[100:], 3, "l2")
+        assert (bound.size < 4 * 300) == projected
+    assert bound_for(smooth[:10], smooth[10:], 3, "l2").size > 4 * 300  # so few that it does not pay
+    queries, candidates = smooth[:70], np.concatenate([smooth[70:], smooth[:5]])
+    distances, positions = nearest(queries, candidates, 3)
+    exact = np.array([np.square(flat(candidates).astype(np.int64) - query).sum(axis=1) for query in flat(queries)])
+    order = np.argsort(exact, axis=1, kind="stable")[:, :3]
+    assert np.array_equal(positions, order)
+    assert np.array_equal(distances, np.sqrt(np.take_along_axis(exact, order, axis=1)))
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -216,6 +300,7 @@ def test_memory_does_not_grow_with_the_number_of_queries_or_candidates(metric: s
         threads.set_count(1)  # of several it depends on the moment how much they hold together
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "MAX_TILE", 200)
+            patch.setattr(module, "MAX_PIECE", 100)
             patch.setattr(module, "MAX_BLOCK", 50)
             peaks = [
                 peak(images[:queries], images[:candidates], metric) - queries * 2 * 32  # but for the answer

@@ -1,0 +1,223 @@
+"""Exact nearest neighbours among rows or pictures, without the matrix of all distances.
+
+Candidates are gone through tile by tile and queries block by block. For each pair of a block and a tile there is
+
+1. a *bound*: numbers that no true distance of a pair is below, quick to compute (`nabi.nearest.bounds`);
+2. the filter: which pairs may still matter (`may_be_near`);
+3. `measure`: the exact distances of these pairs alone, merged into the best so far.
+
+The answer follows from the exact distances, so a bound decides on nothing but the time: another one, tighter or
+quicker, gives the same answer to the bit. Which one is used depends on shapes, and on how much it spares among a few
+of the pairs (`bound_for`); never on a clock.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nabi import threads
+from nabi.errors import DTypeError, SettingError, ShapeError
+from nabi.nearest.bounds import (
+    LARGE,
+    Bound,
+    products_of_numbers,
+    products_of_pixels,
+    projections,
+    sums_of_cells,
+)
+from nabi.nearest.pairs import cut, measure
+
+METRICS = ("l2", "l1")
+
+# How much is worked on at once. (Never by the number of threads.)
+MAX_BLOCK = 128  # queries
+MAX_TILE = 16384  # candidates
+MAX_PIECE = 2048  # of them, prepared by one thread
+MAX_BYTES = 2**26  # of prepared candidates, and of a tile's numbers in float64
+
+MANY = (64, 4096)  # queries and candidates, from which on it pays to find out what is spared
+ASKED = 32  # queries that are tried
+TRIED = 2048  # candidates that they are tried against
+FEW = 1 / 16  # of the pairs: where more than these survive, the bound is not worth its time
+
+
+def nearest(
+    queries: NDArray[Any],
+    candidates: NDArray[Any],
+    k: int,
+    metric: str = "l2",
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The k candidates nearest to each query.
+
+    Candidates at the same distance come in the order of their positions, and the lowest are taken. Beyond arguments
+    and answer, memory does not grow with the number of either: it is below 130 MiB and 50 MiB for each thread, for
+    k up to 1,000 and pictures of up to two million numbers.
+
+    Parameters
+    ----------
+    queries : ndarray of uint8 or float32, (N, H, W, C) or (N, features)
+        Finite numbers. Memory maps are read piece by piece.
+    candidates : ndarray of the same kind, (M, ...)
+    k : int
+        From 1 to M.
+    metric : str
+        "l2", the square root of the sum of squared differences; or "l1", the sum of absolute differences.
+    progress : callable, optional
+        Called with how many pairs of a query and a candidate are dealt with, and of how many.
+
+    Returns
+    -------
+    distances : ndarray of float64, (N, k)
+        In ascending order. Between uint8 pixels exact (for L2, the square root of an exact sum); between float32
+        numbers, computed in float64 from the differences.
+    positions : ndarray of int64, (N, k)
+
+    Raises
+    ------
+    SettingError
+        A metric that there is not, or ``k`` below 1 or above the number of candidates.
+    ShapeError, DTypeError
+        Queries and candidates that are not of one shape and kind.
+
+    Examples
+    --------
+    >>> rows = np.array([[0, 0], [3, 4], [0, 1]], np.uint8)
+    >>> nearest(rows[:1], rows, 2)
+    (array([[0., 1.]]), array([[0, 2]]))
+    """
+    if metric not in METRICS:
+        raise SettingError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
+    if not 1 <= k <= len(candidates):
+        raise SettingError(f"k is {k}: there are {len(candidates)} candidates")
+    if queries.shape[1:] != candidates.shape[1:]:
+        raise ShapeError(f"queries of {queries.shape[1:]}, but candidates of {candidates.shape[1:]}")
+    if not queries.dtype == candidates.dtype in (np.uint8, np.float32):
+        raise DTypeError(f"queries of {queries.dtype}, candidates of {candidates.dtype}: both must be uint8 or float32")
+    with threads.one_blas_thread():
+        bound = bound_for(queries, candidates, k, metric)
+        distances, positions = search(queries, candidates, k, metric, bound, progress)
+    return np.sqrt(distances) if metric == "l2" else distances, positions
+
+
+def bound_for(queries: NDArray[Any], candidates: NDArray[Any], k: int, metric: str) -> Bound:
+    """The bound to search with.
+
+    Pixels of many large pictures are projected, where that leaves few pairs to measure: as it does for photographs, and
+    not for noise. This is tried on some queries and candidates, at equal steps among all.
+    """
+    shape = candidates.shape[1:]
+    length = math.prod(shape)
+    whole = candidates.dtype == np.uint8
+    if metric == "l1":
+        return sums_of_cells(shape, whole)
+    if not whole:
+        return products_of_numbers(length)
+    products = products_of_pixels(length)
+    if length < LARGE or len(queries) < MANY[0] or len(candidates) < MANY[1]:
+        return products
+    asked, tried = (
+        images[np.linspace(0, len(images) - 1, number).astype(np.int64)]
+        for images, number in ((queries, ASKED), (candidates, TRIED))
+    )
+    near = math.ceil(k * TRIED / len(candidates))  # the same share of these as k are of all
+    distances = products.between(products.of_queries(asked), products.of_candidates(tried))
+    limit = np.partition(distances, near - 1, axis=1)[:, near - 1]
+    bound = projections(candidates)
+    lower = bound.between(bound.of_queries(asked), bound.of_candidates(tried))
+    return bound if np.mean(lower <= limit[:, np.newaxis]) <= FEW else products
+
+
+def search(
+    queries: NDArray[Any],
+    candidates: NDArray[Any],
+    k: int,
+    metric: str,
+    bound: Bound,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """`nearest` with a bound of the caller's, and squared distances for L2."""
+    length = max(1, math.prod(candidates.shape[1:]))
+    size = max(1, min(MAX_PIECE, MAX_BYTES // (8 * length)))
+    pieces = cut(len(candidates), size)
+    blocks = cut(len(queries), min(MAX_BLOCK, MAX_BYTES // (32 * length)))
+    distances = np.full((len(queries), k), np.inf)
+    positions = np.full((len(queries), k), -1)
+
+    def improve(block: slice, tile: slice, prepared: list[Any]) -> int:
+        """Take the candidates of a tile into the best of a block; how many pairs these are."""
+        asked, images = queries[block], candidates[tile]
+        known = bound.of_queries(asked)
+        lower = np.concatenate([bound.between(known, piece) for piece in prepared], axis=1)
+
+        def take(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> None:
+            found = measure(asked, images, rows, columns, metric)
+            near = found <= distances[block][rows, -1]  # few are, and only these need sorting
+            distances[block], positions[block] = _merge(
+                distances[block], positions[block], rows[near], found[near], columns[near] + tile.start
+            )
+
+        done = np.full(len(asked), -np.inf)
+        if np.isinf(distances[block, -1]).any():
+            # Those with the lowest bounds first, so that what is known of the rest is as good as the answer.
+            first = min(2 * k + 16, lower.shape[1])
+            done = np.partition(lower, first - 1, axis=1)[:, first - 1].astype(np.float64)
+            take(*may_be_near(lower, done))
+        take(*may_be_near(lower, distances[block, -1], done))
+        return lower.size
+
+    done = 0
+    with threads.one_blas_thread():
+        for group in cut(len(pieces), min(MAX_TILE // MAX_PIECE, MAX_BYTES // (max(1, bound.size) * size))):
+            tile = slice(pieces[group][0].start, pieces[group][-1].stop)
+            prepared = list(threads.map_in_order(lambda piece: bound.of_candidates(candidates[piece]), pieces[group]))
+            for pairs in threads.map_in_order(partial(improve, tile=tile, prepared=prepared), blocks):
+                done += pairs
+                if progress is not None:
+                    progress(done, len(queries) * len(candidates))
+    return distances, positions
+
+
+def may_be_near(
+    lower: NDArray[Any], limit: NDArray[np.float64], done: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pairs (rows, columns) that may still be among the nearest, by lower bounds on their distances.
+
+    Parameters
+    ----------
+    lower : ndarray of float32 or float64, (N, M)
+    limit : ndarray, (N,)
+        For each query a distance within which k candidates are known. At this very distance a candidate may still
+        matter: it may come before the others there.
+    done : ndarray, (N,), optional
+        Bounds up to which pairs are dealt with already.
+    """
+    most = limit.astype(lower.dtype)
+    most = np.where(most < limit, np.nextafter(most, np.inf, dtype=lower.dtype), most)  # never rounded down
+    chosen = lower <= most[:, np.newaxis]
+    if done is not None:
+        chosen &= lower > done[:, np.newaxis].astype(lower.dtype)
+    # As `np.nonzero` in two dimensions, which takes ten times as long where little is found.
+    return np.divmod(np.flatnonzero(chosen), max(1, lower.shape[1]))
+
+
+def _merge(
+    distances: NDArray[np.float64],
+    positions: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    found: NDArray[np.float64],
+    places: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The k best of each row, among those (N, k) that there were and those found; the lowest position wins a tie."""
+    count, k = distances.shape
+    rows = np.concatenate([np.repeat(np.arange(count), k), rows])
+    found = np.concatenate([distances.reshape(-1), found])
+    places = np.concatenate([positions.reshape(-1), places])
+    order = np.lexsort((places, found, rows))
+    best = order[np.searchsorted(rows[order], np.arange(count))[:, np.newaxis] + np.arange(k)]
+    return found[best], places[best]

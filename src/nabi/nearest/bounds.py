@@ -1,0 +1,274 @@
+"""Lower bounds on distances, quick to compute for all pairs of queries and candidates.
+
+Each is of the form ``between(of_queries(q), of_candidates(x))``, and what it gives for a pair is never above what
+`nabi.nearest.pairs.measure` gives: how much rounding can have added is derived with each, and subtracted.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nabi.nearest.pairs import cut, flat
+
+UNIT = 2.0**-24  # how far float32 rounds, at most, relative to the number
+PART_BYTES = 2**20  # of pictures that are prepared together, in float32: what the processor's cache holds
+
+LARGE = 512  # numbers of a picture, from which on the cells of an L1 bound are large
+EXACT = 1024  # products of pixels centred by 128 that float32 adds up without rounding: 2^10 · 2^14 = 2^24
+RUN = 4096  # products that float32 adds up in `products_of_pixels`, so that the room for rounding stays small
+
+DIRECTIONS = 128  # of `projections`
+GRID = 1024  # cells of a picture that `projections` begins with, at most
+ROW = 4096  # likewise of a row, whose numbers need not be alike because they are neighbours
+SAMPLE = 1024  # candidates that show which directions these are
+
+
+class Bound(NamedTuple):
+    """A lower bound on distances: squared ones for L2."""
+
+    of_queries: Callable[[NDArray[Any]], Any]
+    """What the bound needs of queries (N, ...), computed once for all pairs that they are in."""
+
+    of_candidates: Callable[[NDArray[Any]], Any]
+    """Likewise of candidates."""
+
+    between: Callable[[Any, Any], NDArray[Any]]
+    """For N prepared queries and M prepared candidates (N, M), float32 or float64: at most their distances."""
+
+    size: int
+    """Bytes that a prepared candidate takes."""
+
+
+# --- squared L2 distances of pixels ---
+
+
+def products_of_pixels(length: int) -> Bound:
+    """|q|² + |x|² - 2 q·x of pixels centred by 128, one matrix product: of [-2q, 1, |q|²] and [x, |x|², 1].
+
+    float32 adds the D = n + 2 products of a pair up with an error of at most D·u/(1 - D·u) of the sum of their absolute
+    values, u = 2⁻²⁴, in whatever order; that sum is at most 2 (|q|² + |x|²). With the rounding of the squared norms
+    themselves (exact before: `_centred`) this is less than 4·D·u·(|q|² + |x|²), which is subtracted with the norms.
+    Rows of more than 4,096 numbers are taken in runs of so many, of which float64 adds up the sums.
+    """
+    kept = 1 - 4 * (min(length, RUN) + 2) * UNIT
+
+    def rows(images: NDArray[Any], asked: bool) -> NDArray[np.float32]:
+        found = np.empty((len(images), length + 2), np.float32)
+        norms = found[:, length:]
+        for part in cut(len(images), PART_BYTES // (4 * max(1, length))):
+            numbers, squared = _centred(images[part])
+            np.multiply(numbers, np.float32(-2 if asked else 1), out=found[part, :length])
+            norms[part, int(asked)] = squared * kept
+        norms[:, int(not asked)] = 1
+        return found
+
+    def between(queries: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[Any]:
+        parts = cut(length, RUN) or [slice(0, 0)]
+        parts[-1] = slice(parts[-1].start, length + 2)
+        total: NDArray[Any] = queries[:, parts[0]] @ candidates[:, parts[0]].T
+        for part in parts[1:]:
+            total = np.add(total, queries[:, part] @ candidates[:, part].T, dtype=np.float64)
+        return total
+
+    return Bound(lambda images: rows(images, True), lambda images: rows(images, False), between, 4 * (length + 2))
+
+
+def projections(candidates: NDArray[np.uint8]) -> Bound:
+    """Squared L2 distances in a few directions, and the difference of what remains.
+
+    Let S be a matrix that makes no vector longer. Then |v|² = |Sv|² + |v|'², where |v|'² = |v|² - |Sv|² is the square
+    of a seminorm, whose triangle inequality gives for v = q - x
+
+        |q - x|² ≥ |Sq - Sx|² + (|q|' - |x|')² = |q|² + |x|² - 2 (Sq·Sx + |q|'|x|'):
+
+    one matrix product, of [-2Sq, -2|q|', 1, |q|²] and [Sx, |x|', |x|², 1]. The better S's directions are those in which
+    pictures differ most, the less is lost: principal ones, of a sample of the candidates. Source: the inequality is
+    that of partial distances, as in Bei and Gray, "An improvement of the minimum distortion encoding algorithm for
+    vector quantization", IEEE Transactions on Communications 33 (1985), with the remaining norms added.
+
+    Nothing is rounded until the very end. Pixels are centred by 128 and added up over cells of c neighbours; the rows
+    of P, the directions, have whole numbers so small that P times these sums is exact as well (`_directions`). The rows
+    of the matrix of cells are orthogonal and at most √c long, and no eigenvalue of PPᵀ is above the largest sum of
+    absolute values in one of its rows, so that S = P·cells/√(λ·c) with that sum as λ makes no vector longer.
+
+    Room for rounding: with d directions, |Sx|² and |x|'² are off by no more than (d + 8)·2⁻⁵³·|x|², hence |x|' by the
+    root of that, and all numbers are rounded to float32; so the vector [Sx, |x|'] of length |x| is off by
+    η·|x|, η = 3u + √((d + 8)·2⁻⁵³), and twice the product of two such by (2η + η²)(|q|² + |x|²). The product itself is
+    off as in `products_of_pixels`, with D = d + 3. Together this is less than 4 (D·u + η)(|q|² + |x|²).
+    """
+    shape = candidates.shape[1:]
+    side, count = _cells_of(shape)
+    sample = candidates[np.linspace(0, len(candidates) - 1, min(SAMPLE, len(candidates))).astype(np.int64)]
+    directions = _directions(np.concatenate([sums for _, sums, _ in _sums(sample, side)]), 128 * count)
+    number = len(directions)
+    turned = np.ascontiguousarray(directions.T)
+    exact = directions.astype(np.float64)
+    scale = 1 / (np.abs(exact @ exact.T).sum(axis=1).max() * count) if number else 1.0
+    eta = 3 * UNIT + math.sqrt((number + 8) * 2.0**-53)
+    kept = 1 - 4 * ((number + 3) * UNIT + eta)
+
+    def rows(images: NDArray[Any], asked: bool) -> NDArray[np.float32]:
+        found = np.empty((len(images), number + 3), np.float32)
+        norms = found[:, number + 1 :]
+        for part, sums, squared in _sums(images, side):
+            shares = (sums @ turned).astype(np.float64)
+            rest = squared - np.vecdot(shares, shares) * scale
+            found[part, :number] = shares * math.sqrt(scale)
+            found[part, number] = np.sqrt(np.maximum(rest, 0))
+            norms[part, int(asked)] = squared * kept
+        norms[:, int(not asked)] = 1
+        if asked:
+            found[:, : number + 1] *= -2
+        return found
+
+    return Bound(
+        lambda images: rows(images, True), lambda images: rows(images, False), lambda q, x: q @ x.T, 4 * (number + 3)
+    )
+
+
+def _directions(sums: NDArray[Any], reach: int) -> NDArray[Any]:
+    """The principal directions of sums over cells (N, cells), in whole numbers (directions, cells).
+
+    They need not be accurate, so that a randomised search will do: Halko, Martinsson and Tropp, "Finding structure with
+    randomness", SIAM Review 53 (2011), algorithms 4.4 and 5.1, one round.
+
+    Parameters
+    ----------
+    sums : ndarray, (N, cells)
+        Whole numbers of at most ``reach`` in absolute value. All numbers on the way to the product of these and the
+        directions are below 2²⁴, if there are as many as a few bits each, as `_cells_of` takes care of, and below
+        2⁵³ where that would be too coarse; the dtype of the directions is float32 or float64 accordingly.
+    """
+    cells = sums.shape[1]
+    centred = (sums - sums.mean(axis=0)).astype(np.float32)
+    wanted = min(DIRECTIONS + 16, cells, len(sums))
+    drawn = np.random.default_rng(0).standard_normal((wanted, len(sums)), np.float32)
+    basis = np.linalg.qr((drawn @ centred).T)[0]
+    basis = np.linalg.qr(centred.T @ (centred @ basis))[0]
+    shares = centred @ basis
+    turn = np.linalg.eigh(shares.T @ shares)[1][:, ::-1]
+    found = (basis @ turn[:, :DIRECTIONS]).T.astype(np.float64)
+    dtype, limit = (np.float32, 2**24) if reach * cells * 16 <= 2**24 else (np.float64, 2**53)
+    most = min(limit // reach, 1024 * cells)  # of the sum of a direction's absolute values
+    largest = np.abs(found).sum(axis=1).max(initial=0)
+    # Rounding adds at most a half to each number.
+    return np.rint(found * max(0.0, most - cells / 2) / max(largest, 1e-9)).astype(dtype)
+
+
+def _cells_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The side of the cells that `projections` adds pixels of such pictures up over, and how many pixels these are."""
+    side = 1
+    if len(shape) == 3:
+        while math.ceil(shape[0] / side) * math.ceil(shape[1] / side) * shape[2] > GRID:
+            side *= 2
+        return side, side * side
+    while math.ceil(math.prod(shape) / side) > ROW:
+        side *= 2
+    return side, side
+
+
+def _sums(images: NDArray[np.uint8], side: int) -> Any:
+    """Part by part: which images, their sums over cells (N, cells), and their squared norms; all exact."""
+    length = math.prod(images.shape[1:])
+    for part in cut(len(images), PART_BYTES // (4 * max(1, length))):
+        numbers, squared = _centred(images[part])
+        yield part, _cells(numbers.reshape(numbers.shape[0], *images.shape[1:]), side), squared
+
+
+def _cells(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    if images.ndim != 4:
+        return _sums_of_runs(flat(images), 1, side, np.float32)
+    rows = _sums_of_runs(images, 1, side, np.float32)
+    channels = [_sums_of_runs(rows[..., channel], 2, side, np.float32) for channel in range(images.shape[3])]
+    return flat(np.stack(channels, axis=1))
+
+
+def _centred(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Pixels less 128, and the sums of their squares. These are at most 2¹⁴: float32 adds 1,024 up exactly."""
+    numbers = flat(images).astype(np.float32)
+    numbers -= 128
+    squared = np.zeros(len(numbers))
+    for part in cut(numbers.shape[1], EXACT):
+        squared += np.vecdot(numbers[:, part], numbers[:, part])
+    return numbers, squared
+
+
+# --- squared L2 distances of numbers ---
+
+
+def products_of_numbers(length: int) -> Bound:
+    """|q|² + |x|² - 2 q·x in float64, less all that rounding can have added.
+
+    With n numbers a row and u = 2⁻⁵³ each of the three sums is off by at most n·u/(1 - n·u) of the sum of its absolute
+    values, together at most 2 (|q|² + |x|²) of these; `measure` is off by (n + 2)·u of the distance, which itself is at
+    most 2 (|q|² + |x|²). So (4 n + 16)·u·(|q|² + |x|²) covers both and what little the other operations add; twice
+    that is taken.
+    """
+
+    def prepare(images: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        rows = flat(images).astype(np.float64)
+        return rows, np.einsum("ij,ij->i", rows, rows) * (1 - _slack(length))
+
+    def between(queries: Any, candidates: Any) -> NDArray[np.float64]:
+        (q, q_squared), (x, x_squared) = queries, candidates
+        product: NDArray[np.float64] = q @ x.T
+        product *= -2
+        product += q_squared[:, np.newaxis]
+        product += x_squared
+        return product
+
+    return Bound(prepare, prepare, between, 8 * (length + 1))
+
+
+# --- L1 distances ---
+
+
+def sums_of_cells(shape: tuple[int, ...], whole: bool) -> Bound:
+    """L1 distances of sums over cells: |Σ a - Σ b| ≤ Σ |a - b|.
+
+    A cell is 4 by 4 pixels of one channel, or 16 neighbouring numbers of a row; 2 by 2 or 4 where there are few, since
+    a handful of sums says too little. Sums of whole numbers are exact. Of others, sum and comparison are off by no more
+    than what is subtracted: as in `products_of_numbers`, of Σ|q| + Σ|x|.
+    """
+    length = math.prod(shape)
+    side = 4 if length >= LARGE else 2
+
+    def prepare(images: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        axes = {1: side, 2: side} if images.ndim == 4 else {1: side**2}
+        sums: NDArray[Any] = images
+        for axis, run in axes.items():
+            sums = _sums_of_runs(sums, axis, run, np.float64)
+        sums = flat(sums)
+        if whole:
+            return sums, np.zeros(len(images))
+        slack: NDArray[Any] = np.abs(flat(images)).sum(axis=1, dtype=np.float64) * _slack(length)
+        return sums, slack
+
+    def between(queries: Any, candidates: Any) -> NDArray[np.float64]:
+        from scipy.spatial.distance import cdist
+
+        (q, q_slack), (x, x_slack) = queries, candidates
+        lower: NDArray[Any] = cdist(q, x, "cityblock")
+        if not whole:
+            lower -= q_slack[:, np.newaxis]
+            lower -= x_slack
+        return lower
+
+    return Bound(prepare, prepare, between, 8 * (length + 1))
+
+
+def _sums_of_runs(numbers: NDArray[Any], axis: int, length: int, dtype: Any) -> NDArray[Any]:
+    """Sums over runs of neighbours along an axis (as `np.add.reduceat`, which takes twice as long)."""
+    along = np.moveaxis(numbers, axis, 0)
+    sums = along[::length].astype(dtype)
+    for offset in range(1, length):
+        part = along[offset::length]
+        sums[: len(part)] += part
+    return np.moveaxis(sums, 0, axis)
+
+
+def _slack(length: int) -> float:
+    return (8 * length + 32) * 2.0**-53
