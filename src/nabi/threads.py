@@ -11,7 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -120,6 +120,36 @@ def map_in_order(
     finally:
         for future in waiting:
             future.cancel()
+
+
+def together(work: Callable[[int], None], helpers: int) -> None:
+    """Run ``work`` on this thread and on ``helpers`` of the pool's at once, and wait for all of them.
+
+    Each is given its number, this thread 0. Called from a thread of the pool itself, all of it runs on that thread.
+
+    Raises
+    ------
+    Exception
+        What ``work`` raises, once every thread has ended.
+
+    Examples
+    --------
+    >>> seen = []
+    >>> together(seen.append, 2)
+    >>> sorted(seen)
+    [0, 1, 2]
+    """
+    if getattr(_here, "is_worker", False) or helpers < 1:
+        for number in range(helpers + 1):
+            work(number)
+        return
+    waiting = [pool().submit(work, number) for number in range(1, helpers + 1)]
+    try:
+        work(0)
+    finally:
+        wait(waiting)
+    for one in waiting:
+        one.result()
 
 
 @contextmanager

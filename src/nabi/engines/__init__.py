@@ -14,7 +14,7 @@ from nabi.graph.plan import Plan
 
 Run = Callable[[Sequence[Any]], list[Any]]
 
-ENGINES = {"reference": "nabi.engines.reference"}
+ENGINES = {"reference": "nabi.engines.reference", "cpu": "nabi.engines.cpu"}
 
 
 def prepare(engine: str, plan: Plan) -> Run:

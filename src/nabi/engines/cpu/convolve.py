@@ -1,0 +1,305 @@
+"""Convolutions: windows laid out as rows in the cache, or Winograd's transformation, and then a product of matrices.
+
+F(4×4, 3×3) computes 4×4 outputs of a 3×3 window with 36 multiplications for 144: y = Aᵀ[(G w Gᵀ) ⊙ (Bᵀ x B)]A, tile by
+tile. Its gradient on the weights is the transpose of the same formula: Gᵀ[Σ (Bᵀ x B) ⊙ (A g Aᵀ)]G. Source: Lavin and
+Gray, "Fast algorithms for convolutional neural networks" (2016), equations 12 and 19 to 21.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from nabi.engines.cpu.code import Code, Index
+from nabi.engines.cpu.contract import Blas, Matrix, product
+from nabi.engines.cpu.kernels import Rows, _width, vectors
+from nabi.engines.cpu.lanes import Lane, constant
+from nabi.engines.cpu.reading import Reader
+from nabi.engines.cpu.values import Value
+
+FLOAT = np.dtype(np.float32)
+TILE, REACH, POINTS = 4, 6, 36
+
+# --- windows laid out as rows ---
+
+
+def _is_plain(kernel: Sequence[int], value: Value) -> bool:
+    """Whether a window is one pixel, so that pictures are rows already."""
+    return tuple(kernel) == (1, 1) and value.settings["stride"] == (1, 1)
+
+
+def patches_size(value: Value) -> int:
+    """Bytes of one picture's windows."""
+    kernel, steps, channels = _geometry(value)
+    return 0 if _is_plain(kernel, value) else 4 * math.prod(kernel) * channels * math.prod(steps)
+
+
+def _geometry(value: Value) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """The window, how often it fits along height and width, and the channels that it sees."""
+    x, other = value.inputs
+    if value.kind == "convolution":
+        return other.shape[:2], value.shape[1:3], x.shape[3]
+    return value.shape[:2], other.shape[1:3], x.shape[3]
+
+
+def _patches(reader: Reader, row: Index, value: Value, work: str) -> Matrix:
+    """One picture's windows, each a row: (oh·ow, kh·kw·C)."""
+    code, x = reader.code, value.inputs[0]
+    (kh, kw), (oh, ow), channels = _geometry(value)
+    (sh, sw), (dh, dw) = value.settings["stride"], value.settings["dilation"]
+    source = reader.pointer(x, row)
+    depth = kh * kw * channels
+    if _is_plain((kh, kw), value):
+        return Matrix(source, oh * ow, depth, depth)
+    across, down, _ = x.strides[2], x.strides[1], x.strides[3]
+    run, runs = (kw * channels, 1) if dw == 1 else (channels, kw)
+    with code.loop(0, oh) as p, code.loop(0, ow) as q:
+        for i in range(kh):
+            for j in range(runs):
+                start = p.times(sh * down).plus(q.times(sw * across)).plus(i * dh * down + j * dw * across)
+                target = p.times(ow * depth).plus(q.times(depth)).plus(i * kw * channels + j * channels)
+                for lane in vectors(code, run, _width(code, run)):
+                    found = code.load(source, start.plus(lane), FLOAT, code.width)
+                    code.store(work, target.plus(lane), FLOAT, code.width, found)
+    return Matrix(work, oh * ow, depth, depth)
+
+
+def convolution(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: str) -> None:
+    """Rows of a convolution of a padded picture."""
+    code, weight = reader.code, value.inputs[1]
+    outputs = value.shape[3]
+    right = Matrix(reader.pointer(weight), math.prod(weight.shape[:3]), outputs, outputs)
+    with code.loop(0, rows.count) as r:
+        row = rows.first.plus(r)
+        left = _patches(reader, row, value, work)
+        product(code, left, right, Matrix(reader.pointer(value, row), left.rows, outputs, outputs), FLOAT, blas)
+
+
+def convolution_gradient(
+    reader: Reader, rows: Rows, value: Value, partial: str, blas: Blas | None, work: str
+) -> None:
+    """Add the rows at hand to the partial sum of a gradient on weights."""
+    code, g = reader.code, value.inputs[1]
+    outputs = value.shape[3]
+    with code.loop(0, rows.count) as r:
+        row = rows.first.plus(r)
+        left = _patches(reader, row, value, work)
+        turned = Matrix(left.pointer, left.columns, left.rows, left.stride, turned=True)
+        right = Matrix(reader.pointer(g, row), left.rows, outputs, outputs)
+        product(code, turned, right, Matrix(partial, left.columns, outputs, outputs), FLOAT, blas, add=True)
+
+
+# --- Winograd ---
+
+Lanes = list[Lane]
+
+
+def _times(factor: float, x: Lane, plus: Lane | None = None) -> Lane:
+    """factor·x + plus, rounded once."""
+    if plus is None:
+        return x * factor
+    code = x.code
+    suffix = f"v{x.width}f32" if x.width > 1 else "f32"
+    called = f"@llvm.fma.{suffix}"
+    code.declarations[called] = f"declare {x.kind} {called}({x.kind}, {x.kind}, {x.kind})"
+    scale = constant(code, factor, FLOAT).spread(x.width).name
+    line = f"call {x.kind} {called}({x.kind} {scale}, {x.kind} {x.name}, {x.kind} {plus.name})"
+    return Lane(code, code.let(line), FLOAT, x.width)
+
+
+def _input(x: Lanes) -> Lanes:
+    """Bᵀx: six numbers of a tile's row."""
+    even, odd = _times(-4, x[2], x[4]), _times(-4, x[1], x[3])
+    far, near = x[4] - x[2], x[3] - x[1]
+    return [
+        _times(4, x[0], _times(-5, x[2], x[4])),
+        even + odd,
+        even - odd,
+        _times(2, near, far),
+        _times(-2, near, far),
+        _times(4, x[1], _times(-5, x[3], x[5])),
+    ]
+
+
+def _output(m: Lanes) -> Lanes:
+    """Aᵀm: from six points to four outputs."""
+    a, b, c, d = m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]
+    return [m[0] + a + c, _times(2, d, b), _times(4, c, a), _times(8, d, b) + m[5]]
+
+
+def _points(y: Lanes) -> Lanes:
+    """Ay: the transpose of `_output`."""
+    a, b = y[0] + y[2], y[1] + y[3]
+    c, d = _times(4, y[2], y[0]), _times(8, y[3], y[1] * 2.0)
+    return [y[0], a + b, a - b, c + d, c - d, y[3]]
+
+
+def _weight(w: Lanes) -> Lanes:
+    """Gw: from three weights to six points."""
+    a = (w[0] + w[2]) * (-1 / 6)
+    b = _times(1 / 24, w[0], w[2] * (1 / 6))
+    return [
+        w[0] * 0.25, _times(-1 / 6, w[1], a), _times(1 / 6, w[1], a), _times(1 / 12, w[1], b), _times(-1 / 12, w[1], b), w[2]
+    ]  # fmt: skip
+
+
+def _weights_back(z: Lanes) -> Lanes:
+    """Gᵀz: the transpose of `_weight`."""
+    a, b, c, d = z[1] + z[2], z[2] - z[1], z[3] + z[4], z[3] - z[4]
+    return [
+        _times(0.25, z[0], _times(-1 / 6, a, c * (1 / 24))),
+        _times(1 / 6, b, d * (1 / 12)),
+        _times(-1 / 6, a, _times(1 / 6, c, z[5])),
+    ]
+
+
+def _both_ways(way: object, square: list[Lanes]) -> list[Lanes]:
+    """A transformation along rows and along columns."""
+    down = [list(column) for column in zip(*[way(column) for column in zip(*square, strict=True)], strict=True)]  # type: ignore[operator]
+    return [way(row) for row in down]  # type: ignore[operator]
+
+
+def winograd_weight(reader: Reader, value: Value) -> None:
+    """The weights at 36 points, (36, C_in, C_out); ``turned``: of the window turned around."""
+    code, (weight,) = reader.code, value.inputs
+    inputs, outputs = weight.shape[2:]
+    with code.loop(0, inputs) as i:
+        for lane in vectors(code, outputs, _width(code, outputs)):
+            square = []
+            for row in range(3):
+                places = [(2 - row, 2 - column) if value.settings["turned"] else (row, column) for column in range(3)]
+                square.append([reader.read(weight, (Index((), a), Index((), b), i, lane)) for a, b in places])
+            for point, found in enumerate(found for line in _both_ways(_weight, square) for found in line):
+                reader.write(value, (Index((), point), i, lane), found)
+
+
+def tiles_of(steps: Sequence[int]) -> tuple[int, int]:
+    return -(-steps[0] // TILE), -(-steps[1] // TILE)
+
+
+def _tiles(
+    reader: Reader, rows: Rows, steps: Sequence[int]
+) -> Iterator[tuple[Index, Index, Index, Index]]:
+    """Tile by tile: the picture, the tile's row and column, and its number in the block."""
+    code = reader.code
+    down, across = tiles_of(steps)
+    with code.loop(0, rows.count) as r, code.loop(0, down) as i, code.loop(0, across) as j:
+        yield rows.first.plus(r), i, j, r.times(down * across).plus(i.times(across)).plus(j)
+
+
+def _to_points(
+    reader: Reader, rows: Rows, x: Value, steps: Sequence[int], block: int, work: str, way: object, side: int
+) -> None:
+    """Tiles of a picture at 36 points: (36, tiles, C)."""
+    code, channels = reader.code, x.shape[3]
+    tiles = block * math.prod(tiles_of(steps))
+    for picture, i, j, number in _tiles(reader, rows, steps):
+        for lane in vectors(code, channels, _width(code, channels)):
+            square = [
+                [reader.read(x, (picture, i.times(TILE).plus(a), j.times(TILE).plus(b), lane)) for b in range(side)]
+                for a in range(side)
+            ]
+            for point, found in enumerate(found for line in _both_ways(way, square) for found in line):
+                place = number.times(channels).plus(lane).plus(point * tiles * channels)
+                code.store(work, place, FLOAT, code.width, found.spread(code.width).name)
+
+
+def _count(code: Code, rows: Rows, steps: Sequence[int]) -> int | str:
+    each = math.prod(tiles_of(steps))
+    return rows.count * each if isinstance(rows.count, int) else code.let(f"mul nsw i64 {rows.count}, {each}")
+
+
+def winograd(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: str, block: int) -> None:
+    """Rows of a 3×3 convolution by way of 36 products."""
+    code, (x, u) = reader.code, value.inputs
+    steps, outputs, inputs = value.shape[1:3], value.shape[3], x.shape[3]
+    tiles = block * math.prod(tiles_of(steps))
+    _to_points(reader, rows, x, steps, block, work, _input, REACH)
+    second = code.address(work, Index((), POINTS * tiles * inputs), "float")
+    count = _count(code, rows, steps)
+    weights = reader.pointer(u)
+    turned, stride = value.settings["turned"], u.shape[2]
+    with code.loop(0, POINTS) as point:
+        left = Matrix(code.address(work, point.times(tiles * inputs), "float"), count, inputs, inputs)
+        right = Matrix(code.address(weights, point.times(u.strides[0]), "float"), inputs, outputs, stride, turned)
+        product(code, left, right, Matrix(code.address(second, point.times(tiles * outputs), "float"), count, outputs, outputs), FLOAT, blas)
+    for (picture, i, j, number), (down, across) in _edges(reader, rows, steps):
+        for lane in vectors(code, outputs, _width(code, outputs)):
+            square = []
+            for a in range(REACH):
+                line = []
+                for b in range(REACH):
+                    place = number.times(outputs).plus(lane).plus((a * REACH + b) * tiles * outputs)
+                    line.append(Lane(code, code.load(second, place, FLOAT, code.width), FLOAT, code.width))
+                square.append(line)
+            found = _both_ways(_output, square)
+            for a in range(down):
+                for b in range(across):
+                    reader.write(value, (picture, i.times(TILE).plus(a), j.times(TILE).plus(b), lane), found[a][b])
+
+
+def _edges(
+    reader: Reader, rows: Rows, steps: Sequence[int]
+) -> Iterator[tuple[tuple[Index, Index, Index, Index], tuple[int, int]]]:
+    """Tiles, each with how much of it lies inside: the last row and column may stick out."""
+    code = reader.code
+    down, across = tiles_of(steps)
+
+    def parts(length: int, tiles: int) -> list[tuple[int, int, int]]:
+        whole = length // TILE
+        return [(0, whole, TILE)] * (whole > 0) + [(whole, tiles, length - whole * TILE)] * (tiles > whole)
+
+    with code.loop(0, rows.count) as r:
+        for top, bottom, height in parts(steps[0], down):
+            with code.loop(top, bottom) as i:
+                for left, right, width in parts(steps[1], across):
+                    with code.loop(left, right) as j:
+                        number = r.times(down * across).plus(i.times(across)).plus(j)
+                        yield (rows.first.plus(r), i, j, number), (height, width)
+
+
+def winograd_size(value: Value) -> int:
+    """Bytes of one picture's tiles at 36 points, before and after the products."""
+    if value.kind == "winograd":
+        steps, channels = value.shape[1:3], value.inputs[0].shape[3] + value.shape[3]
+    else:
+        steps, channels = value.inputs[1].shape[1:3], value.shape[2] + value.shape[3]
+    return 4 * POINTS * math.prod(tiles_of(steps)) * channels
+
+
+def winograd_gradient(
+    reader: Reader, rows: Rows, value: Value, sums: str, blas: Blas | None, work: str, block: int
+) -> None:
+    """Add the rows at hand to the sums of a 3×3 convolution's gradient on weights, at 36 points."""
+    code, (x, g) = reader.code, value.inputs
+    steps, inputs, outputs = g.shape[1:3], value.shape[2], value.shape[3]
+    tiles = block * math.prod(tiles_of(steps))
+    _to_points(reader, rows, x, steps, block, work, _input, REACH)
+    second = code.address(work, Index((), POINTS * tiles * inputs), "float")
+    _to_points(reader, rows, g, steps, block, second, _points, TILE)
+    count = _count(code, rows, steps)
+    with code.loop(0, POINTS) as point:
+        left = Matrix(code.address(work, point.times(tiles * inputs), "float"), inputs, count, inputs, turned=True)
+        right = Matrix(code.address(second, point.times(tiles * outputs), "float"), count, outputs, outputs)
+        target = Matrix(code.address(sums, point.times(inputs * outputs), "float"), inputs, outputs, outputs)
+        product(code, left, right, target, FLOAT, blas, add=True)
+
+
+def winograd_gradient_back(reader: Reader, value: Value, sums: str, partial: str) -> None:
+    """From sums at 36 points to a strand's part of the gradient."""
+    code, (inputs, outputs) = reader.code, value.shape[2:]
+    each = inputs * outputs
+    for lane in vectors(code, each, _width(code, each)):
+        square = [
+            [
+                Lane(code, code.load(sums, lane.plus((a * REACH + b) * each), FLOAT, code.width), FLOAT, code.width)
+                for b in range(REACH)
+            ]
+            for a in range(REACH)
+        ]
+        found = _both_ways(_weights_back, square)
+        for a in range(3):
+            for b in range(3):
+                code.store(partial, lane.plus((a * 3 + b) * each), FLOAT, code.width, found[a][b].name)
+
+

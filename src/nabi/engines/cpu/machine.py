@@ -1,0 +1,175 @@
+"""From LLVM's assembly language to machine code for the processor at hand, kept on disk between processes.
+
+A kernel is a text; what was compiled for a text lies in the cache folder under the text's own hash, so that a kernel
+is compiled once for a processor, and never mistaken for another. LLVM comes with the package llvmlite: nobody needs a
+compiler.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from nabi.container import replace_file
+from nabi.data import cache
+
+FOLDER = "kernels"
+MOST_BYTES = 256 << 20
+"""Of all kernels kept on disk; the oldest go first."""
+
+
+class Processor(NamedTuple):
+    """What code is made for.
+
+    Attributes
+    ----------
+    name : str
+        As LLVM calls it.
+    features : str
+        As LLVM lists them.
+    vector : int
+        Bytes in a register.
+    """
+
+    name: str
+    features: str
+    vector: int
+
+
+def this_processor() -> Processor:
+    """The processor that this process runs on, with the widest registers that it has."""
+    found = llvm.get_host_cpu_features()
+    features = ",".join(("+" if has else "-") + name for name, has in sorted(found.items()))
+    wide = found.get("avx512f") and found.get("avx512bw") and found.get("avx512vl") and found.get("avx512dq")
+    return Processor(llvm.get_host_cpu_name(), features, 64 if wide else 32 if found.get("avx2") else 16)
+
+
+def narrower(processor: Processor) -> Processor:
+    """The same without its widest registers: what an older processor would be given."""
+    words = processor.features.split(",")
+    kept = [word if "avx512" not in word and "avx10" not in word else "-" + word[1:] for word in words]
+    return Processor("x86-64-v3" if processor.vector == 64 else processor.name, ",".join(kept), 32)
+
+
+_lock = threading.Lock()
+_state: dict[str, Any] = {}
+
+
+def _prepare() -> Any:
+    if not _state:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        llvm.initialize_native_asmparser()
+        # Nothing links what is loaded here against the rest of the process but the C library's mathematics.
+        _state["jit"] = llvm.create_lljit_compiler()
+        _state["made"] = {}
+    return _state["jit"]
+
+
+def processor() -> Processor:
+    """The processor that kernels are made for."""
+    if "processor" not in _state:
+        _prepare()
+        _state["processor"] = this_processor()
+    found: Processor = _state["processor"]
+    return found
+
+
+@contextlib.contextmanager
+def pretending(other: Processor) -> Any:
+    """Make kernels for another processor inside a ``with`` block: one that this one can stand in for."""
+    before = processor()
+    _state["processor"] = other
+    try:
+        yield
+    finally:
+        _state["processor"] = before
+
+
+class Function(NamedTuple):
+    """Compiled: where it lies, and how long it took to make."""
+
+    address: int
+    call: Callable[..., None]
+    seconds: float
+
+
+def compile(text: str) -> Function:
+    """Compile the one function of a module, named ``kernel``: ``void kernel(ptr, i64, i64, i64, ptr)``.
+
+    Parameters
+    ----------
+    text : str
+        LLVM assembly language, with ``@kernel`` where the function's name stands.
+    """
+    with _lock:
+        jit = _prepare()
+        target = processor()
+        digest = hashlib.sha256("\0".join((llvmlite.__version__, *map(str, target), text)).encode()).hexdigest()[:32]
+        if digest in _state["made"]:
+            made: Function = _state["made"][digest]
+            return made
+        begun = time.perf_counter()
+        path = cache.folder() / FOLDER / f"{digest}.o"
+        image = _read(path)
+        if image is None:
+            image = _emit(text.replace("@kernel", f"@k{digest}"), target)
+            _keep(path, image)
+        library = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
+        tracker = library.export_symbol(f"k{digest}").link(jit, digest)
+        address = tracker[f"k{digest}"]
+        kind = ctypes.CFUNCTYPE(
+            None, ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_void_p
+        )
+        made = Function(address, kind(address), time.perf_counter() - begun)
+        _state["made"][digest] = made
+        _state.setdefault("trackers", []).append(tracker)  # the code lives as long as it
+        return made
+
+
+def _emit(text: str, target: Processor) -> bytes:
+    module = llvm.parse_assembly(text)
+    module.verify()
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=target.name, features=target.features, opt=3, reloc="pic", codemodel="small"
+    )
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    tuning = llvm.create_pipeline_tuning_options(speed_level=2)
+    tuning.loop_vectorization = False  # the text is written in vectors already
+    tuning.slp_vectorization = False
+    tuning.loop_unrolling = False
+    builder = llvm.create_pass_builder(machine, tuning)
+    builder.getModulePassManager().run(module, builder)
+    image: bytes = machine.emit_object(module)
+    return image
+
+
+def _read(path: Any) -> bytes | None:
+    """A kept kernel, unless it is damaged: then it is made again."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return data[32:] if hashlib.sha256(data[32:]).digest() == data[:32] else None
+
+
+def _keep(path: Any, image: bytes) -> None:
+    """Keep a kernel; where the disk will not have it, the next process compiles it again."""
+    with contextlib.suppress(OSError):
+        cache.private_folder(FOLDER)
+        kept = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(path.parent))
+        total = sum(size for _, size, _ in kept)
+        while kept and total + len(image) > MOST_BYTES:
+            _, size, oldest = kept.pop(0)
+            os.unlink(oldest)
+            total -= size
+        with replace_file(path) as file:
+            file.write(hashlib.sha256(image).digest() + image)

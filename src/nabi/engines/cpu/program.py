@@ -1,0 +1,318 @@
+"""A plan as segments of machine code in memory that is laid out beforehand, and how a run goes through them."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nabi.engines.cpu import blas, contract, convolve, kernels, machine
+from nabi.engines.cpu.code import ZERO, Code
+from nabi.engines.cpu.kernels import FOLDS, Rows
+from nabi.engines.cpu.reading import Place, Reader
+from nabi.engines.cpu.segments import Layout, Root, Segment, lay_out, partial_size
+from nabi.engines.cpu.values import Spelling, Value
+from nabi.graph.plan import Plan
+
+ALIGNED = 64
+"""Bytes that arrays begin at multiples of."""
+
+
+class Task(NamedTuple):
+    """A piece of work that depends on no other of its stage: the rows of one strand."""
+
+    call: Callable[..., None]
+    start: int
+    stop: int
+    strand: int
+
+
+class External(NamedTuple):
+    """What NumPy computes between two stages."""
+
+    value: Value
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNED) * ALIGNED
+
+
+def bounds(segment: Segment) -> list[tuple[int, int]]:
+    """The rows of each strand."""
+    return [
+        (strand * segment.rows // segment.strands, (strand + 1) * segment.rows // segment.strands)
+        for strand in range(segment.strands)
+    ]
+
+
+class Program:
+    """What is to be run for a plan, made once.
+
+    Attributes
+    ----------
+    slots : dict of int to int
+        For each value that is an array, its place in the table of addresses.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        spelling = Spelling(plan)
+        self.inputs, self.outputs = spelling.inputs, spelling.outputs
+        layout = lay_out(self.outputs)
+        self.library = blas.find()
+        self.slots: dict[int, int] = {}
+        self.partials: dict[int, int] = {}
+        self.count = 2  # the first two are BLAS's functions
+        self.places: dict[int, Place] = {}
+        self.arrays: list[tuple[int, Any]] = []  # constants that are arrays
+        for value in self._leaves(layout):
+            self._give_slot(value)
+        local = _local(layout, {v.serial for v in self.outputs})
+        for stage in layout.stages:
+            for segment in stage:
+                for root in segment.roots:
+                    if root.how == "fold":
+                        self.partials[root.value.serial] = self.count
+                        self.count += 1
+                    if root.value.serial not in local and root.value.serial not in self.slots:
+                        self._give_slot(root.value)
+        self.scratch = 0
+        self.homes = {root.value.serial: segment for stage in layout.stages for segment in stage for root in segment.roots if root.how == "fold"}
+        self.stages: list[list[Task | External]] = []
+        self.texts: list[str] = []
+        for stage in layout.stages:
+            tasks: list[Task | External] = []
+            for segment in stage:
+                tasks += self._tasks(segment, local)
+            self.stages.append(tasks)
+        self.size, self.offsets = self._memory(layout, local)
+
+    def _leaves(self, layout: Layout) -> list[Value]:
+        found = {v.serial: v for v in self.inputs}
+        pending = [*self.outputs, *layout.stored.values()]
+        seen: set[int] = set()
+        while pending:
+            value = pending.pop()
+            if value.serial in seen:
+                continue
+            seen.add(value.serial)
+            if value.kind in ("array", "input"):
+                found[value.serial] = value
+            pending += value.inputs
+        return list(found.values())
+
+    def _give_slot(self, value: Value) -> None:
+        self.slots[value.serial] = self.count
+        self.places[value.serial] = Place(self.count)
+        if value.kind == "array":
+            self.arrays.append((self.count, value.held))
+        self.count += 1
+
+    # --- code ---
+
+    def _tasks(self, segment: Segment, local: set[int]) -> list[Task | External]:
+        first = segment.roots[0].value
+        if first.kind in ("external", "external_part"):
+            return [External(root.value) for root in segment.roots]
+        text, scratch = self._write(segment, local)
+        self.scratch = max(self.scratch, scratch)
+        self.texts.append(text)
+        call = machine.compile(text).call
+        if not segment.rows:
+            return [Task(call, 0, 0, 0)]
+        return [Task(call, start, stop, strand) for strand, (start, stop) in enumerate(bounds(segment)) if stop > start]
+
+    def _write(self, segment: Segment, local: set[int]) -> tuple[str, int]:
+        """The text of a segment's function, and the bytes of scratch memory that it needs."""
+        code = Code(machine.processor().vector)
+        used = 0
+        places = dict(self.places)
+        for root in segment.roots:
+            value = root.value
+            if value.serial in local:
+                places[value.serial] = Place(-1, used)
+                used += _aligned(segment.block * value.size // value.shape[0] * value.dtype.itemsize)
+        sums: dict[int, int] = {}
+        for root in segment.roots:
+            if root.value.kind == "winograd_gradient" and root.how == "fold":
+                sums[root.value.serial] = used
+                used += _aligned(4 * convolve.POINTS * math.prod(root.value.shape[2:]))
+        work_at = used
+        used += max((_aligned(_workspace(root, segment)) for root in segment.roots), default=0)
+        work = code.let(f"getelementptr i8, ptr %scratch, i64 {work_at}", "work")
+        partial: dict[int, str] = {}
+        for root in segment.roots:
+            if root.how == "fold":
+                pointer = code.pointer(self.partials[root.value.serial])
+                size = partial_size(root.value)
+                offset = code.let(f"mul i64 %strand, {size}")
+                partial[root.value.serial] = code.let(f"getelementptr i8, ptr {pointer}, i64 {offset}", "part")
+                _clear(code, partial[root.value.serial], size)
+                if root.value.serial in sums:
+                    place = code.let(f"getelementptr i8, ptr %scratch, i64 {sums[root.value.serial]}", "sums")
+                    _clear(code, place, 4 * convolve.POINTS * math.prod(root.value.shape[2:]))
+        if not segment.rows:
+            reader = Reader(code, places, ZERO)
+            for roots in _alike(segment.roots):
+                self._kernel(reader, None, roots, partial, sums, work, segment)
+            return code.text(), used
+        with code.loop("%start", "%stop", segment.block) as start:
+            left = code.let(f"sub i64 %stop, {code.integer(start)}")
+            short = code.let(f"icmp slt i64 {left}, {segment.block}")
+            count = code.let(f"select i1 {short}, i64 {left}, i64 {segment.block}", "rows")
+            reader = Reader(code, places, start)
+            for roots in _alike(segment.roots):
+                self._kernel(reader, Rows(start, count), roots, partial, sums, work, segment)
+        for root in segment.roots:
+            if root.value.serial in sums:
+                place = code.let(f"getelementptr i8, ptr %scratch, i64 {sums[root.value.serial]}", "sums")
+                convolve.winograd_gradient_back(Reader(code, places, ZERO), root.value, place, partial[root.value.serial])
+        return code.text(), used
+
+    def _kernel(
+        self, reader: Reader, rows: Rows | None, roots: list[Root], partial: dict[int, str], sums: dict[int, int],
+        work: str, segment: Segment,
+    ) -> None:  # fmt: skip
+        code, root = reader.code, roots[0]
+        value = root.value
+        if root.how == "combine":
+            home = self.homes[value.serial]
+            counts = [stop - start for start, stop in bounds(home)] if home.rows else [root.value.inputs[0].shape[0]]
+            kernels.combine(reader, value, code.pointer(self.partials[value.serial]), counts)
+            return
+        if rows is None:
+            shape = value.inputs[0].shape if root.how == "fold" else value.shape
+            rows = Rows(ZERO, shape[0] if shape else 1)
+        block = segment.block or (rows.count if isinstance(rows.count, int) else 0)
+        if root.how == "fold":
+            if value.kind == "sum":
+                kernels.fold_rows(reader, rows, [r.value for r in roots], partial)
+            elif value.kind == "moments":
+                before = "0" if not segment.rows else code.let(f"sub i64 {code.integer(rows.first)}, %start")
+                kernels.moments(reader, rows, value, partial[value.serial], before)
+            elif value.kind == "winograd_gradient":
+                place = code.let(f"getelementptr i8, ptr %scratch, i64 {sums[value.serial]}", "sums")
+                convolve.winograd_gradient(reader, rows, value, place, self.library, work, block)
+                if not segment.rows:
+                    convolve.winograd_gradient_back(reader, value, place, partial[value.serial])
+            else:
+                convolve.convolution_gradient(reader, rows, value, partial[value.serial], self.library, work)
+        elif value.kind == "matmul":
+            contract.matmul(reader, rows, value, self.library, work)
+        elif value.kind == "convolution":
+            convolve.convolution(reader, rows, value, self.library, work)
+        elif value.kind == "winograd":
+            convolve.winograd(reader, rows, value, self.library, work, block)
+        elif value.kind == "winograd_weight":
+            convolve.winograd_weight(reader, value)
+        elif value.kind in FOLDS or value.kind in ("argmax", "argmin"):
+            if 0 in value.settings["axes"]:
+                rows = Rows(ZERO, value.inputs[0].shape[0])
+            kernels.fold(reader, rows, value)
+        else:
+            kernels.write(reader, rows, [r.value for r in roots])
+
+    # --- memory ---
+
+    def _memory(self, layout: Layout, local: set[int]) -> tuple[int, dict[int, int]]:
+        """Where arrays between stages lie in one piece of memory: two share a place where they never live together."""
+        given = {v.serial for v in (*self.inputs, *self.outputs)}
+        born: dict[int, int] = {}
+        dies: dict[int, int] = {}
+        sizes: dict[int, int] = {}
+        for number, stage in enumerate(layout.stages):
+            for segment in stage:
+                for root in segment.roots:
+                    value = root.value
+                    if root.how == "fold":
+                        slot = self.partials[value.serial]
+                        born[slot], sizes[slot] = number, partial_size(value) * segment.strands
+                        dies[slot] = number
+                    elif value.serial not in local and value.serial not in given and value.kind[:8] != "external":
+                        slot = self.slots[value.serial]
+                        born.setdefault(slot, number)
+                        dies.setdefault(slot, number)
+                        sizes[slot] = max(1, value.size) * value.dtype.itemsize
+                    if root.how == "combine":
+                        dies[self.partials[value.serial]] = number
+                    for serial in root.reads:
+                        slot = self.slots.get(serial, -1)
+                        if slot in sizes:
+                            dies[slot] = max(dies[slot], number)
+        offsets: dict[int, int] = {}
+        total = 0
+        for slot in sorted(sizes, key=lambda s: -sizes[s]):
+            taken = sorted(
+                (offsets[other], offsets[other] + _aligned(sizes[other]))
+                for other in offsets
+                if born[other] <= dies[slot] and born[slot] <= dies[other]
+            )
+            place = 0
+            for begin, end in taken:
+                if place + sizes[slot] <= begin:
+                    break
+                place = max(place, end)
+            offsets[slot] = place
+            total = max(total, place + _aligned(sizes[slot]))
+        return total, offsets
+
+
+def _clear(code: Code, pointer: str, size: int) -> None:
+    name = code.declare("@llvm.memset.p0.i64", "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
+    code.emit(f"call void {name}(ptr {pointer}, i8 0, i64 {size}, i1 false)")
+
+
+def _workspace(root: Root, segment: Segment) -> int:
+    """Bytes of work memory that a root's kernel needs."""
+    value = root.value
+    if root.how == "combine":
+        return 0
+    rows = segment.block or (value.inputs[0].shape[0] if value.inputs and value.inputs[0].shape else 1)
+    if value.kind == "matmul":
+        return contract.workspace(value)
+    if value.kind in ("convolution", "convolution_gradient"):
+        return convolve.patches_size(value)
+    if value.kind in ("winograd", "winograd_gradient"):
+        return rows * convolve.winograd_size(value)
+    return 0
+
+
+def _alike(roots: Sequence[Root]) -> list[list[Root]]:
+    """Roots in order; neighbours that one loop can serve are put together."""
+    groups: list[list[Root]] = []
+    for root in roots:
+        if groups and _same_loop(groups[-1], root):
+            groups[-1].append(root)
+        else:
+            groups.append([root])
+    return groups
+
+
+def _same_loop(group: list[Root], root: Root) -> bool:
+    first = group[0]
+    if len(group) >= 4 or first.how != root.how or any(r.value.serial in root.reads for r in group):
+        return False
+    if root.how == "fold":
+        same = root.value.kind == first.value.kind == "sum"
+        return same and root.value.inputs[0].shape == first.value.inputs[0].shape and (
+            root.value.settings == first.value.settings and len(root.value.settings["axes"]) < root.value.inputs[0].ndim
+        )
+    plain = all(v.kind not in FOLDS and v.kind in ("elementwise", "getitem", "broadcast_to", "reshape", "permute_dims")
+                for v in (root.value, first.value))  # fmt: skip
+    return root.how == "write" and plain and root.value.shape == first.value.shape
+
+
+def _local(layout: Layout, outputs: set[int]) -> set[int]:
+    """Stored values whose rows nobody needs but the segment that they are made in."""
+    made: dict[int, Segment] = {}
+    kept: set[int] = set(outputs)
+    for stage in layout.stages:
+        for segment in stage:
+            for root in segment.roots:
+                if root.how == "write" and segment.rows:
+                    made[root.value.serial] = segment
+                for serial, row in root.reads.items():
+                    if made.get(serial) is not segment or not row:
+                        kept.add(serial)
+    return {serial for serial in made if serial not in kept}
+
+

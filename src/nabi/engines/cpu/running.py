@@ -1,0 +1,185 @@
+"""Going through a program: memory for one run, work for all threads, results that nobody else holds."""
+
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nabi import threads
+from nabi.engines import Run
+from nabi.engines.cpu import blas
+from nabi.engines.cpu.program import ALIGNED, External, Program, Task
+from nabi.graph import namespace
+
+
+class Room(NamedTuple):
+    """What one run needs for itself: two that run at once have two."""
+
+    memory: NDArray[np.uint8]
+    base: int
+    table: NDArray[np.int64]
+    address: int
+
+
+def _empty(size: int) -> tuple[NDArray[np.uint8], int]:
+    """Memory that begins at a multiple of a cache line, and where."""
+    memory = np.empty(size + ALIGNED, np.uint8)
+    return memory, -(-memory.ctypes.data // ALIGNED) * ALIGNED
+
+
+def make_run(program: Program) -> Run:
+    """A function from the values of a plan's inputs to those of its outputs."""
+    rooms: list[Room] = []
+    scratches: list[tuple[NDArray[np.uint8], int]] = []
+    spare: dict[int, list[tuple[NDArray[Any], int]]] = {}
+    slots = program.slots
+    given = [(slots[v.serial], v.dtype) for v in program.inputs]
+    places = {v.serial: i for i, v in enumerate(program.inputs)}
+    computed = {v.serial: v for v in program.outputs if v.kind not in ("input", "constant", "array", "external", "external_part")}
+    made = [(slots[v.serial], v.shape, v.dtype) for v in computed.values()]
+    for slot, _, _ in made:
+        spare[slot] = []
+    has_external = any(isinstance(task, External) for stage in program.stages for task in stage)
+    single = [stage[0] for stage in program.stages if len(stage) == 1 and isinstance(stage[0], Task)]
+    alone = len(single) == len(program.stages)  # nothing is for two threads
+
+    def room() -> Room:
+        memory, base = _empty(program.size)
+        table = np.zeros(program.count, np.int64)
+        table[:2] = blas.addresses()
+        for slot, offset in program.offsets.items():
+            table[slot] = base + offset
+        for slot, array in program.arrays:
+            table[slot] = array.ctypes.data
+        return Room(memory, base, table, table.ctypes.data)
+
+    def scratch() -> tuple[NDArray[np.uint8], int]:
+        try:
+            return scratches.pop()
+        except IndexError:
+            return _empty(program.scratch)
+
+    def run(inputs: Sequence[Any]) -> list[Any]:
+        try:
+            here = rooms.pop()
+        except IndexError:
+            here = room()
+        table = here.table
+        held = []  # so that they live as long as the run
+        for (slot, dtype), value in zip(given, inputs, strict=True):
+            if type(value) is not np.ndarray or not value.flags.c_contiguous:
+                value = np.ascontiguousarray(value, dtype) if np.ndim(value) else np.array(value, dtype)
+            held.append(value)
+            table[slot] = value.__array_interface__["data"][0]
+        results: dict[int, NDArray[Any]] = {}
+        for slot, shape, dtype in made:
+            array, address = _take(spare[slot], shape, dtype)
+            results[slot] = array
+            table[slot] = address
+        external: dict[int, Any] = {}
+        if alone:
+            memory, place = scratch()
+            for task in single:
+                task.call(here.address, task.start, task.stop, task.strand, place)  # type: ignore[union-attr]
+            scratches.append((memory, place))
+        else:
+            with threads.one_blas_thread():
+                for stage in program.stages:
+                    _go(stage, here.address, scratch, scratches)
+                    if has_external:
+                        for task in stage:
+                            if isinstance(task, External):
+                                _compute(task, program, here, held, results, external)
+        rooms.append(here)
+        values: list[Any] = []
+        for v in program.outputs:
+            if v.kind == "input":
+                value = inputs[places[v.serial]]
+            elif v.kind in ("constant", "array"):
+                value = v.held
+            elif v.kind in ("external", "external_part"):
+                value = external[v.serial]
+            else:
+                value = results[slots[v.serial]]
+                if not v.shape:
+                    value = value[()]
+            values.append(value)
+        for slot, array in results.items():
+            spare[slot].append((array, int(table[slot])))
+        return values
+
+    return run
+
+
+def _go(stage: Sequence[Task | External], table: int, scratch: Any, scratches: list[Any]) -> None:
+    """All tasks of a stage, each by whichever thread is free."""
+    tasks = [task for task in stage if isinstance(task, Task)]
+    if not tasks:
+        return
+    numbers = itertools.count()
+
+    def work(_: int = 0) -> None:
+        memory, place = scratch()
+        while (number := next(numbers)) < len(tasks):
+            task = tasks[number]
+            task.call(table, task.start, task.stop, task.strand, place)
+        scratches.append((memory, place))
+
+    helpers = min(threads.count(), len(tasks)) - 1
+    threads.together(work, helpers)
+
+
+def _take(spare: list[tuple[NDArray[Any], int]], shape: tuple[int, ...], dtype: Any) -> tuple[NDArray[Any], int]:
+    """An array that nobody holds any more of those made for this purpose, or a new one."""
+    for _ in range(len(spare)):
+        try:
+            array, address = spare.pop(0)
+        except IndexError:  # another thread took the last
+            break
+        if sys.getrefcount(array) == 2:  # the name here, and the call itself
+            return array, address
+        if len(spare) < 3:
+            spare.append((array, address))
+    array = np.empty(shape, dtype)
+    return array, array.ctypes.data
+
+
+def _compute(
+    task: External, program: Program, here: Room, held: list[Any], results: dict[int, Any], external: dict[int, Any]
+) -> None:
+    """What NumPy computes: the operation's formula over arrays that lie where the kernels left them."""
+    value = task.value
+
+    def array(v: Any) -> Any:
+        if v.kind == "constant":
+            return v.held
+        if v.serial in external:
+            return external[v.serial]
+        slot = program.slots[v.serial]
+        for number, given in enumerate(program.inputs):
+            if given.serial == v.serial:
+                return held[number][()] if not v.shape else held[number]
+        if slot in results:
+            found = results[slot]
+        elif v.kind == "array":
+            found = v.held
+        else:
+            offset = int(here.table[slot]) - here.memory.ctypes.data
+            size = v.size * v.dtype.itemsize
+            found = here.memory[offset : offset + size].view(v.dtype).reshape(v.shape)
+        return found[()] if not v.shape else found
+
+    if value.kind == "external_part":
+        found = external[value.inputs[0].serial][value.settings["index"]]
+    else:
+        settings = {k: s for k, s in value.settings.items() if k != "specs"}
+        assert value.formula is not None
+        with np.errstate(all="ignore"):
+            found = value.formula(namespace.numpy, *(array(v) for v in value.inputs), **settings)
+    if not isinstance(found, tuple):
+        found = np.array(found, value.dtype, order="C", copy=True) if np.ndim(found) == 0 else np.ascontiguousarray(found)
+        here.table[program.slots[value.serial]] = found.ctypes.data
+    external[value.serial] = found

@@ -1,0 +1,365 @@
+"""What is stored, and what runs together.
+
+A *root* is a value that is stored; all others are computed where they are read. Roots are gathered in *segments*: a
+segment goes through its rows (pictures, or rows of a weight) block by block, and each block passes through all its
+kernels while it is in the cache. What a block's rows depend on beyond themselves (a whole matrix of weights, a mean over
+the batch) must be there before: so segments stand in *stages*, one after another, and those of one stage are independent.
+
+Everything here follows from shapes alone: how rows are cut into strands and blocks never depends on how many threads
+there are, so that sums are added in one order.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from nabi.engines.cpu import convolve
+from nabi.engines.cpu.kernels import FOLDS
+from nabi.engines.cpu.lanes import Unwritten
+from nabi.engines.cpu.reading import only_unit_axes
+from nabi.engines.cpu.values import VIEWS, Value
+
+TINY = 1 << 13
+"""Elements of a root that is not worth a strand of its own."""
+FEW = 1 << 22
+"""Operations of a plan that one thread does faster than two can agree on it."""
+STRANDS = 16
+"""Rows are cut into so many strands at most; sums are added strand by strand, in their order."""
+STRAND_ROWS = 64
+"""Rows of a strand with a product of matrices, at least."""
+PARTIALS = 24 << 20
+"""Bytes that the strands' partial sums of one segment may take."""
+BLOCK = 3 << 19
+"""Bytes that a block may take in the cache."""
+
+STORED = ("sum", "max", "min", "any", "all", "argmax", "argmin", "matmul", "convolution", "convolution_gradient",
+          "winograd", "winograd_weight", "winograd_gradient", "moments", "external", "external_part")  # fmt: skip
+OPERANDS_STORED = ("matmul", "convolution", "convolution_gradient", "winograd", "winograd_gradient", "external",
+                   "external_part", "moments")  # fmt: skip
+LEAVES = ("input", "array", "constant")
+COSTS = {"exp": 20, "log": 25, "sigmoid": 25, "tanh": 60, "erf": 60, "gelu": 100, "pow": 80, "softplus": 80, "silu": 30,
+         "expm1": 60, "log1p": 60, "sin": 60, "cos": 60, "sqrt": 6, "divide": 4, "elu": 60}  # fmt: skip
+
+
+@dataclass(eq=False)
+class Root:
+    """A value to be stored, and how.
+
+    Attributes
+    ----------
+    value : Value
+    how : str
+        "write" its rows; "fold" the rows of its source into partial sums; "combine" those into the value.
+    reads : dict of int to bool
+        The stored values that it reads, and whether row by row.
+    """
+
+    value: Value
+    how: str
+    reads: dict[int, bool] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        shape = self.value.inputs[0].shape if self.how == "fold" else self.value.shape
+        return shape[0] if shape else 1
+
+
+@dataclass(eq=False)
+class Segment:
+    """Roots whose rows go together.
+
+    Attributes
+    ----------
+    rows : int
+        0 where all is done at once, by one thread.
+    """
+
+    rows: int
+    stage: int
+    roots: list[Root] = field(default_factory=list)
+    strands: int = 1
+    block: int = 1
+
+
+@dataclass(eq=False)
+class Layout:
+    """Segments in stages, and the values that are stored."""
+
+    stages: list[list[Segment]]
+    stored: dict[int, Value]
+
+
+def lay_out(outputs: Sequence[Value]) -> Layout:
+    """Decide what is stored, and in which segment of which stage."""
+    everything = _walk(outputs)
+    stored = _choose(everything, outputs)
+    roots = [root for value in everything if value.serial in stored for root in _roots(value, stored)]
+    serial = sum(_work(root.value) for root in roots) < FEW
+    stages = _place(roots, stored, serial)
+    for stage in stages:
+        for segment in stage:
+            _cut(segment, stored)
+    return Layout(stages, stored)
+
+
+def _walk(outputs: Iterable[Value]) -> list[Value]:
+    """All values that the outputs are made from, in the order in which they were made."""
+    found: dict[int, Value] = {}
+    pending = list(outputs)
+    while pending:
+        value = pending.pop()
+        if value.serial not in found:
+            found[value.serial] = value
+            pending += value.inputs
+    return [found[serial] for serial in sorted(found)]
+
+
+def is_fold(value: Value) -> bool:
+    """Whether a value adds up over rows."""
+    if value.kind in ("moments", "convolution_gradient", "winograd_gradient"):
+        return True
+    return value.kind == "sum" and 0 in value.settings["axes"]
+
+
+def _folds_by_strand(value: Value) -> bool:
+    """Whether it can be added up strand by strand: over all axes, or all but the last."""
+    if value.kind != "sum":
+        return is_fold(value)
+    x, folded = value.inputs[0], value.settings["axes"]
+    return 0 in folded and len(folded) >= x.ndim - 1 and (len(folded) == x.ndim or x.ndim - 1 not in folded)
+
+
+def _choose(everything: Sequence[Value], outputs: Sequence[Value]) -> dict[int, Value]:
+    """The values to store."""
+    stored = {v.serial: v for v in outputs if v.kind not in LEAVES}
+
+    def store(value: Value) -> None:
+        if value.kind not in LEAVES:
+            stored.setdefault(value.serial, value)
+
+    for value in everything:
+        if value.kind in STORED:
+            store(value)
+        if value.kind in OPERANDS_STORED:
+            for x in value.inputs:
+                turned = value.kind == "matmul" and x.kind == "permute_dims"
+                store(x.inputs[0] if turned else x)
+        if value.kind == "winograd_weight":
+            store(value.inputs[0])
+        if value.kind == "reshape" and not only_unit_axes(value) and value.inputs[0].size != 1:
+            store(value.inputs[0])
+    # What is computed again and again where it is read: for windows that overlap, and for a channel at every pixel.
+    taken: dict[int, int] = {}
+    for value in everything:
+        for x in value.inputs:
+            if value.kind == "getitem":
+                taken[x.serial] = taken.get(x.serial, 0) + value.size
+            if value.kind in ("elementwise", "broadcast_to") and x.kind == "elementwise" and value.size >= 8 * x.size:
+                if _cost(x, stored) >= 3:
+                    store(x)
+    for value in everything:
+        if taken.get(value.serial, 0) > 1.5 * value.size and value.kind in ("elementwise", "pad", "scatter_add"):
+            store(value)
+    while True:  # what costs much and is read in several kernels, from the outputs down
+        readers: dict[int, set[int]] = {}
+        for root in stored.values():
+            for value in _inlined(root, stored):
+                readers.setdefault(value.serial, set()).add(root.serial)
+        shared = [
+            v for v in everything
+            if len(readers.get(v.serial, ())) > 1 and v.kind == "elementwise" and _cost(v, stored) > 30
+        ]  # fmt: skip
+        if not shared:
+            return stored
+        store(shared[-1])
+
+
+def _inlined(root: Value, stored: dict[int, Value]) -> Iterator[Value]:
+    """The values that are computed where a root is written."""
+    pending, seen = list(root.inputs), set()
+    while pending:
+        value = pending.pop()
+        if value.serial in seen or value.serial in stored or value.kind in LEAVES:
+            continue
+        seen.add(value.serial)
+        yield value
+        pending += value.inputs
+
+
+def _cost(value: Value, stored: dict[int, Value]) -> int:
+    """Roughly how many instructions an element takes."""
+    return sum(_own_cost(v) for v in (value, *_inlined(value, stored)))
+
+
+def _own_cost(value: Value) -> int:
+    if value.kind != "elementwise":
+        return 0
+    assert value.formula is not None
+    return COSTS.get(value.formula.__name__.rstrip("_"), 1)
+
+
+def _work(value: Value) -> int:
+    """Roughly how many operations a stored value takes."""
+    if value.kind == "matmul":
+        return 2 * value.size * value.inputs[0].shape[1]
+    if value.kind in ("convolution", "winograd"):
+        weight = value.inputs[1]
+        return value.size * math.prod(weight.shape[:-1]) * 2
+    if value.kind in ("convolution_gradient", "winograd_gradient"):
+        return 2 * value.size * math.prod(value.inputs[1].shape[:3])
+    return max(value.size, *(x.size for x in value.inputs), 1) * 4 if value.inputs else value.size
+
+
+# --- reading row by row ---
+
+
+def _roots(value: Value, stored: dict[int, Value]) -> list[Root]:
+    if is_fold(value) and _folds_by_strand(value):
+        fold, combine = Root(value, "fold"), Root(value, "combine")
+        for x in value.inputs:
+            _reads(x, True, x.shape[0], stored, fold.reads)
+        return [fold, combine]
+    root = Root(value, "write")
+    whole = is_fold(value) or (value.kind in FOLDS and 0 in value.settings["axes"])
+    rowwise = {"matmul": (True, False), "convolution": (True, False), "winograd": (True, False)}
+    rows = value.shape[0] if value.shape else 1
+    if value.kind in rowwise:
+        for x, row in zip(value.inputs, rowwise[value.kind], strict=True):
+            if value.kind == "matmul" and x.kind == "permute_dims" and x.serial not in stored:
+                _reads(x.inputs[0], False, rows, stored, root.reads)
+            else:
+                _reads(x, row, rows, stored, root.reads)
+    elif value.kind in STORED:
+        aligned = value.kind in (*FOLDS, "argmax", "argmin") and not whole and value.ndim > 0
+        for x in value.inputs:
+            _reads(x, aligned, rows, stored, root.reads)
+    else:
+        for x, row in _parts(value, value.ndim > 0, rows):
+            _reads(x, row, rows, stored, root.reads)
+    return [root]
+
+
+def _reads(value: Value, row: bool, rows: int, stored: dict[int, Value], reads: dict[int, bool]) -> None:
+    """Note what is read through a value: ``row``, if its own axis 0 is the rows."""
+    if value.kind == "constant":
+        return
+    row = row and value.ndim > 0 and value.shape[0] == rows
+    if value.serial in stored or value.kind in LEAVES:
+        reads[value.serial] = reads.get(value.serial, True) and row
+        return
+    for x, goes_on in _parts(value, row, rows):
+        _reads(x, goes_on, rows, stored, reads)
+
+
+def _parts(value: Value, row: bool, rows: int) -> list[tuple[Value, bool]]:
+    """What a value is read from where it is not stored, and whether the rows are still axis 0 there."""
+    if value.kind in ("elementwise", "broadcast_to"):
+        return [(x, row and x.ndim == value.ndim and x.shape[0] == rows) for x in value.inputs]
+    if value.kind == "reshape":
+        (x,) = value.inputs
+        return [(x, row and x.ndim > 0 and x.shape[0] == rows)]
+    if value.kind == "permute_dims":
+        return [(value.inputs[0], row and value.settings["axes"][0] == 0)]
+    if value.kind == "getitem":
+        item = value.settings["key"][0]
+        whole = not isinstance(item, int | None) and (item.start, item.step) == (0, 1)
+        return [(value.inputs[0], row and whole and value.inputs[0].shape[0] == rows)]
+    if value.kind == "scatter_add":
+        item = value.settings["key"][0]
+        whole = (item.start, item.step) == (0, 1) and value.inputs[1].shape[0] == rows
+        return [(value.inputs[0], row), (value.inputs[1], row and whole)]
+    if value.kind == "pad":
+        return [(value.inputs[0], row and value.settings["widths"][0] == (0, 0))]
+    if value.kind == "flip":
+        return [(value.inputs[0], row and 0 not in value.settings["axis"])]
+    if value.kind == "concat":
+        return [(x, row and value.settings["axis"] != 0) for x in value.inputs]
+    if value.kind in VIEWS:
+        return []
+    raise Unwritten(f"{value.kind} is read but not stored")
+
+
+# --- stages ---
+
+
+def _place(roots: Sequence[Root], stored: dict[int, Value], serial: bool) -> list[list[Segment]]:
+    stages: list[dict[int | str, Segment]] = []
+    home: dict[int, Segment] = {}  # where a value is ready, or its rows are
+    folding: dict[int, Segment] = {}  # where a value's partial sums are made
+
+    def at(stage: int, key: int | str) -> Segment:
+        while len(stages) <= stage:
+            stages.append({})
+        if key not in stages[stage]:
+            stages[stage][key] = Segment(0 if isinstance(key, str) else key, stage)
+        return stages[stage][key]
+
+    for root in roots:
+        value = root.value
+        if root.how == "combine":
+            segment = at(folding[value.serial].stage + (0 if serial else 1), "one by one")
+        elif value.kind in ("external", "external_part"):
+            stage = max((home[s].stage + 1 for s in root.reads if s in home), default=0)
+            segment = at(stage, f"external {value.serial}")
+        else:
+            alone, together = 0, 0
+            joined = False
+            for s, row in root.reads.items():
+                if s not in home:
+                    continue
+                there = home[s]
+                alone = max(alone, there.stage + (there.rows != 0 or there.roots[0].value.kind.startswith("external")))
+                if row and there.rows == root.rows:
+                    together, joined = max(together, there.stage), True
+                else:
+                    together = max(together, there.stage + 1)
+            whole = root.how == "write" and (
+                value.kind == "winograd_weight" or not value.shape
+                or (value.kind in FOLDS and 0 in value.settings["axes"])
+            )  # fmt: skip
+            tiny = _work(value) <= 4 * TINY and not joined
+            if serial or whole or tiny:
+                segment = at(alone, "one by one")
+            else:
+                segment = at(together, root.rows)
+        segment.roots.append(root)
+        if root.how == "fold":
+            folding[value.serial] = segment
+            home[value.serial] = segment
+        else:
+            home[value.serial] = segment
+    return [list(stage.values()) for stage in stages if stage]
+
+
+def _cut(segment: Segment, stored: dict[int, Value]) -> None:
+    """Cut rows into strands, and strands into blocks that fit into the cache."""
+    if not segment.rows:
+        segment.block = 0
+        return
+    work = sum(_work(root.value) for root in segment.roots)
+    strands = min(STRANDS, segment.rows, max(1, work >> 18))
+    if any(root.value.kind == "matmul" for root in segment.roots):
+        strands = min(strands, max(1, segment.rows // STRAND_ROWS))
+    partial = sum(partial_size(root.value) for root in segment.roots if root.how == "fold")
+    segment.strands = max(1, min(strands, max(2, PARTIALS // partial) if partial else strands))
+    longest = -(-segment.rows // segment.strands)
+    each = sum(_block_bytes(root) for root in segment.roots)
+    most = max((convolve.winograd_size(r.value) for r in segment.roots if r.value.kind.startswith("winograd")), default=0)
+    block = max(1, BLOCK // max(each + most, 1))
+    if any(root.value.kind == "matmul" for root in segment.roots):
+        block = longest
+    segment.block = min(block, longest)
+
+
+def _block_bytes(root: Root) -> int:
+    value = root.value.inputs[0] if root.how == "fold" else root.value
+    return value.size // max(1, value.shape[0] if value.shape else 1) * value.dtype.itemsize
+
+
+def partial_size(value: Value) -> int:
+    """Bytes of one strand's partial sum."""
+    if value.kind == "moments":
+        return 8 * value.size
+    if value.kind == "sum":
+        return 8 * max(1, value.size)
+    return 4 * value.size

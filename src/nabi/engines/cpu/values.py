@@ -1,0 +1,471 @@
+"""What a plan asks for, in the few kinds of values that kernels are made of.
+
+An operation that has a kernel, or is written in lanes, is taken as it is; any other is taken apart by its own formula,
+run over `spelled` as ``xp``. What cannot be taken apart (a sort, say) is left to NumPy: see `External`. So the engine
+needs no list of operations: what it does not know yet, it computes as the declaration says.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nabi.engines.cpu.code import Code
+from nabi.engines.cpu.lanes import Lane, Unwritten, lanes_xp
+from nabi.graph.indexing import ARRAY, Slice, indexed_shape
+from nabi.graph.node import Node
+from nabi.graph.operation import Operation, registry
+from nabi.graph.operators import Operators
+from nabi.graph.plan import Plan
+from nabi.graph.shapes import Spec, axes, infer, shapes
+from nabi.ops.convolve import Window
+
+_numbers = itertools.count()
+
+
+class Value(Operators):
+    """An array that a run computes, or is given.
+
+    Attributes
+    ----------
+    kind : str
+        "input", "constant", "elementwise", "sum", "matmul", …: which kernel writes it, or how it is read.
+    inputs : tuple of Value
+    settings : dict
+    shape, dtype
+    formula : callable or None
+        Of an elementwise value, over lanes; of an external one, over NumPy.
+    held : NumPy scalar or array
+        Of a constant.
+    """
+
+    __slots__ = ("_xp", "dtype", "formula", "held", "inputs", "kind", "serial", "settings", "shape")
+
+    def __init__(
+        self,
+        xp: Any,
+        kind: str,
+        inputs: Sequence["Value"],
+        shape: Sequence[int],
+        dtype: Any,
+        settings: dict[str, Any] | None = None,
+        formula: Callable[..., Any] | None = None,
+        held: Any = None,
+    ) -> None:
+        self._xp = xp
+        self.serial = next(_numbers)
+        self.kind = kind
+        self.inputs = tuple(inputs)
+        self.shape = tuple(shape)
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.settings = settings or {}
+        self.formula = formula
+        self.held = held
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(self.shape, self.dtype)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Elements from one place to the next along each axis."""
+        return tuple(math.prod(self.shape[i + 1 :]) for i in range(self.ndim))
+
+    def __repr__(self) -> str:
+        return f"%{self.serial} = {self.kind} {self.spec}"
+
+
+REDUCTIONS = ("sum", "max", "min", "any", "all", "argmax", "argmin")
+VIEWS = ("reshape", "broadcast_to", "permute_dims", "getitem", "scatter_add", "pad", "flip", "concat", "fill", "arange")
+"""Read where they are used: an element of theirs is an element of another value, a number, or a choice of them."""
+WINOGRAD_CHANNELS = 16
+"""Fewer are not worth the transformations."""
+
+
+class _Spelled:
+    """The namespace: operations on values give values."""
+
+    def __init__(self) -> None:
+        self.made: dict[Any, Value] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("bool", "uint8", "uint32", "int32", "int64", "float32", "float64"):
+            return np.dtype(name)
+        operation = registry.get(name) or _BITWISE.get(name)
+        if operation is None:
+            raise Unwritten(f"{name} is not known here")
+        return lambda *arguments, **settings: self.apply(operation, *_called(operation, arguments, settings))
+
+    def apply(self, operation: Operation, arguments: tuple[Any, ...], settings: dict[str, Any]) -> Any:
+        """The value, or tuple of values, of an operation on values and numbers."""
+        values = self.coerce(arguments)
+        if operation.kind == "elementwise":
+            spec = infer(operation, [v.spec for v in values], settings)
+            formula = operation.forward
+            if not _written(formula, tuple(v.dtype for v in values), settings):
+                raise Unwritten(operation.name)
+            return self.value("elementwise", values, spec.shape, spec.dtype, settings, formula)
+        special = getattr(self, "_" + operation.name, None)
+        if special is not None:
+            return special(*values, **settings)
+        return operation.forward(self, *values, **settings)
+
+    def coerce(self, arguments: Sequence[Any]) -> list[Value]:
+        if all(isinstance(a, Value) for a in arguments):
+            return list(arguments)
+        given = [a for a in arguments if isinstance(a, Value)]
+        weak = [a for a in arguments if not isinstance(a, Value)]
+        dtype = np.result_type(*(a.dtype for a in given), *weak) if given else np.result_type(*weak)
+        return [a if isinstance(a, Value) else self.constant(dtype.type(a)) for a in arguments]
+
+    def constant(self, held: Any) -> Value:
+        held = np.asarray(held)[()]
+        return self.value("constant", (), np.shape(held), held.dtype, held=held, key=held.tobytes())
+
+    def value(
+        self,
+        kind: str,
+        inputs: Sequence[Value],
+        shape: Sequence[int],
+        dtype: Any,
+        settings: dict[str, Any] | None = None,
+        formula: Callable[..., Any] | None = None,
+        held: Any = None,
+        key: Any = None,
+    ) -> Value:
+        """A value, made once: the same of the same is the same."""
+        parts = (kind, tuple(v.serial for v in inputs), tuple(shape), np.dtype(dtype), repr(settings), id(formula), key)
+        if parts not in self.made:
+            self.made[parts] = Value(self, kind, inputs, shape, dtype, settings, formula, held)
+        return self.made[parts]
+
+    def external(self, node: Node, inputs: list[Value]) -> Any:
+        """What NumPy computes, by the operation's formula."""
+        operation = node.operation
+        assert operation is not None
+        spec = node.spec
+        whole = self.value(
+            "external", inputs, () if isinstance(spec, tuple) else spec.shape, np.uint8 if isinstance(spec, tuple) else
+            spec.dtype, {"specs": spec, **node.settings}, operation.forward,
+        )  # fmt: skip
+        if not isinstance(spec, tuple):
+            return whole
+        return tuple(
+            self.value("external_part", (whole,), part.shape, part.dtype, {"index": i}) for i, part in enumerate(spec)
+        )
+
+    # --- views ---
+
+    def _view(self, kind: str, x: Value, *rest: Value, **settings: Any) -> Value:
+        spec = infer(registry[kind], [x.spec, *(v.spec for v in rest)], settings)
+        if spec.shape == x.shape and kind in ("reshape", "broadcast_to", "pad"):
+            return x
+        return self.value(kind, (x, *rest), spec.shape, spec.dtype, settings)
+
+    def _reshape(self, x: Value, *, shape: tuple[int, ...]) -> Value:
+        return self._view("reshape", x, shape=tuple(shape))
+
+    def _broadcast_to(self, x: Value, *, shape: tuple[int, ...]) -> Value:
+        return self._view("broadcast_to", x, shape=tuple(shape))
+
+    def _permute_dims(self, x: Value, *, axes: tuple[int, ...]) -> Value:
+        order = tuple(axis % x.ndim for axis in axes)
+        return x if order == tuple(range(x.ndim)) else self._view("permute_dims", x, axes=order)
+
+    def _getitem(self, x: Value, *indices: Value, key: tuple[Any, ...]) -> Value:
+        if indices:
+            raise Unwritten("getitem by arrays")
+        return self._view("getitem", x, key=_plain_key(x.shape, key))
+
+    def _scatter_add(self, x: Value, updates: Value, *indices: Value, key: tuple[Any, ...]) -> Value:
+        if indices or any(not isinstance(item, Slice) for item in _plain_key(x.shape, key)):
+            raise Unwritten("scatter_add by arrays")
+        place = indexed_shape(x.shape, key, ())
+        return self.value(
+            "scatter_add", (x, self._broadcast_to(updates, shape=place)), x.shape, x.dtype,
+            {"key": _plain_key(x.shape, key)},
+        )  # fmt: skip
+
+    def _pad(self, x: Value, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Value:
+        return self._view("pad", x, widths=tuple(map(tuple, widths)), value=value)
+
+    def _flip(self, x: Value, *, axis: Any = None) -> Value:
+        return self._view("flip", x, axis=axes(axis, x.ndim))
+
+    def _concat(self, *arrays: Value, axis: int = 0) -> Value:
+        spec = shapes.concat([v.spec for v in arrays], axis=axis)
+        return self.value("concat", arrays, spec.shape, spec.dtype, {"axis": axis % len(spec.shape)})
+
+    def _stack(self, *arrays: Value, axis: int = 0) -> Value:
+        along = axis % (arrays[0].ndim + 1)
+        shape = (*arrays[0].shape[:along], 1, *arrays[0].shape[along:])
+        return self._concat(*(self._reshape(a, shape=shape) for a in arrays), axis=along)
+
+    def _full(self, *, shape: tuple[int, ...], value: float, dtype: Any = "float32") -> Value:
+        return self._broadcast_to(self.constant(np.dtype(dtype).type(value)), shape=tuple(shape))
+
+    def _zeros(self, *, shape: tuple[int, ...], dtype: Any = "float32") -> Value:
+        return self._full(shape=shape, value=0, dtype=dtype)
+
+    def _ones(self, *, shape: tuple[int, ...], dtype: Any = "float32") -> Value:
+        return self._full(shape=shape, value=1, dtype=dtype)
+
+    def _arange(self, *, start: int, stop: int | None = None, step: int = 1, dtype: Any = "int64") -> Value:
+        first, stop = (0, start) if stop is None else (start, stop)
+        length = len(range(first, stop, step))
+        return self.value("arange", (), (length,), np.dtype(dtype), {"start": first, "step": step})
+
+    # --- sums and other folds ---
+
+    def _fold(self, kind: str, x: Value, axis: Any, keepdims: bool) -> Value:
+        spec = infer(registry[kind], [x.spec], {"axis": axis, "keepdims": keepdims})
+        folded = axes(axis, x.ndim)
+        if not folded or 0 in x.shape:
+            raise Unwritten("nothing to fold")
+        kept = tuple(n for i, n in enumerate(x.shape) if i not in folded)
+        result = self.value(kind, (x,), kept, spec.dtype, {"axes": folded})
+        return self._reshape(result, shape=spec.shape)
+
+    def _sum(self, x: Value, *, axis: Any = None, keepdims: bool = False) -> Value:
+        return self._fold("sum", x, axis, keepdims)
+
+    def _max(self, x: Value, *, axis: Any = None, keepdims: bool = False) -> Value:
+        return self._fold("max", x, axis, keepdims)
+
+    def _min(self, x: Value, *, axis: Any = None, keepdims: bool = False) -> Value:
+        return self._fold("min", x, axis, keepdims)
+
+    def _any(self, x: Value, *, axis: Any = None, keepdims: bool = False) -> Value:
+        return self._fold("any", x, axis, keepdims)
+
+    def _all(self, x: Value, *, axis: Any = None, keepdims: bool = False) -> Value:
+        return self._fold("all", x, axis, keepdims)
+
+    def _argmax(self, x: Value, *, axis: int | None = None, keepdims: bool = False) -> Value:
+        return self._position("argmax", x, axis, keepdims)
+
+    def _argmin(self, x: Value, *, axis: int | None = None, keepdims: bool = False) -> Value:
+        return self._position("argmin", x, axis, keepdims)
+
+    def _position(self, kind: str, x: Value, axis: int | None, keepdims: bool) -> Value:
+        if axis is None or axis % x.ndim != x.ndim - 1:
+            raise Unwritten(f"{kind} along another axis than the last")
+        return self._fold(kind, x, axis, keepdims)
+
+    # --- products ---
+
+    def _matmul(self, x: Value, y: Value) -> Value:
+        if x.ndim != 2 or y.ndim != 2 or x.dtype.kind != "f" or x.dtype != y.dtype or 0 in (*x.shape, *y.shape):
+            raise Unwritten("a product of stacks of matrices, or of vectors")
+        return self.value("matmul", (x, y), (x.shape[0], y.shape[1]), x.dtype)
+
+    def _conv2d(
+        self, x: Value, weight: Value, *, stride: Any, padding: Any, dilation: Any, groups: int
+    ) -> Value:
+        window = Window(x.shape[1:3], weight.shape[:2], stride, padding, dilation)
+        if x.dtype != np.float32 or groups > 1:
+            return self._grouped(x, weight, window, groups)
+        return self._windowed(x, weight, window.borders, window)
+
+    def _grouped(self, x: Value, weight: Value, window: Window, groups: int) -> Value:
+        if not (weight.shape[2] == 1 and weight.shape[3] == groups and x.dtype.kind == "f"):
+            raise Unwritten("a convolution in groups")
+        padded = window.pad(self, x)
+        kh, kw = window.kernel
+        taps = [
+            padded[tap] * weight[i, j, 0, :]
+            for tap, (i, j) in zip(window.taps(), itertools.product(range(kh), range(kw)), strict=True)
+        ]
+        total: Value = taps[0]
+        for tap in taps[1:]:
+            total = total + tap
+        return total
+
+    def _windowed(self, x: Value, weight: Value, borders: Any, window: Window, turned: bool = False) -> Value:
+        """The convolution of a padded picture; ``turned``: with the weights turned around, from outputs to inputs."""
+        (oh, ow), n = window.steps, x.shape[0]
+        inputs, outputs = weight.shape[2:] if not turned else weight.shape[:1:-1]
+        if _suits_winograd(window, inputs, outputs):
+            x = self._pad(x, widths=((0, 0), *_tiled(borders, x.shape[1:3], (oh, ow)), (0, 0)))
+            u = self.value("winograd_weight", (weight,), (36, *weight.shape[2:]), x.dtype, {"turned": turned})
+            return self.value("winograd", (x, u), (n, oh, ow, outputs), x.dtype, {"turned": turned})
+        x = self._pad(x, widths=((0, 0), *borders, (0, 0)))
+        if turned:
+            weight = self._flip(weight, axis=(0, 1))
+            weight = self._permute_dims(weight, axes=(0, 1, 3, 2))
+        how = {"stride": window.stride, "dilation": window.dilation}
+        return self.value("convolution", (x, weight), (n, oh, ow, outputs), x.dtype, how)
+
+    def _conv2d_input_gradient(
+        self, g: Value, weight: Value, *, size: tuple[int, int], stride: Any, padding: Any, dilation: Any, groups: int
+    ) -> Value:
+        window = Window(size, weight.shape[:2], stride, padding, dilation)
+        how = {"size": size, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        if g.dtype != np.float32 or groups > 1 or window.stride != (1, 1):
+            result: Value = registry["conv2d_input_gradient"].forward(self, g, weight, **how)
+            return result
+        rest = [
+            (reach - 1 - low, reach - 1 - high)
+            for reach, (low, high) in zip(window.reach, window.borders, strict=True)
+        ]
+        if any(border < 0 for pair in rest for border in pair):
+            return registry["conv2d_input_gradient"].forward(self, g, weight, **how)  # type: ignore[no-any-return]
+        back = Window(g.shape[1:3], weight.shape[:2], 1, tuple(rest), dilation)  # type: ignore[arg-type]
+        return self._windowed(g, weight, back.borders, back, turned=True)
+
+    def _conv2d_weight_gradient(
+        self, x: Value, g: Value, *, kernel_size: tuple[int, int], stride: Any, padding: Any, dilation: Any, groups: int
+    ) -> Value:
+        if x.dtype != np.float32:
+            raise Unwritten("a convolution of float64")
+        window = Window(x.shape[1:3], kernel_size, stride, padding, dilation)
+        inputs, outputs = x.shape[3], g.shape[3]
+        if groups > 1:
+            if inputs != groups or outputs != groups:
+                raise Unwritten("a convolution in groups")
+            padded = window.pad(self, x)
+            taps = [self._sum(padded[tap] * g, axis=(0, 1, 2)) for tap in window.taps()]
+            return self._reshape(self._stack(*taps, axis=0), shape=(*window.kernel, 1, outputs))
+        if _suits_winograd(window, inputs, outputs):
+            padded = self._pad(x, widths=((0, 0), *_tiled(window.borders, x.shape[1:3], window.steps), (0, 0)))
+            widths = [(0, -n % 4) for n in window.steps]
+            whole = self._pad(g, widths=((0, 0), *widths, (0, 0)))  # type: ignore[arg-type]
+            return self.value("winograd_gradient", (padded, whole), (3, 3, inputs, outputs), x.dtype)
+        padded = self._pad(x, widths=((0, 0), *window.borders, (0, 0)))
+        how = {"stride": window.stride, "dilation": window.dilation}
+        return self.value("convolution_gradient", (padded, g), (*window.kernel, inputs, outputs), x.dtype, how)
+
+    # --- normalisation over a batch ---
+
+    def _batch_norm(self, x: Value, weight: Value, bias: Value, *, epsilon: float) -> Any:
+        if x.dtype != np.float32:
+            return registry["batch_norm"].forward(self, x, weight, bias, epsilon=epsilon)
+        both = self.value("moments", (x,), (2, x.shape[-1]), np.float32)
+        mean, variance = both[0], both[1]
+        return (x - mean) * (weight / self.sqrt(variance + epsilon)) + bias, mean, variance
+
+
+def _called(operation: Operation, arguments: tuple[Any, ...], settings: dict[str, Any]) -> tuple[Any, Any]:
+    """Arguments as a formula gives them: arrays in a list, or settings by position, as the Array API allows."""
+    if operation.variadic and len(arguments) == 1 and isinstance(arguments[0], list | tuple):
+        arguments = tuple(arguments[0])
+    if not operation.variadic and len(arguments) > len(operation.arrays):
+        extra = arguments[len(operation.arrays) :]
+        arguments = arguments[: len(operation.arrays)]
+        settings = dict(zip(operation.setting_names, extra, strict=False)) | settings
+    return arguments, {**operation.defaults, **settings}
+
+
+def _bitwise(name: str) -> Operation:
+    def forward(xp: Any, x: Any, y: Any) -> Any:
+        return getattr(xp, name)(x, y)
+
+    forward.__name__ = name
+    return Operation(forward, "elementwise", False, False)
+
+
+_BITWISE = {
+    name: _bitwise(name)
+    for name in ("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift")
+}
+
+_known: dict[Any, bool] = {}
+
+
+def _written(formula: Callable[..., Any], dtypes: tuple[np.dtype[Any], ...], settings: dict[str, Any]) -> bool:
+    """Whether an elementwise formula can be written in lanes, for operands of these dtypes."""
+    key = (formula, dtypes, repr(settings))
+    if key not in _known:
+        code = Code(64)
+        try:
+            formula(lanes_xp, *(Lane(code, f"%x{i}", dtype, 1) for i, dtype in enumerate(dtypes)), **settings)
+            _known[key] = True
+        except Unwritten:
+            _known[key] = False
+    return _known[key]
+
+
+def _plain_key(shape: tuple[int, ...], key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A static key with one item for each axis (None for a new one): slices with their ends, and integers."""
+    taken = sum(item is not None and item is not Ellipsis for item in key)
+    fill = (Slice(None, None, None),) * (len(shape) - taken)
+    if Ellipsis in key:
+        place = key.index(Ellipsis)
+        key = (*key[:place], *fill, *key[place + 1 :])
+    else:
+        key = (*key, *fill)
+    result: list[Any] = []
+    axis = 0
+    for item in key:
+        if item is ARRAY:
+            raise Unwritten("indexing by arrays")
+        if item is None:
+            result.append(None)
+            continue
+        if isinstance(item, Slice):
+            result.append(Slice(*slice(*item).indices(shape[axis])))
+        else:
+            result.append(item % shape[axis])
+        axis += 1
+    return tuple(result)
+
+
+def _suits_winograd(window: Window, inputs: int, outputs: int) -> bool:
+    small = min(inputs, outputs) < WINOGRAD_CHANNELS or min(window.steps) < 4
+    return window.kernel == (3, 3) and window.stride == (1, 1) and window.dilation == (1, 1) and not small
+
+
+def _tiled(borders: Any, size: tuple[int, int], steps: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Borders that make whole tiles: 6×6 in steps of 4."""
+    return [
+        (low, 4 * -(-step // 4) + 2 - n - low) for (low, _), n, step in zip(borders, size, steps, strict=True)
+    ]
+
+
+class Spelling:
+    """A plan in values.
+
+    Attributes
+    ----------
+    inputs : list of Value
+    outputs : list of Value
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        xp = _Spelled()
+        found: dict[int, Any] = {}
+        self.inputs = []
+        for number, node in enumerate(plan.inputs):
+            value = xp.value("input", (), node.shape, node.dtype, {"number": number})
+            found[node.serial] = value
+            self.inputs.append(value)
+        for node in plan.constants:
+            found[node.serial] = (
+                xp.constant(node.held)
+                if np.ndim(node.held) == 0
+                else xp.value("array", (), node.shape, node.dtype, held=np.ascontiguousarray(node.held), key=node.serial)
+            )
+        for node in plan.nodes:
+            found[node.serial] = self._value(xp, node, [found[source.serial] for source in node.inputs])
+        self.outputs: list[Value] = [found[node.serial] for node in plan.outputs]
+
+    @staticmethod
+    def _value(xp: _Spelled, node: Node, inputs: list[Any]) -> Any:
+        operation = node.operation
+        assert operation is not None
+        if operation.kind == "projection":
+            return inputs[0][node.settings["index"]]
+        try:
+            return xp.apply(operation, tuple(inputs), node.settings)
+        except (Unwritten, AttributeError):
+            return xp.external(node, inputs)
