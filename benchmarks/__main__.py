@@ -99,10 +99,13 @@ def run(given: argparse.Namespace) -> tables.Result:
             print(f"{name}, {threads} threads{note}", file=sys.stderr, flush=True)
             found = worker.start(name, sizes(workload, given), suite.Settings(threads=threads, **how))
             rows += found["rows"]
+            if warning := tables.disturbance(found["rows"]):
+                print(f"  {warning.strip()}", file=sys.stderr, flush=True)
             if found["error"]:
                 errors[name] = found["error"]
                 print(f"  failed: {found['error']}", file=sys.stderr, flush=True)
     print(tables.description(described), tables.summary(r for r in rows if r["threads"] == most), sep="\n\n")
+    print("", tables.disturbance(rows), sep="\n", end="")
     if scaled := tables.scaling(rows):
         print("", scaled, sep="\n")
     command = shlex.join(["python", "-m", "benchmarks", *without_files(sys.argv[1:])])

@@ -62,6 +62,15 @@ def processor() -> dict[str, Any]:
     return found | {"caches": caches, "flags": flags(), "cores": len(cores())}
 
 
+def busy() -> tuple[float, float] | None:
+    """Seconds that all cores have worked so far, and that the host gave to others; None where nobody says."""
+    with contextlib.suppress(OSError, ValueError):
+        first = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:]
+        user, nice, system, _, _, hard, soft, stolen = (int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in first[:8])
+        return user + nice + system + hard + soft, stolen
+    return None
+
+
 def memory_gigabytes() -> float | None:
     with contextlib.suppress(ValueError, OSError, AttributeError):
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
@@ -120,7 +129,6 @@ def describe(threads: int, seconds: float = 1.0) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release().split('-')[0]} on {platform.machine()}",
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d"),
-        "load before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "threads": threads,
         "matrix product GFLOP/s": round(product_rate(seconds=seconds), 1),
         "memory GB/s": round(copy_rate(threads, seconds=seconds), 1),

@@ -100,7 +100,7 @@ def compared(case: Case, ready: dict[str, bool], answers: dict[str, Any]) -> dic
     ArithmeticError
         Where that is more than rounding: then the times are those of different work.
     """
-    if case.alike == "not" or not ready:
+    if case.alike == "not" or not case.timed or not ready:
         return {}
     standard = next((name for name, ours in ready.items() if ours), next(iter(ready)))
     allowed = TOLERANCE[case.precision] if case.alike == "values" else 0.0

@@ -22,12 +22,36 @@ def part(result: Result) -> str:
     pieces = [f"## {machine['processor']['name']}", "", description(machine), "", f"    {result['command']}", ""]
     if result.get("quick"):
         pieces += ["**These figures are of `--quick`: they show that everything runs, not how fast it is.**", ""]
-    pieces += [summary(usual(rows, most)), "", "### All contenders", "", everything(usual(rows, most)), ""]
+    pieces += [
+        disturbance(rows),
+        summary(usual(rows, most)),
+        "",
+        "### All contenders",
+        "",
+        everything(usual(rows, most)),
+        "",
+    ]
     pieces += titled("### How cost grows", growth(row for row in rows if row["threads"] == most))
     pieces += titled("### One thread beside more", scaling(rows))
     pieces += titled("### Left out", left_out(rows))
     pieces += titled("### Failed", "\n".join(f"- `{name}`: {why}" for name, why in result.get("errors", {}).items()))
     return "\n".join(pieces)
+
+
+BUSY = 0.05
+"""The share of the cores that others may have before it is said."""
+
+
+def disturbance(rows: Iterable[Row]) -> str:
+    """A warning where others used the machine while something was measured."""
+    shares: dict[str, float] = {}
+    for row in rows:
+        if (share := row.get("others")) is not None and share > BUSY:
+            shares[row["workload"]] = max(share, shares.get(row["workload"], 0.0))
+    if not shares:
+        return ""
+    named = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    return f"**Busy machine.** While these were measured, others took part of the cores' time: {named}.\n"
 
 
 def titled(title: str, text: str) -> list[str]:
@@ -58,8 +82,7 @@ def quantity(value: float | None, unit: str) -> str:
             if abs(value) * factor >= 1 or smaller == "µs":
                 value, unit = value * factor, smaller
                 break
-    digits = f"{value:.3g}"
-    return f"{float(digits):,.0f} {unit}" if "e" in digits or abs(value) >= 100 else f"{digits} {unit}"
+    return f"{value:,.0f} {unit}" if abs(value) >= 100 else f"{value:.3g} {unit}"
 
 
 def times(ratio: float | None) -> str:
@@ -176,15 +199,18 @@ def description(machine: dict[str, Any]) -> str:
     processor, versions = machine["processor"], machine["versions"]
     frequency = next((f", {processor[k]:,} MHz" for k in ("most MHz", "MHz") if k in processor), "")
     identity = f" ({processor['identity']})" if "identity" in processor else ""
-    load = machine["load before"]
+    others = machine.get("others") or 0.0
+    disturbed = (
+        f"; others took {others:.0%} of the cores' time while these rates were measured" if others > BUSY else ""
+    )
     lines = [
         f"- {processor['name']}{identity}, {processor['cores']} cores{frequency}; {', '.join(processor['caches'])}; "
         f"{', '.join(processor['flags'])}",
         f"- {machine['memory GB']} GB of memory; {machine['system']}",
         f"- with {machine['threads']} threads NumPy multiplies float32 matrices at {machine['matrix product GFLOP/s']} "
-        f"GFLOP/s, and copies memory at {machine['memory GB/s']} GB/s (read and written)",
+        f"GFLOP/s, and copies memory at {machine['memory GB/s']} GB/s (read and written){disturbed}",
         f"- {', '.join(f'{name} {version}' for name, version in versions.items())}",
-        f"- {machine['date']}; {load} processes were running or waiting before it began",
+        f"- {machine['date']}",
     ]
     return "\n".join(lines)
 
@@ -202,7 +228,7 @@ nabi is ahead. The best peer is the one with the least median in the same precis
 
 Networks are built alike on all sides and begin with the same weights, on pictures of float32 that stand ready in the
 layout of each. Before anything is timed, the losses of the first three steps (or the scores) must agree to within 1e-4
-of the largest in float32, 0.05 in bfloat16; how far they lie apart is in the table. PyTorch takes its fused SGD.
+of the largest in float32, 0.05 in bfloat16; how far they lie apart is in the table.
 A convolutional network is measured in both of PyTorch's memory formats; `torch.compile` takes channels last.
 
 The peers are the dependency group `peers`, and PyTorch as a build for the CPU, a group of its own, which a plain

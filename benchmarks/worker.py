@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,43 @@ def start(name: str, sizes: list[int], settings: suite.Settings) -> dict[str, An
         task = {"name": name, "sizes": sizes, "settings": asdict(settings)}
         file.write_text(json.dumps(task), encoding="utf-8")
         command = [sys.executable, "-m", "benchmarks.worker", str(file)]
-        done = subprocess.run(command, cwd=ROOT, env=environment(settings.threads), check=False)
+        with Watch() as watch:
+            done = subprocess.run(command, cwd=ROOT, env=environment(settings.threads), check=False)
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if "rows" not in found:
         found = {"rows": [], "error": f"the process ended with {done.returncode}"}
-    return {"rows": found["rows"], "error": found.get("error", "")}
+    rows = [{**row, "others": watch.others} for row in found["rows"]]
+    return {"rows": rows, "error": found.get("error", "")}
+
+
+class Watch:
+    """Look how much of the machine others take while a process of ours runs.
+
+    Attributes
+    ----------
+    others : float or None
+        Of all cores' time, the share that other processes, and other guests of the host, had; None where the system
+        does not say.
+    """
+
+    others: float | None = None
+
+    def __enter__(self) -> "Watch":
+        self.before = machine.busy(), children(), time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        then, ours, begun = self.before
+        now = machine.busy()
+        if now is not None and then is not None:
+            whole = (time.perf_counter() - begun) * (os.cpu_count() or 1)
+            self.others = round(max(0.0, sum(now) - sum(then) - (children() - ours)) / whole, 3)
+
+
+def children() -> float:
+    """Seconds of the cores' time that ended processes of ours have had."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
 
 
 def work(name: str, sizes: list[int], settings: suite.Settings) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def torch_step(images: Any, labels: Any, prepared: bool) -> Callable[[Any], Any]
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight().T.copy()))
         layer.bias.zero_()
-    optimizer = torch.optim.SGD(layer.parameters(), lr=RATE, momentum=0.9, fused=True)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=RATE, momentum=0.9)
     rows = torch.from_numpy(standardized(images) if prepared else images)
     answers = torch.from_numpy(labels)
     mean, std = map(torch.from_numpy, scale(images))

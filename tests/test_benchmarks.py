@@ -1,0 +1,317 @@
+"""The benchmarks themselves: who is measured, how ratios are made, what is written. Nothing here depends on a speed."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmarks import __main__ as command
+from benchmarks import in_nabi, networks, rounds, suite, tables, worker
+from benchmarks.suite import Built, Case, Contender, LeftOut, Settings
+
+import nabi
+
+ROOT = Path(__file__).parent.parent
+QUICK = Settings(quick=True)
+
+
+def gives(*values: float, called: Callable[[], Any] = lambda: None) -> Callable[[], Built]:
+    """A contender that does nothing but give one value after another, over and over."""
+
+    def build() -> Built:
+        place = iter(range(10**6))
+
+        def work() -> float:
+            called()
+            return values[next(place) % len(values)]
+
+        return Built(work)
+
+    return build
+
+
+def measured(*contenders: Contender, **how: Any) -> suite.Row:
+    return rounds.measure(Case("nothing", list(contenders), **{"unit": "MB", "timed": False, **how}), Settings())
+
+
+def test_all_take_their_turn_in_every_round() -> None:
+    order: list[str] = []
+    works = {name: lambda name=name: order.append(name) or 0.0 for name in "ABC"}
+    case = Case("nothing", [], timed=False, rounds=4)
+    samples, calls = rounds.in_turn(works, case, Settings())
+    assert "".join(order) == "ABC" * 4
+    assert all(len(one) == 4 for one in samples.values())
+    assert calls == {"A": 1, "B": 1, "C": 1}
+
+
+def test_short_work_is_repeated_until_a_sample_can_be_timed() -> None:
+    case = Case("nothing", [], rounds=1)
+    _, calls = rounds.in_turn({"A": lambda: None}, case, Settings())
+    assert calls["A"] > 1000
+
+
+def test_a_ratio_is_the_median_within_rounds_and_the_best_peer_the_fastest() -> None:
+    row = measured(
+        Contender("nabi", gives(1, 2, 4, 1, 2), ours=True),
+        Contender("slow", gives(10)),
+        Contender("fast", gives(3, 3, 3, 4, 4)),
+        Contender("no choice", gives(0.5), beside=True),
+        rounds=5,
+    )
+    assert row["ours"] == {"name": "nabi", "median": 2, "least": 1}
+    assert row["best"] == "fast"
+    assert row["ratio"] == 2  # of 3, 3/2, 3/4, 4, 2: not 3/2, the ratio of the medians
+    assert {peer["name"]: peer["ratio"] for peer in row["peers"]} == {"slow": 5, "fast": 2, "no choice": 0.25}
+
+
+def test_who_cannot_take_part_is_left_out_by_name() -> None:
+    def missing() -> Built:
+        import a_module_that_is_not_there  # type: ignore[import-not-found]  # noqa: F401
+
+        raise AssertionError
+
+    def refuses() -> Built:
+        raise LeftOut("it needs a C++ compiler")
+
+    def fails() -> Built:
+        raise RuntimeError("of its own\nand more")
+
+    ours = Contender("nabi", gives(1), ours=True)
+    peers = [Contender("A", missing), Contender("B", refuses), Contender("C", fails), Contender("D", gives(1))]
+    row = measured(ours, *peers)
+    assert row["left_out"] == {
+        "A": "a_module_that_is_not_there is not installed",
+        "B": "it needs a C++ compiler",
+        "C": "failed: RuntimeError: of its own",
+    }
+    assert [peer["name"] for peer in row["peers"]] == ["D"]
+    with pytest.raises(RuntimeError, match="of its own"):
+        measured(Contender("nabi", fails, ours=True), *peers)
+
+
+def test_peers_can_be_chosen() -> None:
+    case = Case("nothing", [Contender(name, gives(1), ours=name == "nabi") for name in ("nabi", "PyTorch, a", "JAX")])
+    row = rounds.measure(case, Settings(quick=True, only=("PyTorch",)))
+    assert [peer["name"] for peer in row["peers"]] == ["PyTorch, a"]
+    assert row["left_out"] == {"JAX": "not among --peers"}
+
+
+def test_without_ours_the_peers_are_still_measured() -> None:
+    def refuses() -> Built:
+        raise LeftOut("no bfloat16")
+
+    row = measured(Contender("nabi", refuses, ours=True), Contender("A", gives(3)))
+    assert (row["ours"], row["best"], row["ratio"]) == (None, "A", None)
+    assert tables.summary([{"workload": "none", **row}]).splitlines()[-1] == "| nothing | - | A | 3 MB | - |"
+
+
+@pytest.mark.parametrize(
+    ("precision", "apart", "agree"), [("float32", 5e-5, True), ("float32", 3e-4, False), ("bfloat16", 0.03, True)]
+)
+def test_contenders_must_compute_the_same(precision: str, apart: float, agree: bool) -> None:
+    case = Case(
+        "work", [Contender("nabi", gives(2.0), ours=True), Contender("A", gives(2 + 2 * apart))], precision=precision
+    )
+    if agree:
+        (peer,) = rounds.measure(case, QUICK)["peers"]
+        assert peer["difference"] == pytest.approx(apart, rel=1e-6)
+    else:
+        with pytest.raises(ArithmeticError, match=r"work: nabi and A differ by 0\.0003"):
+            rounds.measure(case, QUICK)
+
+
+def test_the_third_answer_counts_too() -> None:
+    """An optimiser that does nothing shows in the second loss, one without momentum in the third."""
+    case = Case("work", [Contender("nabi", gives(3, 2, 1), ours=True), Contender("A", gives(3, 2, 1.1))])
+    with pytest.raises(ArithmeticError):
+        rounds.measure(case, QUICK)
+
+
+def test_other_shapes_and_nan_are_no_agreement() -> None:
+    assert rounds.distance(np.zeros(2), np.zeros(3)) == np.inf
+    case = Case("work", [Contender("nabi", gives(1), ours=True), Contender("A", gives(float("nan")))])
+    with pytest.raises(ArithmeticError):
+        rounds.measure(case, QUICK)
+
+
+def test_every_workload_is_declared_once_and_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    known = suite.load()
+    assert {"mlp", "convnet", "alexnet", "small", "latency", "mobilenet", "linear", "scalars"} < set(known)
+    with pytest.raises(ValueError, match="'mlp' is declared twice"):
+        suite.workload("mlp")(lambda size, settings: iter(()))
+    assert command.main(["--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(known)
+    for workload in known.values():
+        doubled = workload.doubling
+        assert all(b == 2 * a for a, b in itertools.pairwise(doubled)), workload.name
+        assert not doubled or set(workload.sizes) <= set(doubled), workload.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mlp", "nonsense"], "no workload is called nonsense; there are mlp, "),
+        (["--threads", "1,1000"], "cores, not 1,1000"),
+        (["--threads", "0"], "cores, not 0"),
+        (["--from", "a.json"], "--from needs --markdown"),
+    ],
+)
+def test_what_is_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_sizes_that_are_measured() -> None:
+    given = lambda *arguments: command.sizes(suite.load()["mlp"], command.parse(list(arguments)))
+    assert given() == [256]
+    assert given("--sizes") == [64, 128, 256, 512]
+    assert given("--quick", "--sizes") == [8]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.0123456, "s", "12.3 ms"),
+        (1.5, "s", "1.5 s"),
+        (4.2e-5, "s", "42 µs"),
+        (0.9996, "s", "1,000 ms"),
+        (1234.5, "MB", "1,234 MB"),
+        (86.49, "MB", "86.5 MB"),
+        (None, "s", "-"),
+        (-0.002, "s", "-2 ms"),
+    ],
+)
+def test_quantities_are_written_in_units_that_can_be_read(value: float | None, unit: str, text: str) -> None:
+    assert tables.quantity(value, unit) == text
+
+
+def entry(ours: float, theirs: float, **more: Any) -> suite.Row:
+    """A row as `rounds.measure` gives it."""
+    row = measured(
+        Contender("nabi", gives(ours), ours=True), Contender("PyTorch", gives(theirs)), unit="s", timed=False
+    )
+    return {"workload": "mlp", **row, "size": 256, "threads": 2, "others": 0.0, **more}
+
+
+MACHINE = {
+    "processor": {"name": "A Processor", "cores": 2, "caches": ["L1 32K"], "flags": ["avx2"], "MHz": 2600},
+    "memory GB": 8.0,
+    "system": "Linux",
+    "versions": {"python": "3.11"},
+    "date": "2026-01-01",
+    "threads": 2,
+    "matrix product GFLOP/s": 100.0,
+    "memory GB/s": 20.0,
+}
+
+
+def test_a_document_says_everything_that_was_measured() -> None:
+    rows = [
+        entry(0.002, 0.004),
+        entry(0.003, 0.004, threads=1),
+        entry(0.001, 0.0025, size=128),
+        entry(0.1, 0.3, workload="alexnet", what="AlexNet", size=128, others=0.3, left_out={"JAX": "not installed"}),
+    ]
+    result = {"machine": MACHINE, "command": "python -m benchmarks", "rows": rows, "errors": {"knn": "no data"}}
+    text = tables.document([result, result])
+    assert text.count("## A Processor") == 2
+    whole = text.partition("### All contenders")
+    assert "| nothing, batch 256 | 2 ms | PyTorch | 4 ms | 2.00 |" in whole[0]
+    assert "batch 128 | 1 ms" not in whole[0]  # a size of --sizes alone is no headline
+    assert "| nothing, batch 256 | 2 ms | 2.00 | PyTorch | 4 ms | 2.00 |" in text  # twice as much, twice as long
+    assert "| nothing, batch 256 | nabi | 1, 2 | 3 ms | 2 ms | 1.50 |" in text  # how two threads scale
+    assert "- JAX: not installed (alexnet (float32))" in text
+    assert "- `knn`: no data" in text
+    assert "others took part of the cores' time: alexnet 30%." in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({line.count("|") for line in block.splitlines()}) == 1, block
+
+
+def test_the_convnet_is_the_one_that_people_train() -> None:
+    network = networks.convnet()
+    ours = nabi.nn.describe(in_nabi.model(network, networks.weights(network)))
+    whole = nabi.nn.describe(nabi.models.convnet((32, 32, 3), 10, channels=(64, 128, 256))[1:])
+    same_padding = json.loads(json.dumps(whole).replace('["padding", "same"]', '["padding", 1]'))
+    assert json.loads(json.dumps(ours)) == same_padding
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "parameters", "multiply_adds"),
+    [
+        (networks.mobilenet(), (224, 224, 3), 4_231_976, 568_740_352),  # Howard and others (2017), table 8: 4.2, 569
+        (networks.convnet(), (32, 32, 3), 373_834, 39_520_768),
+    ],
+)
+def test_the_networks_cost_what_they_should(
+    network: networks.Network, shape: tuple[int, ...], parameters: int, multiply_adds: int
+) -> None:
+    found = nabi.nn.summary(in_nabi.model(network, networks.weights(network)), shape)
+    assert (found.parameters, found.multiply_adds) == (parameters, multiply_adds)
+
+
+def test_nobody_is_told_to_install_gigabytes() -> None:
+    """From PyPI, torch is a build for CUDA."""
+    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "pyproject.toml", *(ROOT / "docs").glob("*.md")]
+    documents += (ROOT / "benchmarks").rglob("*.py")
+    for path in documents:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            for pinned in re.findall(r"\btorch(?:vision)?\s*[=>~]=\S*", line):
+                assert "+cpu" in pinned, f"{path.name}: {line}"
+            if "which a plain" not in line and "`pip install torch`" not in line:
+                assert not re.search(r"pip install .*\btorch\b", line), f"{path.name}: {line}"
+
+
+def quick(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_suite_runs(tmp_path: Path) -> None:
+    """The smallest of each of two workloads, and the files; a peer that is not installed is no failure."""
+    found, written = tmp_path / "found.json", tmp_path / "benchmarks.md"
+    done = quick("small", "scalars", "--threads", "1", "--json", str(found), "--peers", "none")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(found.read_text(encoding="utf-8"))
+    assert {row["workload"] for row in result["rows"]} == {"small", "scalars"}
+    assert all(row["threads"] == 1 and row["engine"] == "auto" for row in result["rows"])
+    assert all(row["ours"]["median"] > 0 for row in result["rows"] if row["precision"] == "float32")
+    assert result["machine"]["matrix product GFLOP/s"] > 0
+    assert result["command"] == "python -m benchmarks --quick small scalars --threads 1 --peers none"
+    assert "| scalar graph, forward and backward, operations 100 |" in done.stdout
+    assert command.main(["--from", str(found), "--markdown", str(written)]) == 0
+    assert "**These figures are of `--quick`" in written.read_text(encoding="utf-8")
+
+
+def test_a_failure_is_told_and_does_not_stop_the_others(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    done = quick("small", "size", "--engine", "nonsense", "--json", str(found), "--peers", "none")
+    assert done.returncode == 1
+    result = json.loads(found.read_text(encoding="utf-8"))
+    assert "engine 'nonsense'" in result["errors"]["small"]
+    assert [row["workload"] for row in result["rows"]] == ["size"]
+
+
+def test_a_process_has_the_threads_that_it_was_given() -> None:
+    assert worker.environment(1)["OMP_NUM_THREADS"] == "1"
+    assert worker.environment(2)["NABI_NUM_THREADS"] == "2"
+
+
+@pytest.mark.long
+def test_every_workload_runs(tmp_path: Path) -> None:
+    done = quick("--json", str(tmp_path / "found.json"))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["rows"]
+    assert {row["workload"] for row in rows} == set(suite.load())
