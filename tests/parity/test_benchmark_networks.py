@@ -1,4 +1,4 @@
-"""The networks that are measured compute the same in nabi, PyTorch and JAX: three steps of training, and a prediction."""
+"""The networks that are measured compute the same in nabi, PyTorch and JAX: steps of training, and predictions."""
 
 import pytest
 from benchmarks import networks, rounds
