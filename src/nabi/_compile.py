@@ -16,7 +16,7 @@ import numpy as np
 
 from nabi import engines
 from nabi._tensor import Tensor, coerce, part, weak_kind
-from nabi._watch import Sight, fingerprint, watch
+from nabi._watch import Sight, fingerprint, watch, watch_state
 from nabi.errors import CompileError, DTypeError, GraphError, ShapeError
 from nabi.graph import nest
 from nabi.graph.interpreter import interpreting, scope, stack
@@ -277,8 +277,7 @@ class Compiled:
         parts: dict[str, Any] = {}
         watch(parts, sight.read(_function, self), sight)
         state = sight.read(_state, self)
-        for path, leaf in nest.fields(state, enter=sight.enter):
-            parts[f"state {path}"] = sight.tensor(leaf) if isinstance(leaf, Tensor) else fingerprint(leaf, sight.enter)
+        watch_state(parts, state, sight)
         key = tuple(parts.items())
         return Around(sight, parts, key, nest.tensors(state), self._cache.get(key, {}))
 

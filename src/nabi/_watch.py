@@ -8,7 +8,7 @@ import functools
 import sysconfig
 import types
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def tensors(tree: Any) -> Callable[[], list[Any]]:
         nonlocal sight, found
         if sight is None or not sight.unchanged():
             sight = Sight()
-            found = [leaf for _, leaf in nest.fields(tree, enter=sight.enter) if isinstance(leaf, Node)]
+            found = [leaf for _, leaf in _walked({}, tree, "", sight) if isinstance(leaf, Node)]
         return found
 
     return now
@@ -179,7 +179,7 @@ def fingerprint(value: Any, enter: Callable[[Any], None] = lambda thing: None) -
         return type(value), tuple(fingerprint(item, enter) for item in value)
     if isinstance(value, dict):
         enter(value)
-        return dict, tuple((fingerprint(key, enter), fingerprint(item, enter)) for key, item in value.items())
+        return type(value), tuple((fingerprint(key, enter), fingerprint(item, enter)) for key, item in value.items())
     return Same(value)
 
 
@@ -247,18 +247,50 @@ def _names(code: types.CodeType) -> list[str]:
 
 
 def _value(parts: dict[str, Any], name: str, value: Any, seen: set[int], sight: Sight) -> None:
-    while name in parts:
-        name += "'"
-    parts[name] = fingerprint(value, sight.enter)
+    _add(parts, name, fingerprint(value, sight.enter))
     called = isinstance(value, functools.partial | types.MethodType) or hasattr(value, "__wrapped__")
     if (called or hasattr(value, "__code__")) and not _installed(value):
         _function(parts, value, seen, "", sight)
 
 
+def _add(parts: dict[str, Any], name: str, part: Any) -> None:
+    while name in parts:
+        name += "'"
+    parts[name] = part
+
+
 def _object(parts: dict[str, Any], thing: Any, whose: str, sight: Sight) -> None:
     """The plain fields of an object whose method is called."""
-    for path, leaf in nest.fields(thing, enter=sight.enter):
-        parts[f"{whose}field {path}"] = fingerprint(leaf, sight.enter)
+    for path, leaf in _walked(parts, thing, f"{whose}field", sight):
+        _add(parts, f"{whose}field {path}", fingerprint(leaf, sight.enter))
+
+
+def watch_state(parts: dict[str, Any], state: Any, sight: Sight) -> None:
+    """Add to ``parts`` all that stands in a nest of lists, tuples, dicts and objects: of tensors, all but values."""
+    for path, leaf in _walked(parts, state, "state", sight):
+        _add(parts, f"state {path}", sight.tensor(leaf) if isinstance(leaf, Node) else fingerprint(leaf, sight.enter))
+
+
+def _walked(parts: dict[str, Any], tree: Any, what: str, sight: Sight) -> Iterator[tuple[str, Any]]:
+    """The leaves of a nest. Its form becomes part of ``parts``: what holds how much, and what stands in it twice."""
+    first: dict[int, str] = {}
+
+    def meet(path: str, thing: Any) -> None:
+        before = first.setdefault(id(thing), path)
+        if before != path:
+            _add(parts, f"{what} {path}", ("as", before))
+        elif not isinstance(thing, Node):
+            sight.enter(thing)
+            names = (
+                range(len(thing))
+                if isinstance(thing, list | tuple)
+                else thing
+                if isinstance(thing, dict)
+                else vars(thing)
+            )
+            _add(parts, f"{what} {path}", (Same(type(thing)), *map(fingerprint, names)))
+
+    return nest.fields(tree, meet=meet)
 
 
 def _installed(function: Any) -> bool:

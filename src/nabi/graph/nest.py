@@ -53,17 +53,22 @@ def flatten(tree: Any) -> tuple[list[Any], Rebuild]:
     return leaves, rebuild
 
 
-def fields(tree: Any, path: str = "", enter: Callable[[Any], None] = lambda inner: None) -> Iterator[tuple[str, Any]]:
+Meet = Callable[[str, Any], None]
+
+
+def fields(tree: Any, path: str = "", meet: Meet = lambda path, thing: None) -> Iterator[tuple[str, Any]]:
     """Every leaf of a nest of lists, tuples, dicts and objects, with its path, in definition order.
 
     What has a ``__dict__`` is walked through its attributes, after its type; what stands in it twice comes once.
-    ``enter`` is told of everything that has parts before they are read.
+    ``meet`` is told of everything that has parts, before they are read, and of every tensor; the second time, too.
     """
-    yield from _fields(tree, path, set(), enter)
+    yield from _fields(tree, path, set(), meet)
 
 
-def _fields(tree: Any, path: str, seen: set[int], enter: Callable[[Any], None]) -> Iterator[tuple[str, Any]]:
+def _fields(tree: Any, path: str, seen: set[int], meet: Meet) -> Iterator[tuple[str, Any]]:
     if isinstance(tree, Node) or not (isinstance(tree, dict | list | tuple) or hasattr(tree, "__dict__")):
+        if isinstance(tree, Node):
+            meet(path, tree)
         if not isinstance(tree, Node) or id(tree) not in seen:
             seen.add(id(tree))
             yield path, tree
@@ -71,13 +76,14 @@ def _fields(tree: Any, path: str, seen: set[int], enter: Callable[[Any], None]) 
     if callable(tree) and hasattr(tree, "__code__"):  # a function is a leaf, not an object with parts
         yield path, tree
         return
+    if not isinstance(tree, type):
+        meet(path, tree)
     if id(tree) in seen:
         return
     seen.add(id(tree))
     if isinstance(tree, type):
         yield path, tree
         return
-    enter(tree)
     if isinstance(tree, dict):
         items: Any = tree.items()
     elif isinstance(tree, list | tuple):
@@ -91,7 +97,7 @@ def _fields(tree: Any, path: str, seen: set[int], enter: Callable[[Any], None]) 
         )
         items = {**partial, **vars(tree)}.items()
     for name, child in items:
-        yield from _fields(child, f"{path}.{name}" if path else str(name), seen, enter)
+        yield from _fields(child, f"{path}.{name}" if path else str(name), seen, meet)
 
 
 def tensors(tree: Any) -> dict[str, Any]:
