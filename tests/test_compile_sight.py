@@ -140,6 +140,8 @@ CHANGES: dict[str, Any] = {
     "state, an object": lambda w: put(w.state["parts"], 0, Part(1)),
     "state, a partial's keyword": lambda w: put(w.state[0].keywords, "weight", nabi.tensor(1.0)),
     "state, all of it": lambda w: setattr(w.compiled, "state", {**w.state, "more": 1}),
+    "state, a tuple for a list": lambda w: put(w.state, "parts", tuple(w.state["parts"])),
+    "state, a partial": lambda w: w.state[0].__setstate__((by_factor, (1,), w.state[0].keywords, vars(w.state[0]))),
     "state, an empty list more": lambda w: put(w.state, "another", []),
     "state, an empty tuple for an empty list": lambda w: put(w.state, "empty", ()),
     "state, the same twice": lambda w: put(w.state, "other", w.state["plain"]),
