@@ -24,6 +24,8 @@ from nabi.errors import DTypeError, SettingError, ShapeError
 from nabi.nearest.bounds import (
     LARGE,
     Bound,
+    counts_bytes,
+    products_of_bytes,
     products_of_numbers,
     products_of_pixels,
     projections,
@@ -118,7 +120,7 @@ def bound_for(queries: NDArray[Any], candidates: NDArray[Any], k: int, metric: s
         return sums_of_cells(shape, whole)
     if not whole:
         return products_of_numbers(length)
-    products = products_of_pixels(length)
+    products = products_of_bytes(length) if length > 0 and counts_bytes() else products_of_pixels(length)
     if length < LARGE or len(queries) < MANY[0] or len(candidates) < MANY[1]:
         return products
     asked, tried = (

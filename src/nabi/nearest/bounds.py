@@ -4,6 +4,7 @@ Each is of the form ``between(of_queries(q), of_candidates(x))``, and what it gi
 `nabi.nearest.pairs.measure` gives: how much rounding can have added is derived with each, and subtracted.
 """
 
+import importlib.util
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi.nearest.pairs import cut, flat
+from nabi.nearest.pairs import SQUARES, cut, flat
 
 UNIT = 2.0**-24  # how far float32 rounds, at most, relative to the number
 PART_BYTES = 2**20  # of pictures that are prepared together, in float32: what the processor's cache holds
@@ -19,6 +20,9 @@ PART_BYTES = 2**20  # of pictures that are prepared together, in float32: what t
 LARGE = 512  # numbers of a picture, from which on the cells of an L1 bound are large
 EXACT = 1024  # products of pixels centred by 128 that float32 adds up without rounding: 2^10 · 2^14 = 2^24
 RUN = 4096  # products that float32 adds up in `products_of_pixels`, so that the room for rounding stays small
+
+BYTES = 2**32 // 255**2  # products of pixels that 32 bits add up
+INTEGER = ("icelake", "alder", "sierra", "sapphireamx", "neonsdot")  # as numkong calls 8-bit products
 
 DIRECTIONS = 128  # of `projections`
 GRID = 1024  # cells of a picture that `projections` begins with, at most
@@ -74,6 +78,56 @@ def products_of_pixels(length: int) -> Bound:
         return total
 
     return Bound(lambda images: rows(images, True), lambda images: rows(images, False), between, 4 * (length + 2))
+
+
+def counts_bytes() -> bool:
+    """Whether `products_of_bytes` is there, and this processor has the instructions that make it worth it."""
+    if importlib.util.find_spec("numkong") is None:
+        return False
+    import numkong
+
+    has = numkong.get_capabilities()
+    return any(has.get(name, False) for name in INTEGER)
+
+
+def products_of_bytes(length: int) -> Bound:
+    """|q|² + |x|² - 2 q·x of pixels as they are, with products in 8-bit integers, which the package numkong has.
+
+    The products are exact: of 66,051 pixels at most 2³² - 1. The squared norms, exact in float64, and twice the product
+    are rounded to float32, and so are the two sums of these; all five are at most 2 (|q|² + |x|²), and in sum they are
+    off by less than 8·u·(|q|² + |x|²).
+    """
+    import numkong
+
+    kept = 1 - 8 * UNIT
+    parts = cut(length, BYTES)
+
+    def squared_norms(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        rows, found = flat(images), np.zeros(len(images))
+        for part in cut(len(images), PART_BYTES // (4 * max(1, length))):
+            numbers = rows[part].astype(np.float32)
+            for run in cut(length, SQUARES):
+                found[part] += np.vecdot(numbers[:, run], numbers[:, run])
+        return (found * kept).astype(np.float32)
+
+    def of_queries(images: NDArray[np.uint8]) -> Any:
+        rows = flat(images)
+        return [np.ascontiguousarray(rows[:, part]) for part in parts], squared_norms(images)
+
+    def of_candidates(images: NDArray[np.uint8]) -> Any:
+        rows, squared = of_queries(images)
+        return [numkong.dots_pack(part) for part in rows], squared
+
+    def between(queries: Any, candidates: Any) -> NDArray[np.float32]:
+        (q, q_squared), (x, x_squared) = queries, candidates
+        products: list[Any] = [np.asarray(numkong.dots_packed(*pair)) for pair in zip(q, x, strict=True)]
+        total = products[0] if len(products) == 1 else sum(products, np.float64(0))
+        lower: NDArray[np.float32] = np.multiply(total, np.float32(-2), dtype=np.float32, casting="unsafe")
+        lower += x_squared
+        lower += q_squared[:, np.newaxis]
+        return lower
+
+    return Bound(of_queries, of_candidates, between, length + 4)
 
 
 def projections(candidates: NDArray[np.uint8]) -> Bound:
