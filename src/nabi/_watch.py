@@ -52,13 +52,14 @@ class Sight:
     out of date, and the next call looks again.
     """
 
-    __slots__ = ("_absent", "_items", "_keys", "_lengths", "_objects", "_readings", "_tensors", "_whole")
+    __slots__ = ("_absent", "_cells", "_items", "_keys", "_lengths", "_objects", "_readings", "_tensors", "_whole")
 
     def __init__(self) -> None:
         self._keys: list[tuple[dict[Any, Any], list[str]]] = []
         self._lengths: list[tuple[list[Any], int]] = []
         self._items: list[tuple[Any, Any, Any]] = []  # a container, a key or place, what is there
         self._absent: list[tuple[dict[Any, Any], Any]] = []
+        self._cells: list[tuple[types.CellType, Any]] = []
         self._objects: list[tuple[Any, type, dict[str, Any]]] = []  # with its type and fields
         self._readings: list[tuple[Callable[[Any], Any], Any, Any]] = []
         self._tensors: list[tuple[Node, bool, Any, Any]] = []
@@ -78,6 +79,9 @@ class Sight:
                     return False
             for known, key in self._absent:
                 if key in known:
+                    return False
+            for cell, contents in self._cells:
+                if cell.cell_contents is not contents:
                     return False
             for thing, kind, fields in self._objects:
                 if type(thing) is not kind or thing.__dict__ is not fields:
@@ -110,6 +114,12 @@ class Sight:
         item = known[key]
         self._items.append((known, key, item))
         return item
+
+    def cell(self, cell: types.CellType) -> Any:
+        """What a closure's cell contains."""
+        contents = cell.cell_contents
+        self._cells.append((cell, contents))
+        return contents
 
     def tensor(self, tensor: Node) -> Any:
         """What matters of a tensor of the state, for a key."""
@@ -186,7 +196,6 @@ def fingerprint(value: Any, enter: Callable[[Any], None] = lambda thing: None) -
 _PARTIAL = _arguments, _keywords, _partial_of = attrgetter("args"), attrgetter("keywords"), attrgetter("func")
 _wrapped, _called = attrgetter("__wrapped__"), attrgetter("__call__")
 _code, _defaults, _keyword_defaults = attrgetter("__code__"), attrgetter("__defaults__"), attrgetter("__kwdefaults__")
-_contents = attrgetter("cell_contents")
 
 
 def watch(parts: dict[str, Any], function: Any, sight: Sight) -> None:
@@ -226,7 +235,7 @@ def _function(parts: dict[str, Any], function: Any, seen: set[int], whose: str, 
         _value(parts, f"{whose}default {name}", value, seen, sight)
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         if _is_bound(cell):
-            _value(parts, f"{whose}closure {name}", sight.read(_contents, cell), seen, sight)
+            _value(parts, f"{whose}closure {name}", sight.cell(cell), seen, sight)
         else:
             sight.read(_is_bound, cell)
     known = function.__globals__
