@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 import nabi
 from fuzzing import examples
-from nabi import _compile
+from nabi import _compile, _watch
+from nabi.graph import nest
+from nabi.training.learner import GradientDescent
 
 FACTOR: Any = 2.0
 SWITCH: Any = True
@@ -44,7 +46,7 @@ class World:
     """A compiled function with something of every kind around it, which it reads only where it is told to."""
 
     def __init__(self) -> None:
-        number, zero, text, nest, table = 2.0, 0.0, "text", [1, [2.0, {"a": (3, [4])}]], np.arange(4.0)
+        number, zero, text, things, table = 2.0, 0.0, "text", [1, [2.0, {"a": (3, [4])}]], np.arange(4.0)
         part, method, same, unbound = Part(1), Part(2.0).scaled, Part(2.0).scaled, None
         partial = functools.partial(by_factor, [0.5], weight=[1.0])
 
@@ -52,11 +54,11 @@ class World:
             return repr([x, shift, scale, FACTOR, SWITCH, TUNED])
 
         def function(x: Any, *, reads: bool = False) -> Any:
-            return [number, zero, text, nest, table, unbound, part, method, same, partial, helper] if reads else x
+            return [number, zero, text, things, table, unbound, part, method, same, partial, helper] if reads else x
 
         self.cells: dict[str, Any] = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
         del self.cells["unbound"].cell_contents
-        self.nest, self.table, self.partial, self.helper = nest, table, partial, helper
+        self.things, self.table, self.partial, self.helper = things, table, partial, helper
         self.method, self.same = method, same
         self.state: Any = {
             "parts": [Part(1), Part([1.0, {"x": 2}])],
@@ -95,15 +97,15 @@ CHANGES: dict[str, Any] = {
     "closure, bound": lambda w: w.bind("unbound", 1),
     "closure, unbound": lambda w: delattr(w.cells["text"], "cell_contents"),
     "closure, another object": lambda w: w.bind("part", Part(1)),
-    "list, longer": lambda w: w.nest.append(1),
-    "list, shorter": lambda w: w.nest.pop(),
-    "list, as long": lambda w: put(w.nest, 0, 9),
-    "list, as long, another kind": lambda w: put(w.nest, 0, True),
-    "list, in another order": lambda w: w.nest.reverse(),
-    "list in a list": lambda w: put(w.nest[1], 0, 9.0),
-    "list in a tuple in a dict": lambda w: put(w.nest[1][1]["a"][1], 0, 5),
-    "dict, another key": lambda w: rename(w.nest[1][1], "a", "b"),
-    "dict, a key more": lambda w: put(w.nest[1][1], "b", 1),
+    "list, longer": lambda w: w.things.append(1),
+    "list, shorter": lambda w: w.things.pop(),
+    "list, as long": lambda w: put(w.things, 0, 9),
+    "list, as long, another kind": lambda w: put(w.things, 0, True),
+    "list, in another order": lambda w: w.things.reverse(),
+    "list in a list": lambda w: put(w.things[1], 0, 9.0),
+    "list in a tuple in a dict": lambda w: put(w.things[1][1]["a"][1], 0, 5),
+    "dict, another key": lambda w: rename(w.things[1][1], "a", "b"),
+    "dict, a key more": lambda w: put(w.things[1][1], "b", 1),
     "array, in place": lambda w: put(w.table, 2, 7.0),
     "array, longer": lambda w: w.bind("table", np.arange(5.0)),
     "array, its dtype": lambda w: w.bind("table", np.arange(4)),
@@ -169,8 +171,8 @@ CHANGES: dict[str, Any] = {
 SAME: dict[str, Any] = {
     "nothing": lambda w: None,
     "closure": lambda w: w.bind("number", float("2.0")),
-    "list": lambda w: w.bind("nest", copy.deepcopy(w.nest)),
-    "list, and back": lambda w: (w.nest.append(1), w.nest.pop()),
+    "list": lambda w: w.bind("things", copy.deepcopy(w.things)),
+    "list, and back": lambda w: (w.things.append(1), w.things.pop()),
     "array": lambda w: w.bind("table", w.table.copy()),
     "array, and back": lambda w: (put(w.table, 0, 5.0), put(w.table, 0, 0.0)),
     "function, defaults": lambda w: setattr(w.helper, "__defaults__", copy.deepcopy(w.helper.__defaults__)),
@@ -294,6 +296,33 @@ def test_a_function_that_changes_what_it_reads_is_recorded_until_it_no_longer_do
     run = nabi.compile(counted, state=part)
     assert [float(run(1.0)) for _ in range(6)] == [1, 2, 3, 3, 3, 3]
     assert len(run.recordings) == 4
+
+
+def test_steps_of_training_look_around_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = looks(monkeypatch)
+    model = nabi.models.mlp((4,), 3, hidden=(5,), dropout=0.5)
+    optimizer = nabi.optim.SGD(nabi.nn.parameters(model), momentum=0.9)
+    learner = GradientDescent(model, optimizer, nabi.losses.LOSSES["softmax"], clip_norm=1.0, average=0.9)
+    for size in (2, 3, 2, 3, 2):
+        learner.learning_rate = 1 / size
+        learner.step(np.ones((size, 4), np.float32), np.zeros(size, np.int64))
+    learner.swap()
+    learner.step(np.ones((2, 4), np.float32), np.zeros(2, np.int64))
+    assert len(looked) == 1
+
+
+def test_tensors_of_a_nest_are_those_in_it_now() -> None:
+    state: Any = {"parts": [Part(1)], "other": 1}
+    now = _watch.tensors(state)
+    assert now() is now()
+    for change in (
+        lambda: state["parts"].append(Part(2)),
+        lambda: setattr(state["parts"][0], "weight", nabi.tensor(1.0)),
+        lambda: delattr(state["parts"][1], "weight"),
+        lambda: put(state, "other", Part(3)),
+    ):
+        change()
+        assert [id(t) for t in now()] == [id(t) for t in nest.tensors(state).values()]
 
 
 # --- at random ---

@@ -9,7 +9,7 @@ import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -193,6 +193,8 @@ class Recording:
 class Around(NamedTuple):
     """What a compiled function reads beside its arguments."""
 
+    function: Callable[..., Any]
+    nest: Any  # the state as it was given
     sight: Sight
     parts: dict[str, Any]
     key: Key
@@ -245,7 +247,12 @@ class Compiled:
 
     def _lookup(self, key: Key, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Recording:
         around = self._around
-        if around is None or not around.sight.unchanged():
+        if (
+            around is None
+            or around.function is not self.function
+            or around.nest is not self.state
+            or not around.sight.unchanged()
+        ):
             around = self._around = self._look()
         found = around.recordings.get(key)
         if found is None:
@@ -275,11 +282,11 @@ class Compiled:
         """Look around: everything that a recording holds for beside the call, by what it is called."""
         sight = Sight()
         parts: dict[str, Any] = {}
-        watch(parts, sight.read(_function, self), sight)
-        state = sight.read(_state, self)
+        function, state = self.function, self.state
+        watch(parts, function, sight)
         watch_state(parts, state, sight)
         key = tuple(parts.items())
-        return Around(sight, parts, key, nest.tensors(state), self._cache.get(key, {}))
+        return Around(function, state, sight, parts, key, nest.tensors(state), self._cache.get(key, {}))
 
     def _record(
         self,
@@ -323,9 +330,6 @@ class Compiled:
             tuple(t for t in state.values() if t.requires_grad),
             [bool(o.requires_grad) for o in traced],
         )
-
-
-_function, _state = attrgetter("function"), attrgetter("state")
 
 
 def _no_gradient(*values: Any, **settings: Any) -> Any:
