@@ -6,6 +6,6 @@ from benchmarks.workloads import (  # noqa: F401, I001
     linear,
     scalars,
     starting,
-    memory,
+    fresh,
     elsewhere,
 )

@@ -1,7 +1,8 @@
-"""How much memory a step of the convnet takes: ``python -m benchmarks.peak WHO BATCH ENGINE``, in a process of its own.
+"""A process that trains the convnet from nothing: ``python -m benchmarks.fresh WHO BATCH ENGINE STEPS``.
 
-Prints, in MiB, the most that the process had in memory when everything was imported, and after three steps. WHO is
-nabi, or a peer as `pytorch`, `pytorch-last` or `jax`. Each process imports what it needs and nothing of the others.
+Prints, as JSON, the most memory that the process had when everything was imported and after the steps (MiB), and what
+a step took at last (seconds). WHO is nabi, pytorch, pytorch-last (channels last), pytorch-compiled or jax. Each process
+imports what it needs and nothing of the others.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import importlib
 import json
 import resource
 import sys
+import time
 from pathlib import Path
 
 from benchmarks import networks
@@ -26,9 +28,9 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main(who: str, batch: int, engine: str) -> None:
+def main(who: str, batch: int, engine: str, steps: int) -> None:
     network = networks.convnet()
-    side = importlib.import_module(f"benchmarks.in_{who.removesuffix('-last')}")
+    side = importlib.import_module(f"benchmarks.in_{who.partition('-')[0]}")
     if who == "nabi" and engine != "reference":  # the engine is loaded on demand; that is importing, too
         with contextlib.suppress(ImportError):
             importlib.import_module("nabi.engines.cpu")
@@ -40,11 +42,14 @@ def main(who: str, batch: int, engine: str) -> None:
     elif who == "jax":
         work = side.step(network, arrays, x, y).work
     else:
-        work = side.step(network, arrays, x, y, channels_last=who.endswith("-last")).work
-    for _ in range(3):
+        compiled = who.endswith("-compiled")
+        work = side.step(network, arrays, x, y, channels_last=who != "pytorch", compile=compiled).work
+    for _ in range(steps):
+        begun = time.perf_counter()
         work()
-    print(json.dumps({"imported": imported, "total": peak()}))
+        last = time.perf_counter() - begun
+    print(json.dumps({"imported": imported, "total": peak(), "last step": last}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
