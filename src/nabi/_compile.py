@@ -231,13 +231,13 @@ class Compiled:
         recording = self._lookup(key, arguments, keywords)
         inputs += [t.held for t in recording.state]
         values = _owned(recording.run(inputs), inputs)
-        for target, value in zip(recording.updates, values[len(recording.flows) :], strict=True):
-            target.held = value
+        for place, target in enumerate(recording.updates, len(recording.flows)):
+            target.held = values[place]
         trained = recording.trained
         held = [t.held for t in trained]
         results = [
-            Tensor(value, compiled_result, trained, {}, True, None, held) if flows else Tensor(value)
-            for value, flows in zip(values, recording.flows, strict=False)
+            Tensor(values[place], compiled_result, trained, {}, True, None, held) if flows else Tensor(values[place])
+            for place, flows in enumerate(recording.flows)
         ]
         return recording.rebuild(results)
 
