@@ -14,6 +14,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import in_nabi, networks, rounds, suite, tables, worker
 from benchmarks.suite import Built, Case, Contender, LeftOut, Settings
+from benchmarks.workloads import elsewhere
 
 import nabi
 
@@ -302,6 +303,27 @@ def test_a_failure_is_told_and_does_not_stop_the_others(tmp_path: Path) -> None:
     result = json.loads(found.read_text(encoding="utf-8"))
     assert "engine 'nonsense'" in result["errors"]["small"]
     assert [row["workload"] for row in result["rows"]] == ["size"]
+
+
+def test_rows_of_a_file_of_its_own_are_rows_like_others() -> None:
+    timed = {"what": "first epoch", "who": "nabi, on demand", "ours": 300.0, "peer": 100.0, "ratio": 3.1}
+    named = {"what": "kNN", "ours": 1.0, "peer": "FAISS", "theirs": 2.0, "ratio": 2.0, "unit": "s"}
+    rows = [elsewhere.row(one, "DataLoader", "pictures/s", Settings()) for one in (timed, named)]
+    text = tables.everything({"workload": "pipeline", **row} for row in rows)
+    assert text.splitlines()[2:] == [
+        "| first epoch (on demand) | nabi | 300 pictures/s | - |  |  |",
+        "|  | DataLoader | 100 pictures/s | - | 3.10 |  |",
+        "| kNN | nabi | 1 s | - |  |  |",
+        "|  | FAISS | 2 s | - | 2.00 |  |",
+    ]
+
+
+def test_a_file_of_its_own_that_cannot_be_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    (row,) = elsewhere.run("benchmarks.nothing", [], "peer", "s", Settings())
+    assert row["left_out"] == {"nabi": "there is no benchmarks.nothing"}
+    monkeypatch.delenv("NABI_DATA", raising=False)
+    assert "NABI_DATA" in elsewhere.missing("benchmarks.neighbors", Settings())
+    assert "--quick" in elsewhere.missing("benchmarks.neighbors", QUICK)
 
 
 def test_a_process_has_the_threads_that_it_was_given() -> None:

@@ -1,1 +1,74 @@
-"""Workloads with a file of their own."""
+"""Workloads with a file of their own, which is run as a command: each writes its rows with ``--json FILE``.
+
+A row there has "what", "ours", "peer" and "ratio", above 1 where ours is faster; "who" says which of several ways is
+ours, "unit" what is counted. Where "peer" is a name, "theirs" is its figure.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.suite import Row, Settings, workload
+from benchmarks.worker import ROOT
+
+
+def run(module: str, arguments: list[str], peer: str, unit: str, settings: Settings) -> Iterator[Row]:
+    """The rows of a module, or one that says why there are none."""
+    if why := missing(module, settings):
+        yield {**blank(module.rpartition(".")[2], unit, settings), "left_out": {"nabi": why}}
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.json"
+        command = [sys.executable, "-m", module, *arguments, "--json", str(file)]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+        found = json.loads(file.read_text(encoding="utf-8"))
+    for one in found["rows"] if isinstance(found, dict) else found:
+        if "ratio" in one:
+            yield row(one, peer, unit, settings)
+
+
+def missing(module: str, settings: Settings) -> str:
+    """Why a module cannot be run here, or nothing."""
+    if importlib.util.find_spec(module) is None:
+        return f"there is no {module}"
+    if settings.quick:
+        return f"--quick leaves it out: python -m {module}"
+    return "" if "NABI_DATA" in os.environ else "NABI_DATA names no folder with its pictures"
+
+
+def blank(what: str, unit: str, settings: Settings) -> Row:
+    """A row in which nobody has been measured."""
+    how = {"precision": "float32", "engine": settings.engine, "threads": settings.threads}
+    nobody: Row = {"ours": None, "peers": [], "best": None, "ratio": None, "left_out": {}}
+    return {"what": what, "size": 0, "unit": unit, **how, **nobody}
+
+
+def row(one: dict[str, Any], peer: str, unit: str, settings: Settings) -> Row:
+    """A row of theirs as one of ours."""
+    name, theirs = (one["peer"], one["theirs"]) if isinstance(one["peer"], str) else (peer, one["peer"])
+    who = one.get("who", "nabi")
+    what = one["what"] if who == "nabi" else f"{one['what']} ({who.removeprefix('nabi, ')})"
+    figures = {"name": name, "median": theirs, "least": None, "ratio": one["ratio"], "beside": False}
+    ours = {"name": "nabi", "median": one["ours"], "least": None}
+    measured = {"ours": ours, "peers": [figures], "best": name, "ratio": one["ratio"]}
+    return {**blank(what, one.get("unit", unit), settings), **measured}
+
+
+@workload("neighbors", parallel=False, long="several minutes")
+def neighbors(size: int, settings: Settings) -> Iterator[Row]:
+    """Exact nearest neighbours on pictures, and on random bytes: `benchmarks.neighbors`"""
+    yield from run("benchmarks.neighbors", ["--speed"], "FAISS flat", "s", settings)
+
+
+@workload("pipeline", parallel=False, long="several minutes")
+def pipeline(size: int, settings: Settings) -> Iterator[Row]:
+    """A folder of JPEG files to augmented batches: `benchmarks.pipeline`"""
+    rounds = str(max(3, int(settings.seconds / 4)))
+    peer = "PyTorch DataLoader, 2 worker processes"
+    yield from run("benchmarks.pipeline", ["--rounds", rounds], peer, "pictures/s", settings)
