@@ -105,6 +105,7 @@ def own(row: Row) -> float | None:
 
 
 def summary(rows: Iterable[Row]) -> str:
+    """A line for each row in which anybody was measured: ours and the best peer."""
     return table(
         ["what", "#nabi", "best peer", "#its", "#times"],
         (
@@ -116,6 +117,7 @@ def summary(rows: Iterable[Row]) -> str:
                 times(row["ratio"]),
             )
             for row in rows
+            if row["ours"] or row["peers"]
         ),
     )
 

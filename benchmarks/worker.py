@@ -82,6 +82,9 @@ def work(name: str, sizes: list[int], settings: suite.Settings) -> dict[str, Any
                 if isinstance(found, suite.Case):
                     rounds.say(f"  {found.what}{f', {size:,}' if size else ''}, {found.precision}")
                     found = rounds.measure(found, settings)
+                else:
+                    for who, why in found["left_out"].items():
+                        rounds.say(f"    {who}: left out: {why}")
                 rows.append({"workload": name, **found})
         except Exception as error:
             return {"rows": rows, "error": f"{type(error).__name__}: {error}"}

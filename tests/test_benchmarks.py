@@ -326,6 +326,12 @@ def test_a_file_of_its_own_that_cannot_be_run_is_left_out(monkeypatch: pytest.Mo
     assert "--quick" in elsewhere.missing("benchmarks.neighbors", QUICK)
 
 
+def test_a_process_that_dies_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {**worker.environment(1), "PYTHONHOME": "/nowhere"}  # it does not even start
+    monkeypatch.setattr(worker, "environment", lambda threads: environment)
+    assert worker.start("small", [8], QUICK) == {"rows": [], "error": "the process ended with 1"}
+
+
 def test_a_process_has_the_threads_that_it_was_given() -> None:
     assert worker.environment(1)["OMP_NUM_THREADS"] == "1"
     assert worker.environment(2)["NABI_NUM_THREADS"] == "2"
