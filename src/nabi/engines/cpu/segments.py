@@ -32,6 +32,11 @@ PARTIALS = 24 << 20
 BLOCK = 3 << 19
 """Bytes that a block may take in the cache."""
 
+DEAR = 120
+"""Instructions an element that are not repeated in another kernel: storing and loading costs less."""
+TILES = 64
+"""Tiles of a block that is convolved by Winograd's way, at least: rows of its products."""
+
 STORED = ("sum", "max", "min", "any", "all", "argmax", "argmin", "matmul", "convolution", "convolution_gradient",
           "winograd", "winograd_weight", "winograd_gradient", "moments", "external", "external_part")  # fmt: skip
 OPERANDS_STORED = ("matmul", "convolution", "convolution_gradient", "winograd", "winograd_gradient", "external",
@@ -167,7 +172,7 @@ def _choose(everything: Sequence[Value], outputs: Sequence[Value]) -> dict[int, 
                 readers.setdefault(value.serial, set()).add(root.serial)
         shared = [
             v for v in everything
-            if len(readers.get(v.serial, ())) > 1 and v.kind == "elementwise" and _cost(v, stored) > 30
+            if len(readers.get(v.serial, ())) > 1 and v.kind == "elementwise" and _cost(v, stored) > DEAR
         ]  # fmt: skip
         if not shared:
             return stored
@@ -241,14 +246,17 @@ def _roots(value: Value, stored: dict[int, Value]) -> list[Root]:
 
 def _reads(value: Value, row: bool, rows: int, stored: dict[int, Value], reads: dict[int, bool]) -> None:
     """Note what is read through a value: ``row``, if its own axis 0 is the rows."""
-    if value.kind == "constant":
-        return
-    row = row and value.ndim > 0 and value.shape[0] == rows
-    if value.serial in stored or value.kind in LEAVES:
-        reads[value.serial] = reads.get(value.serial, True) and row
-        return
-    for x, goes_on in _parts(value, row, rows):
-        _reads(x, goes_on, rows, stored, reads)
+    pending, seen = [(value, row)], set()
+    while pending:
+        value, row = pending.pop()
+        row = row and value.ndim > 0 and value.shape[0] == rows
+        if value.kind == "constant" or (value.serial, row) in seen:
+            continue
+        seen.add((value.serial, row))
+        if value.serial in stored or value.kind in LEAVES:
+            reads[value.serial] = reads.get(value.serial, True) and row
+        else:
+            pending += _parts(value, row, rows)
 
 
 def _parts(value: Value, row: bool, rows: int) -> list[tuple[Value, bool]]:
@@ -344,8 +352,13 @@ def _cut(segment: Segment, stored: dict[int, Value]) -> None:
     segment.strands = max(1, min(strands, max(2, PARTIALS // partial) if partial else strands))
     longest = -(-segment.rows // segment.strands)
     each = sum(_block_bytes(root) for root in segment.roots)
-    most = max((convolve.winograd_size(r.value) for r in segment.roots if r.value.kind.startswith("winograd")), default=0)
-    block = max(1, BLOCK // max(each + most, 1))
+    most, tiles = 0, 0
+    for root in segment.roots:
+        if root.value.kind in ("winograd", "winograd_gradient"):
+            most = max(most, convolve.winograd_size(root.value))
+            steps = root.value.shape[1:3] if root.value.kind == "winograd" else root.value.inputs[1].shape[1:3]
+            tiles = max(tiles, -(-TILES // math.prod(convolve.tiles_of(steps))))
+    block = max(1, tiles, BLOCK // max(each + most, 1))
     if any(root.value.kind == "matmul" for root in segment.roots):
         block = longest
     segment.block = min(block, longest)

@@ -115,9 +115,11 @@ class _Spelled:
             if not _written(formula, tuple(v.dtype for v in values), settings):
                 raise Unwritten(operation.name)
             return self.value("elementwise", values, spec.shape, spec.dtype, settings, formula)
-        special = getattr(self, "_" + operation.name, None)
+        special = getattr(type(self), "_" + operation.name, None)
         if special is not None:
-            return special(*values, **settings)
+            return special(self, *values, **settings)
+        if operation.native:
+            raise Unwritten(operation.name)
         return operation.forward(self, *values, **settings)
 
     def coerce(self, arguments: Sequence[Any]) -> list[Value]:
