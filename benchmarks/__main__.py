@@ -21,12 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.list:
         print(listing())
         return 0
-    if given.merge:
-        results = [json.loads(file.read_text(encoding="utf-8")) for file in given.merge]
-    else:
-        results = [run(given)]
-        if given.json:
-            given.json.write_text(json.dumps(results[0], indent=1) + "\n", encoding="utf-8")
+    read = lambda file: json.loads(file.read_text(encoding="utf-8"))
+    results = [read(file) for file in given.merge] if given.merge else [run(given)]
     if given.markdown:
         given.markdown.write_text(tables.document(results), encoding="utf-8")
     return 1 if any(result["errors"] for result in results) else 0
@@ -92,6 +88,9 @@ def run(given: argparse.Namespace) -> tables.Result:
     described = worker.start("machine", [], suite.Settings(threads=most, **how))["rows"][0]
     rows: list[suite.Row] = []
     errors: dict[str, str] = {}
+    command = shlex.join(["python", "-m", "benchmarks", *without_files(sys.argv[1:])])
+    result: tables.Result = {"machine": described, "command": command, "quick": given.quick}
+    result |= {"rows": rows, "errors": errors}
     for name in given.names or known:
         workload = known[name]
         for threads in given.threads if workload.parallel else [most]:
@@ -104,19 +103,14 @@ def run(given: argparse.Namespace) -> tables.Result:
             if found["error"]:
                 errors[name] = found["error"]
                 print(f"  failed: {found['error']}", file=sys.stderr, flush=True)
+            result["minutes"] = round((time.perf_counter() - begun) / 60, 1)
+            if given.json:  # after each workload, so that one that is interrupted costs no more than itself
+                given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(tables.description(described), tables.summary(r for r in rows if r["threads"] == most), sep="\n\n")
     print("", tables.disturbance(rows), sep="\n", end="")
     if scaled := tables.scaling(rows):
         print("", scaled, sep="\n")
-    command = shlex.join(["python", "-m", "benchmarks", *without_files(sys.argv[1:])])
-    return {
-        "machine": described,
-        "command": command,
-        "quick": given.quick,
-        "minutes": round((time.perf_counter() - begun) / 60, 1),
-        "rows": rows,
-        "errors": errors,
-    }
+    return result
 
 
 def sizes(workload: suite.Workload, given: argparse.Namespace) -> list[int]:
