@@ -37,6 +37,22 @@ def test_one_bit():
     np.testing.assert_array_equal(shown(Image.fromarray(picture[..., 0]).convert("1")), picture.repeat(3, axis=2))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "I;16", "CMYK", "turned"])
+@pytest.mark.parametrize("size", [(8, 8), (20, 30), (40, 13)])
+def test_at_a_size_as_fitted_afterwards(mode, size):
+    picture = pixels(3, 20, 30)
+    if mode == "I;16":
+        image = Image.fromarray(picture[..., 0].astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(picture).convert("RGB" if mode == "turned" else mode)
+    options = {}
+    if mode == "turned":
+        options["exif"] = Image.Exif()
+        options["exif"][274] = 6
+    content = encoded(image, "JPEG" if mode in ("CMYK", "turned") else "PNG", **options)
+    np.testing.assert_array_equal(decode(content, "x", size), fit(decode(content, "x"), size))
+
+
 def test_transparency_lies_over_white():
     rgba = np.array([[[200, 100, 0, 0], [200, 100, 0, 255], [200, 100, 0, 51]]], np.uint8)
     expected = np.array([[[255, 255, 255], [200, 100, 0], [244, 224, 204]]], int)  # 255 + (x - 255) * alpha / 255

@@ -138,9 +138,10 @@ def load_folder(path: Path, name: str, size: Size | None, progress: Progress | N
 def _known(path: Path, key: str) -> Stored | None:
     """What was found out about the pictures when there was no room for them, if there still is none."""
     about = cache.load_about(cache.key(key, "about"))
-    read_again = reading_again(path)
-    if about is None or read_again is None or _has_room(math.prod(about["shape"])):
+    if about is None or _has_room(math.prod(about["shape"])):
         return None
+    read_again = reading_again(path)
+    assert read_again is not None
     return about, _on_demand(path, about, read_again)
 
 

@@ -46,7 +46,8 @@ def load(
     Dataset
         With the splits that the source has: ``test`` and ``validation`` may be ``None``
         (:func:`nabi.data.complete_splits` makes them). ``digits``, which has none of its own, comes with all three.
-        ``images`` may be a read-only memory map. ``skipped`` names the files that were passed over.
+        ``images`` may be a read-only memory map; or, where there is no room for one, an :class:`~nabi.data.OnDemand`,
+        which decodes pictures when they are asked for. ``skipped`` names the files that were passed over.
 
     Raises
     ------
