@@ -11,8 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TYPES = {
-    "bool": "i8", "uint8": "i8", "uint32": "i32", "int32": "i32", "int64": "i64", "float32": "float", "float64": "double"
-}  # fmt: skip
+    "bool": "i8",
+    "uint8": "i8",
+    "uint32": "i32",
+    "int32": "i32",
+    "int64": "i64",
+    "float32": "float",
+    "float64": "double",
+}
 """The types of numbers in memory; in registers, a truth value is a single bit."""
 
 
@@ -54,9 +60,7 @@ class Index(NamedTuple):
         parts = (*(factor for _, factor in self.terms), self.constant, self.lanes)
         if any(part % divisor for part in parts):
             return None
-        return Index(
-            tuple((n, f // divisor) for n, f in self.terms), self.constant // divisor, self.lanes // divisor
-        )
+        return Index(tuple((n, f // divisor) for n, f in self.terms), self.constant // divisor, self.lanes // divisor)
 
 
 ZERO = Index()
@@ -211,7 +215,7 @@ class Code:
         size = dtype.itemsize
         if width == 1 or not offset.lanes:
             found = self.let(f"load {kind}, ptr {self.address(pointer, offset, kind)}, align {size}", "x")
-            return self.let(f"trunc i8 {found} to i1") if dtype == bool else found
+            return self.let(f"trunc i8 {found} to i1") if dtype.kind == "b" else found
         vector = f"<{width} x {kind}>"
         if offset.lanes == 1:
             place = self.address(pointer, offset, kind)
@@ -239,12 +243,12 @@ class Code:
                 f"{vector} zeroinitializer)",
                 "x",
             )
-        return self.let(f"trunc {vector} {found} to <{width} x i1>") if dtype == bool else found
+        return self.let(f"trunc {vector} {found} to <{width} x i1>") if dtype.kind == "b" else found
 
     def store(self, pointer: str, offset: Index, dtype: np.dtype[Any], width: int, value: str) -> None:
         kind = TYPES[dtype.name]
         size = dtype.itemsize
-        if dtype == bool:
+        if dtype.kind == "b":
             bits, whole = ("i1", "i8") if width == 1 else (f"<{width} x i1>", f"<{width} x i8>")
             value = self.let(f"zext {bits} {value} to {whole}")
         place = self.address(pointer, offset, kind)
@@ -256,9 +260,7 @@ class Code:
             called = f"@llvm.masked.store.v{width}{_suffix(kind)}.p0"
             vector = f"<{width} x {kind}>"
             self.declare(called, f"declare void {called}({vector}, ptr, i32, <{width} x i1>)")
-            self.emit(
-                f"call void {called}({vector} {value}, ptr {place}, i32 {size}, <{width} x i1> {self.mask})"
-            )
+            self.emit(f"call void {called}({vector} {value}, ptr {place}, i32 {size}, <{width} x i1> {self.mask})")
 
     def splat(self, kind: str, value: str, width: int) -> str:
         """The same number in every lane."""

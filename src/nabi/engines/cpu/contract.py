@@ -1,4 +1,4 @@
-"""Products of matrices: the BLAS that NumPy brings does the large ones, on the block at hand; small ones are written out.
+"""Products of matrices: the BLAS that NumPy brings does the large ones, small ones are written out.
 
 A call of BLAS takes longer to begin than a small product takes to compute.
 """
@@ -45,7 +45,13 @@ class Matrix(NamedTuple):
 
 
 def product(
-    code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtype[np.floating], blas: "Blas | None", add: bool = False
+    code: Code,
+    x: Matrix,
+    y: Matrix,
+    result: Matrix,
+    dtype: np.dtype[np.floating],
+    blas: "Blas | None",
+    add: bool = False,
 ) -> None:
     """result = x·y, or result += x·y."""
     sizes = (x.rows, x.columns, y.columns)
@@ -130,9 +136,9 @@ def matmul(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: st
     x, y = value.inputs
     left = operand(reader, x, rows)
     right = operand(reader, y, None)
-    result = Matrix(reader.pointer(value, rows.first), rows.count, value.shape[1], value.shape[1])
-    sizes = (rows.count, x.shape[1], value.shape[1])
-    small = all(isinstance(n, int) for n in sizes) and int(rows.count) * x.shape[1] * value.shape[1] <= SMALL
+    result = Matrix(reader.pointer(value, rows.first), rows.length, value.shape[1], value.shape[1])
+    sizes = (rows.length, x.shape[1], value.shape[1])
+    small = all(isinstance(n, int) for n in sizes) and int(rows.length) * x.shape[1] * value.shape[1] <= SMALL
     if right.turned and (small or blas is None):
         right = _turned(code, right, y.shape, value.dtype, work)
     product(code, left, right, result, value.dtype, blas)
@@ -151,7 +157,7 @@ def operand(reader: Reader, value: Value, rows: Rows | None) -> Matrix:
         base = reader.pointer(source, ZERO if rows is None else None)
         if rows is not None:
             base = reader.code.address(base, rows.first, TYPES[value.dtype.name])
-        count = value.shape[0] if rows is None else rows.count
+        count = value.shape[0] if rows is None else rows.length
         return Matrix(base, count, value.shape[1], source.shape[1], turned=True)
     if value.kind == "reshape" and value.serial not in reader.places:
         (source,) = value.inputs
@@ -162,9 +168,9 @@ def operand(reader: Reader, value: Value, rows: Rows | None) -> Matrix:
             if reader.places[source.serial].local:
                 place = place.minus(reader.first)
             base = reader.code.address(base, place.times(stride), TYPES[value.dtype.name])
-        return Matrix(base, value.shape[0] if rows is None else rows.count, value.shape[1], stride)
+        return Matrix(base, value.shape[0] if rows is None else rows.length, value.shape[1], stride)
     pointer = reader.pointer(value, None if rows is None else rows.first)
-    return Matrix(pointer, value.shape[0] if rows is None else rows.count, value.shape[1], value.shape[1])
+    return Matrix(pointer, value.shape[0] if rows is None else rows.length, value.shape[1], value.shape[1])
 
 
 def _turned(code: Code, matrix: Matrix, shape: tuple[int, ...], dtype: np.dtype[np.floating], work: str) -> Matrix:
@@ -175,5 +181,3 @@ def _turned(code: Code, matrix: Matrix, shape: tuple[int, ...], dtype: np.dtype[
         place = code.address(work, row.times(shape[1]).plus(column), kind)
         code.emit(f"store {kind} {found}, ptr {place}, align {dtype.itemsize}")
     return Matrix(work, shape[0], shape[1], shape[1])
-
-

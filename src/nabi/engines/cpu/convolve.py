@@ -13,7 +13,7 @@ import numpy as np
 from nabi.engines.cpu.code import Code, Index
 from nabi.engines.cpu.contract import Blas, Matrix, product
 from nabi.engines.cpu.kernels import Rows, _width, vectors
-from nabi.engines.cpu.lanes import Lane, constant
+from nabi.engines.cpu.lanes import Lane, constant, lanes_xp
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import Value
 
@@ -69,19 +69,17 @@ def convolution(reader: Reader, rows: Rows, value: Value, blas: Blas | None, wor
     code, weight = reader.code, value.inputs[1]
     outputs = value.shape[3]
     right = Matrix(reader.pointer(weight), math.prod(weight.shape[:3]), outputs, outputs)
-    with code.loop(0, rows.count) as r:
+    with code.loop(0, rows.length) as r:
         row = rows.first.plus(r)
         left = _patches(reader, row, value, work)
         product(code, left, right, Matrix(reader.pointer(value, row), left.rows, outputs, outputs), FLOAT, blas)
 
 
-def convolution_gradient(
-    reader: Reader, rows: Rows, value: Value, partial: str, blas: Blas | None, work: str
-) -> None:
+def convolution_gradient(reader: Reader, rows: Rows, value: Value, partial: str, blas: Blas | None, work: str) -> None:
     """Add the rows at hand to the partial sum of a gradient on weights."""
     code, g = reader.code, value.inputs[1]
     outputs = value.shape[3]
-    with code.loop(0, rows.count) as r:
+    with code.loop(0, rows.length) as r:
         row = rows.first.plus(r)
         left = _patches(reader, row, value, work)
         turned = Matrix(left.pointer, left.columns, left.rows, left.stride, turned=True)
@@ -97,7 +95,7 @@ Lanes = list[Lane]
 def _times(factor: float, x: Lane, plus: Lane | None = None) -> Lane:
     """factor·x + plus, rounded once."""
     if plus is None:
-        return x * factor
+        return lanes_xp.multiply(x, factor)
     code = x.code
     suffix = f"v{x.width}f32" if x.width > 1 else "f32"
     called = f"@llvm.fma.{suffix}"
@@ -139,8 +137,13 @@ def _weight(w: Lanes) -> Lanes:
     a = (w[0] + w[2]) * (-1 / 6)
     b = _times(1 / 24, w[0], w[2] * (1 / 6))
     return [
-        w[0] * 0.25, _times(-1 / 6, w[1], a), _times(1 / 6, w[1], a), _times(1 / 12, w[1], b), _times(-1 / 12, w[1], b), w[2]
-    ]  # fmt: skip
+        w[0] * 0.25,
+        _times(-1 / 6, w[1], a),
+        _times(1 / 6, w[1], a),
+        _times(1 / 12, w[1], b),
+        _times(-1 / 12, w[1], b),
+        w[2],
+    ]
 
 
 def _weights_back(z: Lanes) -> Lanes:
@@ -177,13 +180,11 @@ def tiles_of(steps: Sequence[int]) -> tuple[int, int]:
     return -(-steps[0] // TILE), -(-steps[1] // TILE)
 
 
-def _tiles(
-    reader: Reader, rows: Rows, steps: Sequence[int]
-) -> Iterator[tuple[Index, Index, Index, Index]]:
+def _tiles(reader: Reader, rows: Rows, steps: Sequence[int]) -> Iterator[tuple[Index, Index, Index, Index]]:
     """Tile by tile: the picture, the tile's row and column, and its number in the block."""
     code = reader.code
     down, across = tiles_of(steps)
-    with code.loop(0, rows.count) as r, code.loop(0, down) as i, code.loop(0, across) as j:
+    with code.loop(0, rows.length) as r, code.loop(0, down) as i, code.loop(0, across) as j:
         yield rows.first.plus(r), i, j, r.times(down * across).plus(i.times(across)).plus(j)
 
 
@@ -206,7 +207,7 @@ def _to_points(
 
 def _count(code: Code, rows: Rows, steps: Sequence[int]) -> int | str:
     each = math.prod(tiles_of(steps))
-    return rows.count * each if isinstance(rows.count, int) else code.let(f"mul nsw i64 {rows.count}, {each}")
+    return rows.length * each if isinstance(rows.length, int) else code.let(f"mul nsw i64 {rows.length}, {each}")
 
 
 def winograd(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: str, block: int) -> None:
@@ -222,7 +223,14 @@ def winograd(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: 
     with code.loop(0, POINTS) as point:
         left = Matrix(code.address(work, point.times(tiles * inputs), "float"), count, inputs, inputs)
         right = Matrix(code.address(weights, point.times(u.strides[0]), "float"), inputs, outputs, stride, turned)
-        product(code, left, right, Matrix(code.address(second, point.times(tiles * outputs), "float"), count, outputs, outputs), FLOAT, blas)
+        product(
+            code,
+            left,
+            right,
+            Matrix(code.address(second, point.times(tiles * outputs), "float"), count, outputs, outputs),
+            FLOAT,
+            blas,
+        )
     for (picture, i, j, number), (down, across) in _edges(reader, rows, steps):
         for lane in vectors(code, outputs, _width(code, outputs)):
             square = []
@@ -249,7 +257,7 @@ def _edges(
         whole = length // TILE
         return [(0, whole, TILE)] * (whole > 0) + [(whole, tiles, length - whole * TILE)] * (tiles > whole)
 
-    with code.loop(0, rows.count) as r:
+    with code.loop(0, rows.length) as r:
         for top, bottom, height in parts(steps[0], down):
             with code.loop(top, bottom) as i:
                 for left, right, width in parts(steps[1], across):
@@ -301,5 +309,3 @@ def winograd_gradient_back(reader: Reader, value: Value, sums: str, partial: str
         for a in range(3):
             for b in range(3):
                 code.store(partial, lane.plus((a * 3 + b) * each), FLOAT, code.width, found[a][b].name)
-
-

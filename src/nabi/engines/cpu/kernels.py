@@ -21,7 +21,7 @@ class Rows(NamedTuple):
     """The rows at hand: the first, and how many; a number, or the name of one."""
 
     first: Index
-    count: int | str
+    length: int | str
 
 
 ABREAST = 4
@@ -43,8 +43,10 @@ def write(reader: Reader, rows: Rows, values: Sequence[Value]) -> None:
         return
     if flat := _flat(reader, values):
         inner = math.prod(value.shape[1:])
-        count = rows.count * inner if isinstance(rows.count, int) else (
-            rows.count if inner == 1 else code.let(f"mul nsw i64 {rows.count}, {inner}")
+        count = (
+            rows.length * inner
+            if isinstance(rows.length, int)
+            else (rows.length if inner == 1 else code.let(f"mul nsw i64 {rows.length}, {inner}"))
         )
         start = rows.first.times(inner)
         views = {one.serial: one for one in flat}
@@ -54,11 +56,9 @@ def write(reader: Reader, rows: Rows, values: Sequence[Value]) -> None:
                 _store(flattened, values, [index])
         return
     tiles = _tiles(reader, values)
-    for place in places(code, rows, value.shape, tiles):
-        offsets = list(itertools.product(*(range(t) for t in tiles)))
-        _store(
-            reader, values, [tuple(p.plus(o) for p, o in zip(place, offset, strict=True)) for offset in offsets]
-        )
+    offsets = list(itertools.product(*(range(t) for t in tiles)))
+    for corner in places(code, rows, value.shape, tiles):
+        _store(reader, values, [tuple(p.plus(o) for p, o in zip(corner, offset, strict=True)) for offset in offsets])
 
 
 def _store(reader: Reader, values: Sequence[Value], indices: list[tuple[Index, ...]]) -> None:
@@ -76,10 +76,10 @@ def _defined(reader: Reader, value: Value, index: tuple[Index, ...]) -> Lane:
 def places(code: Code, rows: Rows, shape: Sequence[int], tiles: Sequence[int]) -> Iterator[tuple[Index, ...]]:
     """All places of some rows, vector by vector along the last axis, in steps of the tile along each axis."""
     if len(shape) == 1:
-        for lane in vectors(code, rows.count, _width(code, rows.count)):
+        for lane in vectors(code, rows.length, _width(code, rows.length)):
             yield (rows.first.plus(lane),)
         return
-    with code.loop(0, rows.count, tiles[0]) as row:
+    with code.loop(0, rows.length, tiles[0]) as row:
         yield from _inner(code, (rows.first.plus(row),), shape[1:], tiles[1:])
 
 
@@ -146,8 +146,10 @@ def _flat(reader: Reader, values: Sequence[Value]) -> list[Value]:
     found = []
     for value in _leaves(reader, values):
         stored = value.serial in reader.places and value not in _Identity(values)
-        plain = stored or value.kind in ("elementwise", "constant") or (
-            value.kind in ("broadcast_to", "reshape") and value.inputs[0].size == 1
+        plain = (
+            stored
+            or value.kind in ("elementwise", "constant")
+            or (value.kind in ("broadcast_to", "reshape") and value.inputs[0].size == 1)
         )
         if not plain or not (value.shape == shape or value.size == 1):
             return []
@@ -225,16 +227,14 @@ def _write_padded(reader: Reader, rows: Rows, value: Value) -> None:
             reader.write(value, place, reader.define(value, place))
         return
     shape = value.shape
-    with code.loop(0, rows.count) as row:
+    with code.loop(0, rows.length) as row:
         first = rows.first.plus(row)
         for axis in range(1, value.ndim):
             before, after = widths[axis]
             for start, length in ((0, before), (shape[axis] - after, after)):
                 if not length:
                     continue
-                sizes = [
-                    x.shape[i] if i < axis else length if i == axis else shape[i] for i in range(1, value.ndim)
-                ]
+                sizes = [x.shape[i] if i < axis else length if i == axis else shape[i] for i in range(1, value.ndim)]
                 shifts = [widths[i][0] if i < axis else start if i == axis else 0 for i in range(1, value.ndim)]
                 for place in _inner(code, (), sizes, [1] * len(sizes)):
                     moved = tuple(p.plus(s) for p, s in zip(place, shifts, strict=True))
@@ -320,8 +320,10 @@ class _Accumulator:
         if self.width == 1:
             return total
         code, join = self.code, FOLDS[self.value.kind].join
-        one = "i1" if self.dtype == bool else {"float32": "float", "float64": "double"}.get(
-            self.dtype.name, f"i{8 * self.dtype.itemsize}"
+        one = (
+            "i1"
+            if self.dtype.kind == "b"
+            else {"float32": "float", "float64": "double"}.get(self.dtype.name, f"i{8 * self.dtype.itemsize}")
         )
         suffix = f"v{self.width}" + {"float": "f32", "double": "f64"}.get(one, one)
         if self.dtype.kind == "f" and join == "add":
@@ -356,14 +358,14 @@ def fold(reader: Reader, rows: Rows, value: Value) -> None:
             return
         axis, *rest = axes
         if axis == 0:
-            with code.loop(0, rows.count) as place:
+            with code.loop(0, rows.length) as place:
                 over(rest, {**index, 0: rows.first.plus(place)}, body)
         else:
             with code.loop(0, x.shape[axis]) as place:
                 over(rest, {**index, axis: place}, body)
 
     def length(axis: int) -> int | str:
-        return rows.count if axis == 0 else x.shape[axis]
+        return rows.length if axis == 0 else x.shape[axis]
 
     def along_last(index: dict[int, Index], lane: Index) -> dict[int, Index]:
         return {**index, last: rows.first.plus(lane) if last == 0 else lane}
@@ -375,11 +377,12 @@ def fold(reader: Reader, rows: Rows, value: Value) -> None:
         return tuple(index[axis] for axis in range(x.ndim))
 
     if last in kept:  # each lane a fold of its own
+
         def columns(index: dict[int, Index]) -> None:
             for lane in vectors(code, length(last), _width(code, length(last))):
                 total = _Accumulator(code, value, code.width)
                 here = along_last(index, lane)
-                over(list(folded), here, lambda i: total.take(reader.read(x, source(i))))
+                over(list(folded), here, lambda i, total=total: total.take(reader.read(x, source(i))))  # type: ignore[misc]
                 reader.write(value, target(here), total.get())
 
         over([axis for axis in kept if axis != last], {}, columns)
@@ -405,6 +408,7 @@ def _position(reader: Reader, rows: Rows, value: Value) -> None:
     code, (x,) = reader.code, value.inputs
     one = x.shape[-1]
     with code.of_width(1):
+
         def row(index: tuple[Index, ...]) -> None:
             best = code.variable(_scalar(x), reader.read(x, (*index, ZERO)).name)
             place = code.variable("i64", "0")
@@ -427,7 +431,7 @@ def _position(reader: Reader, rows: Rows, value: Value) -> None:
                 row(index)
                 return
             axis, *rest = axes
-            with code.loop(0, rows.count if axis == 0 else x.shape[axis]) as i:
+            with code.loop(0, rows.length if axis == 0 else x.shape[axis]) as i:
                 over(rest, (*index, rows.first.plus(i) if axis == 0 else i))
 
         if x.ndim == 1:
@@ -437,8 +441,10 @@ def _position(reader: Reader, rows: Rows, value: Value) -> None:
 
 
 def _scalar(x: Value) -> str:
-    return "i1" if x.dtype == bool else {"float32": "float", "float64": "double"}.get(
-        x.dtype.name, f"i{8 * x.dtype.itemsize}"
+    return (
+        "i1"
+        if x.dtype.kind == "b"
+        else {"float32": "float", "float64": "double"}.get(x.dtype.name, f"i{8 * x.dtype.itemsize}")
     )
 
 
@@ -452,7 +458,7 @@ def fold_rows(reader: Reader, rows: Rows, values: Sequence[Value], partial: dict
     sources = [value.inputs[0] for value in values]
     if not kept:
         for value in values:
-            width = _width(code, x.shape[-1] if x.ndim > 1 else rows.count)
+            width = _width(code, x.shape[-1] if x.ndim > 1 else rows.length)
             total = _Accumulator(code, value, width)
             for place in places(code, rows, value.inputs[0].shape, [1] * x.ndim):
                 total.take(reader.read(value.inputs[0], place))
@@ -468,7 +474,7 @@ def fold_rows(reader: Reader, rows: Rows, values: Sequence[Value], partial: dict
         with code.of_width(width), code.masked(mask):
             totals = [[_Accumulator(code, value, width) for _ in range(count)] for value in values]
             tiles = _tiles(reader, sources)
-            with code.loop(0, rows.count) as row:
+            with code.loop(0, rows.length) as row:
                 for place in _grid(code, (rows.first.plus(row),), x.shape[1:-1], tiles[1:-1]):
                     for offset in itertools.product(*(range(t) for t in tiles[:-1])):
                         for number in range(count):
@@ -517,7 +523,7 @@ def moments(reader: Reader, rows: Rows, value: Value, partial: str, before: str)
     channels = x.shape[-1]
     inner = math.prod(x.shape[1:-1])
     width = _width(code, channels)
-    count = _as_double(code, rows.count, inner)
+    count = _as_double(code, rows.length, inner)
     earlier = _as_double(code, before, inner)
     both = lanes_xp.add(count, earlier)
 
@@ -528,7 +534,7 @@ def moments(reader: Reader, rows: Rows, value: Value, partial: str, before: str)
             def total(of: Callable[[int, Lane], Lane]) -> list[Lane]:
                 sums = [code.variable(f"<{width} x double>" if width > 1 else "double",
                                       "zeroinitializer" if width > 1 else "0.0") for _ in lanes]  # fmt: skip
-                with code.loop(0, rows.count) as row:
+                with code.loop(0, rows.length) as row:
                     for place in _grid(code, (rows.first.plus(row),), x.shape[1:-1], [1] * (x.ndim - 2)):
                         for i, lane in enumerate(lanes):
                             read = lanes_xp.astype(reader.read(x, (*place, lane)), np.float64).spread(width)
@@ -563,7 +569,7 @@ def _as_double(code: Code, count: int | str, factor: int) -> Lane:
     if isinstance(count, int):
         return constant(code, count * factor, np.float64)
     number = code.let(f"sitofp i64 {count} to double")
-    return Lane(code, number, np.float64, 1) * float(factor)
+    return lanes_xp.multiply(Lane(code, number, np.float64, 1), float(factor))
 
 
 def combine(reader: Reader, value: Value, partial: str, counts: Sequence[int]) -> None:
@@ -590,6 +596,7 @@ def _combine_moments(reader: Reader, value: Value, partial: str, counts: Sequenc
     inner = math.prod(value.inputs[0].shape[1:-1])
     double = np.dtype(np.float64)
     for lane in vectors(code, channels, _width(code, channels)):
+
         def at(strand: int, part: int, lane: Index = lane) -> Lane:
             place = lane.plus((2 * strand + part) * channels)
             return Lane(code, code.load(partial, place, double, code.width), double, code.width)

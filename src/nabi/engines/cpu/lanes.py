@@ -45,14 +45,14 @@ class Lane(Operators):
     @property
     def kind(self) -> str:
         """The type as LLVM's text has it."""
-        one = "i1" if self.dtype == bool else TYPES[self.dtype.name]
+        one = "i1" if self.dtype.kind == "b" else TYPES[self.dtype.name]
         return one if self.width == 1 else f"<{self.width} x {one}>"
 
     def spread(self, width: int) -> "Lane":
         """The same in every lane of a register."""
         if self.width == width:
             return self
-        one = "i1" if self.dtype == bool else TYPES[self.dtype.name]
+        one = "i1" if self.dtype.kind == "b" else TYPES[self.dtype.name]
         key = ("spread", self.name, one, width)
         name = self.code.known(key) if self.name.startswith("%") else None
         if name is None:
@@ -63,7 +63,7 @@ class Lane(Operators):
 def constant(code: Code, value: Any, dtype: Any) -> Lane:
     """A number known while the code is written."""
     kind = np.dtype(dtype)
-    if kind == bool:
+    if kind.kind == "b":
         name = "true" if value else "false"
     elif kind.kind == "f":
         rounded = float(kind.type(value))
@@ -106,8 +106,10 @@ def _intrinsic(called: str, *operands: Lane) -> Lane:
     x = operands[0]
     if x.dtype.kind != "f":
         raise Unwritten(f"{called} of {x.dtype}")
-    suffix = ("f32" if x.dtype == np.float32 else "f64") if x.width == 1 else (
-        f"v{x.width}" + ("f32" if x.dtype == np.float32 else "f64")
+    suffix = (
+        ("f32" if x.dtype == np.float32 else "f64")
+        if x.width == 1
+        else (f"v{x.width}" + ("f32" if x.dtype == np.float32 else "f64"))
     )
     name = x.code.declare(f"@llvm.{called}.{suffix}", "")
     kinds = ", ".join(o.kind for o in operands)
@@ -296,7 +298,7 @@ class _Lanes:
     def isfinite(self, x: Lane) -> Lane:
         if x.dtype.kind != "f":
             return constant(x.code, True, bool)
-        return self.abs(x) < math.inf
+        return self.less(self.abs(x), math.inf)
 
     def where(self, condition: Lane, x: Any, y: Any) -> Lane:
         if not isinstance(x, Lane) and not isinstance(y, Lane):
@@ -317,9 +319,9 @@ class _Lanes:
             return x
         if not x.name.startswith("%") and x.width == 1:
             return constant(x.code, _value(x), target)
-        if target == bool:
-            return x != 0
-        source, one = x.dtype.kind, "i1" if target == bool else TYPES[target.name]
+        if target.kind == "b":
+            return self.not_equal(x, 0)
+        source, one = x.dtype.kind, "i1" if target.kind == "b" else TYPES[target.name]
         kind = one if x.width == 1 else f"<{x.width} x {one}>"
         if source == "f" and target.kind == "f":
             how = "fpext" if target.itemsize > x.dtype.itemsize else "fptrunc"
@@ -327,7 +329,7 @@ class _Lanes:
             how = "fptoui" if target.kind == "u" else "fptosi"
         elif target.kind == "f":
             how = "uitofp" if source in "ub" else "sitofp"
-        elif x.dtype != bool and target.itemsize <= x.dtype.itemsize:
+        elif x.dtype.kind != "b" and target.itemsize <= x.dtype.itemsize:
             if target.itemsize == x.dtype.itemsize:
                 return Lane(x.code, x.name, target, x.width)
             how = "trunc"
@@ -355,7 +357,7 @@ class _Lanes:
         y = _intrinsic("fma", p, r * r, r) + 1.0
         whole = self.astype(self.where(n == n, n, 0.0), np.int32)
         half = self.bitwise_right_shift(whole, 1)
-        return y * self._power_of_two(half) * self._power_of_two(whole - half)
+        return self.multiply(y * self._power_of_two(half), self._power_of_two(whole - half))
 
     def _power_of_two(self, n: Lane) -> Lane:
         return _of_bits(self.bitwise_left_shift(n + 127, 23))
@@ -404,7 +406,7 @@ class _Lanes:
 
 def _value(x: Lane) -> Any:
     """The number that a constant's text stands for."""
-    if x.dtype == bool:
+    if x.dtype.kind == "b":
         return x.name == "true"
     if x.dtype.kind == "f":
         return struct.unpack(">d", bytes.fromhex(x.name[2:]))[0]

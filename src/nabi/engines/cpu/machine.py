@@ -11,7 +11,8 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import llvmlite
@@ -83,7 +84,7 @@ def processor() -> Processor:
 
 
 @contextlib.contextmanager
-def pretending(other: Processor) -> Any:
+def pretending(other: Processor) -> Iterator[None]:
     """Make kernels for another processor inside a ``with`` block: one that this one can stand in for."""
     before = processor()
     _state["processor"] = other
@@ -169,7 +170,7 @@ def _keep(path: Any, image: bytes) -> None:
         total = sum(size for _, size, _ in kept)
         while kept and total + len(image) > MOST_BYTES:
             _, size, oldest = kept.pop(0)
-            os.unlink(oldest)
+            Path(oldest).unlink()
             total -= size
         with replace_file(path) as file:
             file.write(hashlib.sha256(image).digest() + image)

@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from nabi.engines.cpu import blas, contract, convolve, kernels, machine
 from nabi.engines.cpu.code import ZERO, Code
 from nabi.engines.cpu.kernels import FOLDS, Rows
@@ -27,10 +25,20 @@ class Task(NamedTuple):
     strand: int
 
 
+class Prepared(NamedTuple):
+    """A piece of work that need not be done again while the inputs that it reads are the same arrays."""
+
+    task: Task
+    inputs: tuple[int, ...]
+
+
 class External(NamedTuple):
     """What NumPy computes between two stages."""
 
     value: Value
+
+
+Step = Task | Prepared | External
 
 
 def _aligned(size: int) -> int:
@@ -76,11 +84,18 @@ class Program:
                     if root.value.serial not in local and root.value.serial not in self.slots:
                         self._give_slot(root.value)
         self.scratch = 0
-        self.homes = {root.value.serial: segment for stage in layout.stages for segment in stage for root in segment.roots if root.how == "fold"}
-        self.stages: list[list[Task | External]] = []
+        self.homes = {
+            root.value.serial: segment
+            for stage in layout.stages
+            for segment in stage
+            for root in segment.roots
+            if root.how == "fold"
+        }
+        self.calls_blas = False
+        self.stages: list[list[Step]] = []
         self.texts: list[str] = []
         for stage in layout.stages:
-            tasks: list[Task | External] = []
+            tasks: list[Step] = []
             for segment in stage:
                 tasks += self._tasks(segment, local)
             self.stages.append(tasks)
@@ -109,7 +124,7 @@ class Program:
 
     # --- code ---
 
-    def _tasks(self, segment: Segment, local: set[int]) -> list[Task | External]:
+    def _tasks(self, segment: Segment, local: set[int]) -> list[Step]:
         first = segment.roots[0].value
         if first.kind in ("external", "external_part"):
             return [External(root.value) for root in segment.roots]
@@ -117,6 +132,10 @@ class Program:
         self.scratch = max(self.scratch, scratch)
         self.texts.append(text)
         call = machine.compile(text).call
+        if segment.prepared:
+            numbers = {v.serial: number for number, v in enumerate(self.inputs)}
+            read = {numbers[serial] for root in segment.roots for serial in root.reads if serial in numbers}
+            return [Prepared(Task(call, 0, 0, 0), tuple(sorted(read)))]
         if not segment.rows:
             return [Task(call, 0, 0, 0)]
         return [Task(call, start, stop, strand) for strand, (start, stop) in enumerate(bounds(segment)) if stop > start]
@@ -154,7 +173,7 @@ class Program:
             reader = Reader(code, places, ZERO)
             for roots in _alike(segment.roots):
                 self._kernel(reader, None, roots, partial, sums, work, segment)
-            return code.text(), used
+            return self._finished(code), used
         with code.loop("%start", "%stop", segment.block) as start:
             left = code.let(f"sub i64 %stop, {code.integer(start)}")
             short = code.let(f"icmp slt i64 {left}, {segment.block}")
@@ -163,10 +182,15 @@ class Program:
             for roots in _alike(segment.roots):
                 self._kernel(reader, Rows(start, count), roots, partial, sums, work, segment)
         for root in segment.roots:
-            if root.value.serial in sums:
-                place = code.let(f"getelementptr i8, ptr %scratch, i64 {sums[root.value.serial]}", "sums")
-                convolve.winograd_gradient_back(Reader(code, places, ZERO), root.value, place, partial[root.value.serial])
-        return code.text(), used
+            serial = root.value.serial
+            if serial in sums:
+                place = code.let(f"getelementptr i8, ptr %scratch, i64 {sums[serial]}", "sums")
+                convolve.winograd_gradient_back(Reader(code, places, ZERO), root.value, place, partial[serial])
+        return self._finished(code), used
+
+    def _finished(self, code: Code) -> str:
+        self.calls_blas = self.calls_blas or not code.pointers.keys().isdisjoint((0, 1))
+        return code.text()
 
     def _kernel(
         self, reader: Reader, rows: Rows | None, roots: list[Root], partial: dict[int, str], sums: dict[int, int],
@@ -182,7 +206,7 @@ class Program:
         if rows is None:
             shape = value.inputs[0].shape if root.how == "fold" else value.shape
             rows = Rows(ZERO, shape[0] if shape else 1)
-        block = segment.block or (rows.count if isinstance(rows.count, int) else 0)
+        block = segment.block or (rows.length if isinstance(rows.length, int) else 0)
         if root.how == "fold":
             if value.kind == "sum":
                 kernels.fold_rows(reader, rows, [r.value for r in roots], partial)
@@ -230,7 +254,7 @@ class Program:
                     elif value.serial not in local and value.serial not in given and value.kind[:8] != "external":
                         slot = self.slots[value.serial]
                         born.setdefault(slot, number)
-                        dies.setdefault(slot, number)
+                        dies.setdefault(slot, len(layout.stages) if segment.prepared else number)
                         sizes[slot] = max(1, value.size) * value.dtype.itemsize
                     if root.how == "combine":
                         dies[self.partials[value.serial]] = number
@@ -293,8 +317,13 @@ def _same_loop(group: list[Root], root: Root) -> bool:
         return False
     if root.how == "fold":
         same = root.value.kind == first.value.kind == "sum"
-        return same and root.value.inputs[0].shape == first.value.inputs[0].shape and (
-            root.value.settings == first.value.settings and len(root.value.settings["axes"]) < root.value.inputs[0].ndim
+        return (
+            same
+            and root.value.inputs[0].shape == first.value.inputs[0].shape
+            and (
+                root.value.settings == first.value.settings
+                and len(root.value.settings["axes"]) < root.value.inputs[0].ndim
+            )
         )
     plain = all(v.kind not in FOLDS and v.kind in ("elementwise", "getitem", "broadcast_to", "reshape", "permute_dims")
                 for v in (root.value, first.value))  # fmt: skip
@@ -314,5 +343,3 @@ def _local(layout: Layout, outputs: set[int]) -> set[int]:
                     if made.get(serial) is not segment or not row:
                         kept.add(serial)
     return {serial for serial in made if serial not in kept}
-
-

@@ -155,7 +155,7 @@ class Reader:
         start = 0
         for x in value.inputs:
             inner = [place.plus(-start) if i == axis else place for i, place in enumerate(index)]
-            result = self._inside(inner, x.shape, lambda places, x=x: self.read(x, places), result)  # type: ignore[misc]
+            result = self._inside(inner, x.shape, lambda places, x=x: self.read(x, places), result)
             start += x.shape[axis]
         return result
 
@@ -181,10 +181,7 @@ class Reader:
                 exact = hit if exact is True else exact & hit
                 whole = Index(((self.code.let(f"sdiv i64 {number}, {item.step}"), 1),))
             inner.append(whole)
-        added = self._inside(
-            inner, updates.shape, lambda places: before + self.read(updates, places), before, exact
-        )
-        return added
+        return self._inside(inner, updates.shape, lambda places: before + self.read(updates, places), before, exact)
 
     def _arange(self, value: Value, index: tuple[Index, ...]) -> Lane:
         place = index[0].times(value.settings["step"]).plus(value.settings["start"])
@@ -208,9 +205,8 @@ class Reader:
             reach = place.lanes * (self.code.width - 1)
             low = None if low is None else low + min(0, reach)
             high = None if high is None else high + max(0, reach)
-            if low is not None and high is not None and (high < 0 or low >= n):
-                if not place.lanes:
-                    return outside
+            if low is not None and high is not None and (high < 0 or low >= n) and not place.lanes:
+                return outside
             if low is not None and high is not None and low >= 0 and high < n:
                 continue
             if high is None and low is not None and low >= 0 and i == 0:
@@ -223,8 +219,14 @@ class Reader:
                     self.code, self.code.let(f"add {spread.kind} {spread.name}, <{steps}>"), np.int64, spread.width
                 )
             # One comparison for both ends: below zero is far above, without a sign.
-            hit = Lane(self.code, self.code.let(f"icmp ult {number.kind} {number.name}, " + (
-                f"{n}" if number.width == 1 else f"splat (i64 {n})")), bool, number.width)
+            hit = Lane(
+                self.code,
+                self.code.let(
+                    f"icmp ult {number.kind} {number.name}, " + (f"{n}" if number.width == 1 else f"splat (i64 {n})")
+                ),
+                bool,
+                number.width,
+            )
             if place.lanes:
                 lanewise = hit if lanewise is None else lanewise & hit
             else:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nabi import threads
 from nabi.engines import Run
 from nabi.engines.cpu import blas
-from nabi.engines.cpu.program import ALIGNED, External, Program, Task
+from nabi.engines.cpu.program import ALIGNED, External, Prepared, Program, Step, Task
 from nabi.graph import namespace
 
 
@@ -22,6 +22,7 @@ class Room(NamedTuple):
     base: int
     table: NDArray[np.int64]
     address: int
+    prepared: dict[int, list[Any]]  # for each piece of work done beforehand, the inputs that it was done for
 
 
 def _empty(size: int) -> tuple[NDArray[np.uint8], int]:
@@ -38,13 +39,16 @@ def make_run(program: Program) -> Run:
     slots = program.slots
     given = [(slots[v.serial], v.dtype) for v in program.inputs]
     places = {v.serial: i for i, v in enumerate(program.inputs)}
-    computed = {v.serial: v for v in program.outputs if v.kind not in ("input", "constant", "array", "external", "external_part")}
+    elsewhere = ("input", "constant", "array", "external", "external_part")
+    computed = {v.serial: v for v in program.outputs if v.kind not in elsewhere}
     made = [(slots[v.serial], v.shape, v.dtype) for v in computed.values()]
     for slot, _, _ in made:
         spare[slot] = []
-    has_external = any(isinstance(task, External) for stage in program.stages for task in stage)
-    single = [stage[0] for stage in program.stages if len(stage) == 1 and isinstance(stage[0], Task)]
-    alone = len(single) == len(program.stages)  # nothing is for two threads
+    steps = [step for stage in program.stages for step in stage]
+    has_external = any(isinstance(step, External) for step in steps)
+    in_line = [step for step in steps if isinstance(step, Task)]
+    # Nothing is for two threads, and no product is for BLAS, which would take them.
+    alone = len(in_line) == len(steps) == len(program.stages) and not program.calls_blas
 
     def room() -> Room:
         memory, base = _empty(program.size)
@@ -54,7 +58,7 @@ def make_run(program: Program) -> Run:
             table[slot] = base + offset
         for slot, array in program.arrays:
             table[slot] = array.ctypes.data
-        return Room(memory, base, table, table.ctypes.data)
+        return Room(memory, base, table, table.ctypes.data, {})
 
     def scratch() -> tuple[NDArray[np.uint8], int]:
         try:
@@ -82,17 +86,17 @@ def make_run(program: Program) -> Run:
         external: dict[int, Any] = {}
         if alone:
             memory, place = scratch()
-            for task in single:
-                task.call(here.address, task.start, task.stop, task.strand, place)  # type: ignore[union-attr]
+            for task in in_line:
+                task.call(here.address, task.start, task.stop, task.strand, place)
             scratches.append((memory, place))
         else:
             with threads.one_blas_thread():
                 for stage in program.stages:
-                    _go(stage, here.address, scratch, scratches)
+                    _go(stage, here, held, scratch, scratches)
                     if has_external:
-                        for task in stage:
-                            if isinstance(task, External):
-                                _compute(task, program, here, held, results, external)
+                        for step in stage:
+                            if isinstance(step, External):
+                                _compute(step, program, here, held, results, external)
         rooms.append(here)
         values: list[Any] = []
         for v in program.outputs:
@@ -114,9 +118,18 @@ def make_run(program: Program) -> Run:
     return run
 
 
-def _go(stage: Sequence[Task | External], table: int, scratch: Any, scratches: list[Any]) -> None:
+def _go(stage: Sequence[Step], here: Room, held: list[Any], scratch: Any, scratches: list[Any]) -> None:
     """All tasks of a stage, each by whichever thread is free."""
-    tasks = [task for task in stage if isinstance(task, Task)]
+    tasks = []
+    for step in stage:
+        if isinstance(step, Task):
+            tasks.append(step)
+        elif isinstance(step, Prepared):
+            read = [held[number] for number in step.inputs]
+            before = here.prepared.get(id(step), [None])
+            if len(read) != len(before) or any(a is not b for a, b in zip(read, before, strict=True)):
+                here.prepared[id(step)] = read
+                tasks.append(step.task)
     if not tasks:
         return
     numbers = itertools.count()
@@ -125,11 +138,10 @@ def _go(stage: Sequence[Task | External], table: int, scratch: Any, scratches: l
         memory, place = scratch()
         while (number := next(numbers)) < len(tasks):
             task = tasks[number]
-            task.call(table, task.start, task.stop, task.strand, place)
+            task.call(here.address, task.start, task.stop, task.strand, place)
         scratches.append((memory, place))
 
-    helpers = min(threads.count(), len(tasks)) - 1
-    threads.together(work, helpers)
+    threads.together(work, min(threads.count(), len(tasks)) - 1)
 
 
 def _take(spare: list[tuple[NDArray[Any], int]], shape: tuple[int, ...], dtype: Any) -> tuple[NDArray[Any], int]:
@@ -175,11 +187,11 @@ def _compute(
     if value.kind == "external_part":
         found = external[value.inputs[0].serial][value.settings["index"]]
     else:
-        settings = {k: s for k, s in value.settings.items() if k != "specs"}
+        settings = {name: setting for name, setting in value.settings.items() if name != "specs"}
         assert value.formula is not None
         with np.errstate(all="ignore"):
             found = value.formula(namespace.numpy, *(array(v) for v in value.inputs), **settings)
     if not isinstance(found, tuple):
-        found = np.array(found, value.dtype, order="C", copy=True) if np.ndim(found) == 0 else np.ascontiguousarray(found)
+        found = np.array(found, value.dtype) if np.ndim(found) == 0 else np.ascontiguousarray(found)
         here.table[program.slots[value.serial]] = found.ctypes.data
     external[value.serial] = found

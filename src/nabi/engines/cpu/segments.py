@@ -2,8 +2,9 @@
 
 A *root* is a value that is stored; all others are computed where they are read. Roots are gathered in *segments*: a
 segment goes through its rows (pictures, or rows of a weight) block by block, and each block passes through all its
-kernels while it is in the cache. What a block's rows depend on beyond themselves (a whole matrix of weights, a mean over
-the batch) must be there before: so segments stand in *stages*, one after another, and those of one stage are independent.
+kernels while it is in the cache. What a block's rows depend on beyond themselves (a whole matrix of weights, a mean
+over the batch) must be there before: so segments stand in *stages*, one after another, and those of one stage are
+independent.
 
 Everything here follows from shapes alone: how rows are cut into strands and blocks never depends on how many threads
 there are, so that sums are added in one order.
@@ -34,6 +35,7 @@ BLOCK = 3 << 19
 
 DEAR = 120
 """Instructions an element that are not repeated in another kernel: storing and loading costs less."""
+PREPARED = "prepared"
 TILES = 64
 """Tiles of a block that is convolved by Winograd's way, at least: rows of its products."""
 
@@ -77,10 +79,13 @@ class Segment:
     ----------
     rows : int
         0 where all is done at once, by one thread.
+    prepared : bool
+        Whether it is made of inputs alone, and worth being kept while they are the same.
     """
 
     rows: int
     stage: int
+    prepared: bool = False
     roots: list[Root] = field(default_factory=list)
     strands: int = 1
     block: int = 1
@@ -159,9 +164,9 @@ def _choose(everything: Sequence[Value], outputs: Sequence[Value]) -> dict[int, 
         for x in value.inputs:
             if value.kind == "getitem":
                 taken[x.serial] = taken.get(x.serial, 0) + value.size
-            if value.kind in ("elementwise", "broadcast_to") and x.kind == "elementwise" and value.size >= 8 * x.size:
-                if _cost(x, stored) >= 3:
-                    store(x)
+            spread = value.kind in ("elementwise", "broadcast_to") and value.size >= 8 * x.size
+            if spread and x.kind == "elementwise" and _cost(x, stored) >= 3:
+                store(x)
     for value in everything:
         if taken.get(value.serial, 0) > 1.5 * value.size and value.kind in ("elementwise", "pad", "scatter_add"):
             store(value)
@@ -299,7 +304,7 @@ def _place(roots: Sequence[Root], stored: dict[int, Value], serial: bool) -> lis
         while len(stages) <= stage:
             stages.append({})
         if key not in stages[stage]:
-            stages[stage][key] = Segment(0 if isinstance(key, str) else key, stage)
+            stages[stage][key] = Segment(0 if isinstance(key, str) else key, stage, str(key).startswith(PREPARED))
         return stages[stage][key]
 
     for root in roots:
@@ -326,7 +331,9 @@ def _place(roots: Sequence[Root], stored: dict[int, Value], serial: bool) -> lis
                 or (value.kind in FOLDS and 0 in value.settings["axes"])
             )  # fmt: skip
             tiny = _work(value) <= 4 * TINY and not joined
-            if serial or whole or tiny:
+            if value.kind == "winograd_weight" and not any(s in home for s in root.reads):
+                segment = at(0, f"{PREPARED} {value.serial}")
+            elif serial or whole or tiny:
                 segment = at(alone, "one by one")
             else:
                 segment = at(together, root.rows)

@@ -271,10 +271,8 @@ class _Spelled:
             raise Unwritten("a product of stacks of matrices, or of vectors")
         return self.value("matmul", (x, y), (x.shape[0], y.shape[1]), x.dtype)
 
-    def _conv2d(
-        self, x: Value, weight: Value, *, stride: Any, padding: Any, dilation: Any, groups: int
-    ) -> Value:
-        window = Window(x.shape[1:3], weight.shape[:2], stride, padding, dilation)
+    def _conv2d(self, x: Value, weight: Value, *, stride: Any, padding: Any, dilation: Any, groups: int) -> Value:
+        window = Window(_two(x.shape, 1), _two(weight.shape), stride, padding, dilation)
         if x.dtype != np.float32 or groups > 1:
             return self._grouped(x, weight, window, groups)
         return self._windowed(x, weight, window.borders, window)
@@ -298,7 +296,7 @@ class _Spelled:
         (oh, ow), n = window.steps, x.shape[0]
         inputs, outputs = weight.shape[2:] if not turned else weight.shape[:1:-1]
         if _suits_winograd(window, inputs, outputs):
-            x = self._pad(x, widths=((0, 0), *_tiled(borders, x.shape[1:3], (oh, ow)), (0, 0)))
+            x = self._pad(x, widths=((0, 0), *_tiled(borders, _two(x.shape, 1), (oh, ow)), (0, 0)))
             u = self.value("winograd_weight", (weight,), (36, *weight.shape[2:]), x.dtype, {"turned": turned})
             return self.value("winograd", (x, u), (n, oh, ow, outputs), x.dtype, {"turned": turned})
         x = self._pad(x, widths=((0, 0), *borders, (0, 0)))
@@ -311,14 +309,13 @@ class _Spelled:
     def _conv2d_input_gradient(
         self, g: Value, weight: Value, *, size: tuple[int, int], stride: Any, padding: Any, dilation: Any, groups: int
     ) -> Value:
-        window = Window(size, weight.shape[:2], stride, padding, dilation)
+        window = Window(size, _two(weight.shape), stride, padding, dilation)
         how = {"size": size, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         if g.dtype != np.float32 or groups > 1 or window.stride != (1, 1):
             result: Value = registry["conv2d_input_gradient"].forward(self, g, weight, **how)
             return result
         rest = [
-            (reach - 1 - low, reach - 1 - high)
-            for reach, (low, high) in zip(window.reach, window.borders, strict=True)
+            (reach - 1 - low, reach - 1 - high) for reach, (low, high) in zip(window.reach, window.borders, strict=True)
         ]
         if any(border < 0 for pair in rest for border in pair):
             return registry["conv2d_input_gradient"].forward(self, g, weight, **how)  # type: ignore[no-any-return]
@@ -330,7 +327,7 @@ class _Spelled:
     ) -> Value:
         if x.dtype != np.float32:
             raise Unwritten("a convolution of float64")
-        window = Window(x.shape[1:3], kernel_size, stride, padding, dilation)
+        window = Window(_two(x.shape, 1), kernel_size, stride, padding, dilation)
         inputs, outputs = x.shape[3], g.shape[3]
         if groups > 1:
             if inputs != groups or outputs != groups:
@@ -339,9 +336,9 @@ class _Spelled:
             taps = [self._sum(padded[tap] * g, axis=(0, 1, 2)) for tap in window.taps()]
             return self._reshape(self._stack(*taps, axis=0), shape=(*window.kernel, 1, outputs))
         if _suits_winograd(window, inputs, outputs):
-            padded = self._pad(x, widths=((0, 0), *_tiled(window.borders, x.shape[1:3], window.steps), (0, 0)))
+            padded = self._pad(x, widths=((0, 0), *_tiled(window.borders, _two(x.shape, 1), window.steps), (0, 0)))
             widths = [(0, -n % 4) for n in window.steps]
-            whole = self._pad(g, widths=((0, 0), *widths, (0, 0)))  # type: ignore[arg-type]
+            whole = self._pad(g, widths=((0, 0), *widths, (0, 0)))
             return self.value("winograd_gradient", (padded, whole), (3, 3, inputs, outputs), x.dtype)
         padded = self._pad(x, widths=((0, 0), *window.borders, (0, 0)))
         how = {"stride": window.stride, "dilation": window.dilation}
@@ -422,6 +419,11 @@ def _plain_key(shape: tuple[int, ...], key: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(result)
 
 
+def _two(shape: tuple[int, ...], first: int = 0) -> tuple[int, int]:
+    """Height and width, which stand at an axis and the next."""
+    return shape[first], shape[first + 1]
+
+
 def _suits_winograd(window: Window, inputs: int, outputs: int) -> bool:
     small = min(inputs, outputs) < WINOGRAD_CHANNELS or min(window.steps) < 4
     return window.kernel == (3, 3) and window.stride == (1, 1) and window.dilation == (1, 1) and not small
@@ -429,9 +431,7 @@ def _suits_winograd(window: Window, inputs: int, outputs: int) -> bool:
 
 def _tiled(borders: Any, size: tuple[int, int], steps: tuple[int, ...]) -> list[tuple[int, int]]:
     """Borders that make whole tiles: 6×6 in steps of 4."""
-    return [
-        (low, 4 * -(-step // 4) + 2 - n - low) for (low, _), n, step in zip(borders, size, steps, strict=True)
-    ]
+    return [(low, 4 * -(-step // 4) + 2 - n - low) for (low, _), n, step in zip(borders, size, steps, strict=True)]
 
 
 class Spelling:
@@ -455,7 +455,9 @@ class Spelling:
             found[node.serial] = (
                 xp.constant(node.held)
                 if np.ndim(node.held) == 0
-                else xp.value("array", (), node.shape, node.dtype, held=np.ascontiguousarray(node.held), key=node.serial)
+                else xp.value(
+                    "array", (), node.shape, node.dtype, held=np.ascontiguousarray(node.held), key=node.serial
+                )
             )
         for node in plan.nodes:
             found[node.serial] = self._value(xp, node, [found[source.serial] for source in node.inputs])
