@@ -16,7 +16,7 @@ import pytest
 
 from made_files import tar, write_tree, zipped
 from nabi.data import files
-from nabi.data.files import is_archive, members, open_regular, unpacked
+from nabi.data.files import is_archive, members, open_regular, reading_again, unpacked
 from nabi.errors import DataError, FormatError
 
 TREE = {"b/2.txt": b"two", "a/1.txt": b"one", "a/empty/": b"", "top.txt": b"top"}
@@ -50,6 +50,43 @@ def test_a_folder_gives_its_members_sorted(tmp_path):
     result = found(tmp_path)
     assert result == {"a/": b"", "b/": b"", "top.txt": b"top", "a/1.txt": b"one", "a/empty/": b"", "b/2.txt": b"two"}
     assert [name for name in result if name.endswith(".txt")] == ["top.txt", "a/1.txt", "b/2.txt"]
+
+
+@pytest.mark.parametrize("form", ["folder", "x.tar"])
+def test_a_member_is_read_again(tmp_path, form):
+    path = tmp_path / form
+    write_tree(path, TREE) if form == "folder" else path.write_bytes(PACKED[form])
+    read_again = reading_again(path)
+    for member in members(path):
+        if not member.is_folder:
+            assert read_again(member.name, member.size, member.mark) == TREE[member.name]
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tar.xz", "x.zip"])
+def test_of_a_compressed_archive_no_member_is_read_alone(tmp_path, name):
+    (tmp_path / name).write_bytes(PACKED[name])
+    assert reading_again(tmp_path / name) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs and links")
+@pytest.mark.parametrize("now", ["gone", "pipe", "link", "longer", "later"])
+def test_a_member_that_is_another_is_not_read_again(tmp_path, now):
+    write_tree(tmp_path / "set", TREE)
+    (tmp_path / "secret").write_bytes(b"two")
+    read_again = reading_again(tmp_path / "set")
+    (member,) = [member for member in members(tmp_path / "set") if member.name == "b/2.txt"]
+    path = tmp_path / "set/b/2.txt"
+    if now in ("longer", "later"):
+        path.write_bytes(b"two" if now == "later" else b"three")
+        os.utime(path, ns=(0, member.mark + (now == "later")))
+    else:
+        path.unlink()
+    if now == "pipe":
+        os.mkfifo(path)
+    elif now == "link":
+        path.symlink_to(tmp_path / "secret")
+    with pytest.raises(DataError, match=rf"^{path}: [^\n]*$"):
+        read_again(member.name, member.size, member.mark)
 
 
 def test_members_that_are_not_wanted_are_named_but_not_read(archive):

@@ -19,6 +19,9 @@ from nabi.graph import namespace
 PIECE = 2**20
 """About how many bytes of pictures one thread fetches and varies at a time: few enough that all threads have some."""
 
+AT_HAND = 2**30
+"""Bytes of pictures that are in memory, or soon are: of a larger memory map, some may have to be read from the disk."""
+
 
 class Examples(NamedTuple):
     """What is learnt from.
@@ -70,7 +73,8 @@ class Examples(NamedTuple):
         batches = [_cut(order[first:end], max(1, PIECE // max(1, each))) for first, end in bounds]
         most = max(map(len, batches), default=0)  # pieces of a batch
         pieces, take = itertools.chain(*batches), partial(self.take, key=key)
-        if self.augment is None and most <= 1 and not isinstance(self.images, OnDemand):
+        at_hand = self.images.nbytes <= AT_HAND and not isinstance(self.images, OnDemand)
+        if self.augment is None and most <= 1 and at_hand:
             taken: Iterator[list[NDArray[Any]]] = map(take, pieces)  # which takes no longer than handing it to a thread
         else:  # while a step is taken, the pictures of the next are fetched and varied
             taken = threads.map_in_order(take, pieces, ahead=max(most, threads.count()) + 1)
@@ -80,7 +84,7 @@ class Examples(NamedTuple):
 
 def _cut(chosen: NDArray[np.int64], some: int) -> list[NDArray[np.int64]]:
     """Positions in pieces of ``some`` at most, as even as can be."""
-    return np.array_split(chosen, -(-len(chosen) // some))
+    return [chosen] if len(chosen) <= some else np.array_split(chosen, -(-len(chosen) // some))
 
 
 def _joined(parts: list[list[NDArray[Any]]]) -> list[NDArray[Any]]:
