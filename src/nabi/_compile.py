@@ -361,7 +361,8 @@ def compile(function: Callable[..., Any] | None = None, *, state: Any = (), engi
         Everything with tensors that the function reads or changes without being given it: models, optimisers. Only
         `Tensor.assign` changes them.
     engine : str
-        "reference" or "auto".
+        "reference" (NumPy), "cpu" (machine code, made when the function is first called), or "auto": whichever suits
+        what is to be computed.
 
     Raises
     ------

@@ -10,11 +10,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nabi.errors import SettingError
+from nabi.graph.cost import forward_cost
 from nabi.graph.plan import Plan
 
 Run = Callable[[Sequence[Any]], list[Any]]
 
 ENGINES = {"reference": "nabi.engines.reference", "cpu": "nabi.engines.cpu"}
+
+
+ENOUGH = 1 << 17
+"""Multiply-adds of a plan that is worth machine code of its own."""
+
+
+def suited(plan: Plan) -> str:
+    """The engine for a plan, by what it computes alone: a small one is done before the other is ready."""
+    return "cpu" if sum(map(forward_cost, plan.nodes)) >= ENOUGH else "reference"
 
 
 def prepare(engine: str, plan: Plan) -> Run:
@@ -25,7 +35,7 @@ def prepare(engine: str, plan: Plan) -> Run:
     engine : str
         A name among `ENGINES`, or "auto": whichever suits the plan by its operations and shapes alone.
     """
-    name = "reference" if engine == "auto" else engine
+    name = suited(plan) if engine == "auto" else engine
     if name not in ENGINES:
         raise SettingError(f"engine {engine!r} is not one of auto, {', '.join(ENGINES)}")
     run: Run = importlib.import_module(ENGINES[name]).prepare(plan)
