@@ -1,6 +1,7 @@
 """Convolutional networks: a small one, AlexNet, or one's own."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from nabi.classifiers.base import Arrays
 from nabi.classifiers.network import NetworkClassifier
 from nabi.classifiers.registry import register
 from nabi.classifiers.restoring import check_model
-from nabi.classifiers.settings import check_choice, check_sizes
+from nabi.classifiers.settings import check_choice, check_sizes, check_whole
 from nabi.errors import ModelFileError, ShapeError
 
 ALEXNET_SIDE = 224
@@ -37,6 +38,8 @@ class ConvNetClassifier(NetworkClassifier):
     channels : sequence of int
         Of the "convnet": for each block (3×3 convolution, batch normalisation, rectifier, 2×2 max-pooling) how many
         filters it has. A pool is left out where less than 2×2 is left.
+    convolutions : int
+        Of the "convnet": how many convolutions each block has.
     image_shape : (H, W, C), optional
         Of the picture that a row of numbers is.
     OTHERS
@@ -54,7 +57,8 @@ class ConvNetClassifier(NetworkClassifier):
 
     architecture: Any = "convnet"
     _: KW_ONLY
-    channels: Sequence[int] = (32, 64, 128)
+    channels: Sequence[int] = (64, 128, 256)
+    convolutions: int = 2
     image_shape: tuple[int, int, int] | None = None
     alpha: float = 5e-4
     schedule: str = "one-cycle"
@@ -68,7 +72,8 @@ class ConvNetClassifier(NetworkClassifier):
                 raise ShapeError(f"alexnet takes pictures of (224, 224, 3), these are {shape}")
             model = models.alexnet(len(self.classes_), form="single-tower", seed=seed)
         else:
-            model = models.convnet(shape, len(self.classes_), channels=tuple(map(int, self.channels)), seed=seed)
+            channels, convolutions = tuple(map(int, self.channels)), self.convolutions
+            model = models.convnet(shape, len(self.classes_), channels=channels, convolutions=convolutions, seed=seed)
         if len(self.input_shape_) == 3:
             return model
         if self.image_shape is not None:
@@ -107,6 +112,12 @@ class ConvNetClassifier(NetworkClassifier):
         if isinstance(self.architecture, nn.Sequential):
             nn.load_tensors(self.architecture, {path[len(INITIAL) :]: array for path, array in initial.items()})
 
+    def _epochs(self, steps: int) -> int:
+        """How many epochs: by default what makes 3,000 steps, but between 10 and 30; more where 30 are not 500 steps."""
+        if self.max_iter != "auto":
+            return int(self.max_iter)
+        return max(min(max(math.ceil(3000 / steps), 10), 30), math.ceil(500 / steps))
+
     def _rate(self, batch_size: int) -> float:
         rate = super()._rate(batch_size)
         # What has no batch normalisation, or is not known to have it, takes a tenth of the steps.
@@ -126,5 +137,6 @@ class ConvNetClassifier(NetworkClassifier):
         if not isinstance(self.architecture, nn.Sequential):
             check_choice("architecture", self.architecture, ARCHITECTURES)
         check_sizes("channels", self.channels)
+        check_whole("convolutions", self.convolutions)
         if self.image_shape is not None:
             check_sizes("image_shape", self.image_shape, count=3)

@@ -93,9 +93,13 @@ def chosen(asked: Mapping[str, Any]) -> Classifier:
 
 
 def flip_colours(classifier: Classifier, images: NDArray[Any]) -> None:
-    """Have colour pictures (N, H, W, 3) flipped at random in training: what a mirror shows is of the same class."""
+    """Have colour pictures (N, H, W, 3) flipped at random in training: what a mirror shows is of the same class.
+
+    A convolutional network sees them shifted a little, too.
+    """
     if hasattr(classifier, "augment") and images.shape[3] == 3:
-        classifier.augment = "flip"
+        shifts = hasattr(classifier, "convolutions") and min(images.shape[1:3]) >= 16
+        classifier.augment = f"flip,crop:{max(2, min(images.shape[1:3]) // 12)}" if shifts else "flip"
 
 
 def _arguments(option: str, argument: str, value: Any) -> dict[str, Any]:

@@ -12,13 +12,14 @@ def convnet(
     n_classes: int,
     *,
     channels: Sequence[int] = (64, 128, 256),
+    convolutions: int = 1,
     standardize: nn.Standardize | None = None,
     seed: int = 0,
 ) -> nn.Sequential:
     """Blocks of 3×3 convolution, batch normalisation, rectifier and 2×2 max-pooling; then the mean over the picture.
 
-    A pool is left out where less than 2×2 is left. Source: Simonyan and Zisserman, "Very deep
-    convolutional networks" (2015), for the 3×3 windows.
+    A pool is left out where less than 2×2 is left. Further convolutions of a block come after its pool, where they
+    cost a quarter. Source: Simonyan and Zisserman, "Very deep convolutional networks" (2015), for the 3×3 windows.
 
     Parameters
     ----------
@@ -27,6 +28,8 @@ def convnet(
     n_classes : int
     channels : sequence of int
         One block for each: how many channels it gives.
+    convolutions : int
+        How many convolutions a block has, each with its normalisation and rectifier.
     standardize : Standardize, optional
         The first layer; where it is not given, one with mean 0 and standard deviation 1 per channel.
     seed : int
@@ -47,12 +50,13 @@ def convnet(
     height, width, depth = input_shape
     layers: list[nn.Layer] = [standardize or nn.Standardize.identity(input_shape)]
     for number, outputs in enumerate(channels):
-        weights = ops.fold_in(key(seed), number)
-        layers.append(nn.Conv2d(depth, outputs, 3, key=weights, padding="same", bias=False))  # the norm has a bias
-        layers += [nn.BatchNorm(outputs), nn.ReLU()]
-        if min(height, width) >= 2:
-            layers.append(nn.MaxPool2d(2))
-            height, width = height // 2, width // 2
-        depth = outputs
+        for repeat in range(convolutions):
+            weights = ops.fold_in(key(seed), number + repeat * (len(channels) + 1))
+            layers.append(nn.Conv2d(depth, outputs, 3, key=weights, padding="same", bias=False))  # the norm has a bias
+            layers += [nn.BatchNorm(outputs), nn.ReLU()]
+            if not repeat and min(height, width) >= 2:
+                layers.append(nn.MaxPool2d(2))
+                height, width = height // 2, width // 2
+            depth = outputs
     layers += [nn.GlobalAvgPool(), nn.Linear(depth, n_classes, key=ops.fold_in(key(seed), len(channels)))]
     return nn.Sequential(*layers)

@@ -26,7 +26,7 @@ FEW = 1 << 22
 """Operations of a plan that one thread does faster than two can agree on it."""
 STRANDS = 16
 """Rows are cut into so many strands at most; sums are added strand by strand, in their order."""
-STRAND_ROWS = 64
+STRAND_ROWS = 128
 """Rows of a strand with a product of matrices, at least."""
 PARTIALS = 24 << 20
 """Bytes that the strands' partial sums of one segment may take."""
