@@ -36,9 +36,10 @@ from nabi.nearest.pairs import cut, measure
 METRICS = ("l2", "l1")
 
 # How much is worked on at once. (Never by the number of threads.)
-MAX_BLOCK = 128  # queries
-MAX_TILE = 16384  # candidates
-MAX_PIECE = 2048  # of them, prepared by one thread
+MAX_BLOCK = 256  # queries
+MAX_TILE = 8192  # candidates
+PIECES = 4  # of a tile: prepared side by side
+STEP = 4  # from one candidate to the next among those that show how near the nearest may be
 MAX_BYTES = 2**26  # of prepared candidates, and of a tile's numbers in float64
 
 MANY = (64, 4096)  # queries and candidates, from which on it pays to find out what is spared
@@ -128,11 +129,17 @@ def bound_for(queries: NDArray[Any], candidates: NDArray[Any], k: int, metric: s
         for images, number in ((queries, ASKED), (candidates, TRIED))
     )
     near = math.ceil(k * TRIED / len(candidates))  # the same share of these as k are of all
-    distances = products.between(products.of_queries(asked), products.of_candidates(tried))
+    distances = lower_bounds(products, asked, tried)
     limit = np.partition(distances, near - 1, axis=1)[:, near - 1]
     bound = projections(candidates)
-    lower = bound.between(bound.of_queries(asked), bound.of_candidates(tried))
-    return bound if np.mean(lower <= limit[:, np.newaxis]) <= FEW else products
+    return bound if np.mean(lower_bounds(bound, asked, tried) <= limit[:, np.newaxis]) <= FEW else products
+
+
+def lower_bounds(bound: Bound, queries: NDArray[Any], candidates: NDArray[Any]) -> NDArray[Any]:
+    """The bounds on the distances of all pairs (N, M)."""
+    lower = np.empty((len(queries), len(candidates)), bound.dtype)
+    bound.between(bound.of_queries(queries), bound.of_candidates(candidates), lower)
+    return lower
 
 
 def search(
@@ -145,40 +152,47 @@ def search(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """`nearest` with a bound of the caller's, and squared distances for L2."""
     length = max(1, math.prod(candidates.shape[1:]))
-    size = max(1, min(MAX_PIECE, MAX_BYTES // (8 * length)))
-    pieces = cut(len(candidates), size)
-    blocks = cut(len(queries), min(MAX_BLOCK, MAX_BYTES // (32 * length)))
+    blocks = cut_evenly(len(queries), min(MAX_BLOCK, MAX_BYTES // (32 * length)))
+    step = math.ceil(len(candidates) / max(1, min(MAX_TILE, MAX_BYTES // max(8 * length, bound.size))))
+    size = max(1, MAX_TILE // PIECES)
     distances = np.full((len(queries), k), np.inf)
     positions = np.full((len(queries), k), -1)
 
-    def improve(block: slice, tile: slice, prepared: list[Any]) -> int:
-        """Take the candidates of a tile into the best of a block; how many pairs these are."""
-        asked, images = queries[block], candidates[tile]
-        known = bound.of_queries(asked)
-        lower = np.concatenate([bound.between(known, piece) for piece in prepared], axis=1)
+    def improve(block: slice, first: int, prepared: list[Any]) -> int:
+        """Take every so-many-th candidate into the best of a block; how many pairs these are."""
+        asked, images = queries[block], candidates[first::step]
+        known = bound.of_queries(asked) if kept is None else kept[block.start]
+        lower = np.empty((len(asked), len(images)), bound.dtype)
+        for piece, ready in zip(cut(len(images), size), prepared, strict=True):
+            bound.between(known, ready, lower[:, piece])
 
         def take(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> None:
             found = measure(asked, images, rows, columns, metric)
             near = found <= distances[block][rows, -1]  # few are, and only these need sorting
             distances[block], positions[block] = _merge(
-                distances[block], positions[block], rows[near], found[near], columns[near] + tile.start
+                distances[block], positions[block], rows[near], found[near], first + step * columns[near]
             )
 
-        done = np.full(len(asked), -np.inf)
-        if np.isinf(distances[block, -1]).any():
-            # Those with the lowest bounds first, so that what is known of the rest is as good as the answer.
-            first = min(2 * k + 16, lower.shape[1])
-            done = np.partition(lower, first - 1, axis=1)[:, first - 1].astype(np.float64)
+        done = None
+        if np.isinf(distances[block, -1]).any() and k * STEP <= len(images):
+            # First the most promising, so that what is known then of the others is as good as the answer. As good as
+            # the lowest bounds are those of which k are found among every fourth.
+            done = np.partition(lower[:, ::STEP], k - 1, axis=1)[:, k - 1].astype(np.float64)
             take(*may_be_near(lower, done))
         take(*may_be_near(lower, distances[block, -1], done))
         return lower.size
 
     done = 0
+    kept: dict[int, Any] | None = None  # what the bound needs of the queries, unless that is much
     with threads.one_blas_thread():
-        for group in cut(len(pieces), min(MAX_TILE // MAX_PIECE, MAX_BYTES // (max(1, bound.size) * size))):
-            tile = slice(pieces[group][0].start, pieces[group][-1].stop)
-            prepared = list(threads.map_in_order(lambda piece: bound.of_candidates(candidates[piece]), pieces[group]))
-            for pairs in threads.map_in_order(partial(improve, tile=tile, prepared=prepared), blocks):
+        if len(queries) * bound.size <= MAX_BYTES:
+            ready = threads.map_in_order(lambda block: bound.of_queries(queries[block]), blocks)
+            kept = {block.start: each for block, each in zip(blocks, ready, strict=True)}
+        for first in range(step):  # every step-th, so that each tile has something of all that a sorted set has
+            tile = candidates[first::step]
+            pieces = [tile[piece] for piece in cut(len(tile), size)]
+            prepared = list(threads.map_in_order(bound.of_candidates, pieces))
+            for pairs in threads.map_in_order(partial(improve, first=first, prepared=prepared), blocks):
                 done += pairs
                 if progress is not None:
                     progress(done, len(queries) * len(candidates))
@@ -206,6 +220,11 @@ def may_be_near(
         chosen &= lower > done[:, np.newaxis].astype(lower.dtype)
     # As `np.nonzero` in two dimensions, which takes ten times as long where little is found.
     return np.divmod(np.flatnonzero(chosen), max(1, lower.shape[1]))
+
+
+def cut_evenly(length: int, most: int) -> list[slice]:
+    """As `cut`, in runs of nearly one length."""
+    return cut(length, math.ceil(length / max(1, math.ceil(length / max(1, most)))))
 
 
 def _merge(

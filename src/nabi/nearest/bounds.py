@@ -6,7 +6,7 @@ Each is of the form ``between(of_queries(q), of_candidates(x))``, and what it gi
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,11 +39,14 @@ class Bound(NamedTuple):
     of_candidates: Callable[[NDArray[Any]], Any]
     """Likewise of candidates."""
 
-    between: Callable[[Any, Any], NDArray[Any]]
-    """For N prepared queries and M prepared candidates (N, M), float32 or float64: at most their distances."""
+    between: Callable[[Any, Any, NDArray[Any]], None]
+    """For N prepared queries and M prepared candidates: write at most their distances into an array (N, M)."""
 
     size: int
     """Bytes that a prepared candidate takes."""
+
+    dtype: Any = np.float32
+    """Of that array: float32 or float64."""
 
 
 # --- squared L2 distances of pixels ---
@@ -69,15 +72,18 @@ def products_of_pixels(length: int) -> Bound:
         norms[:, int(not asked)] = 1
         return found
 
-    def between(queries: NDArray[np.float32], candidates: NDArray[np.float32]) -> NDArray[Any]:
-        parts = cut(length, RUN) or [slice(0, 0)]
-        parts[-1] = slice(parts[-1].start, length + 2)
-        total: NDArray[Any] = queries[:, parts[0]] @ candidates[:, parts[0]].T
-        for part in parts[1:]:
-            total = np.add(total, queries[:, part] @ candidates[:, part].T, dtype=np.float64)
-        return total
+    parts = cut(length, RUN) or [slice(0, 0)]
+    parts[-1] = slice(parts[-1].start, length + 2)
 
-    return Bound(lambda images: rows(images, True), lambda images: rows(images, False), between, 4 * (length + 2))
+    def between(queries: NDArray[np.float32], candidates: NDArray[np.float32], lower: NDArray[Any]) -> None:
+        np.matmul(queries[:, parts[0]], candidates[:, parts[0]].T, out=lower)
+        for part in parts[1:]:
+            lower += queries[:, part] @ candidates[:, part].T
+
+    dtype = np.float32 if len(parts) == 1 else np.float64
+    return Bound(
+        lambda images: rows(images, True), lambda images: rows(images, False), between, 4 * (length + 2), dtype
+    )
 
 
 def counts_bytes() -> bool:
@@ -102,30 +108,23 @@ def products_of_bytes(length: int) -> Bound:
     kept = 1 - 8 * UNIT
     parts = cut(length, BYTES)
 
-    def squared_norms(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        rows, found = flat(images), np.zeros(len(images))
-        for part in cut(len(images), PART_BYTES // (4 * max(1, length))):
-            numbers = rows[part].astype(np.float32)
-            for run in cut(length, SQUARES):
-                found[part] += np.vecdot(numbers[:, run], numbers[:, run])
-        return (found * kept).astype(np.float32)
-
     def of_queries(images: NDArray[np.uint8]) -> Any:
         rows = flat(images)
-        return [np.ascontiguousarray(rows[:, part]) for part in parts], squared_norms(images)
+        return [np.ascontiguousarray(rows[:, part]) for part in parts], (_squared_norms(images) * kept).astype(
+            np.float32
+        )
 
     def of_candidates(images: NDArray[np.uint8]) -> Any:
         rows, squared = of_queries(images)
         return [numkong.dots_pack(part) for part in rows], squared
 
-    def between(queries: Any, candidates: Any) -> NDArray[np.float32]:
+    def between(queries: Any, candidates: Any, lower: NDArray[np.float32]) -> None:
         (q, q_squared), (x, x_squared) = queries, candidates
         products: list[Any] = [np.asarray(numkong.dots_packed(*pair)) for pair in zip(q, x, strict=True)]
         total = products[0] if len(products) == 1 else sum(products, np.float64(0))
-        lower: NDArray[np.float32] = np.multiply(total, np.float32(-2), dtype=np.float32, casting="unsafe")
+        np.multiply(total, np.float32(-2), out=lower, dtype=np.float32, casting="unsafe")
         lower += x_squared
         lower += q_squared[:, np.newaxis]
-        return lower
 
     return Bound(of_queries, of_candidates, between, length + 4)
 
@@ -145,8 +144,9 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
 
     Nothing is rounded until the very end. Pixels are centred by 128 and added up over cells of c neighbours; the rows
     of P, the directions, have whole numbers so small that P times these sums is exact as well (`_directions`). The rows
-    of the matrix of cells are orthogonal and at most √c long, and no eigenvalue of PPᵀ is above the largest sum of
-    absolute values in one of its rows, so that S = P·cells/√(λ·c) with that sum as λ makes no vector longer.
+    of the matrix of cells are orthogonal and at most √c long, so that S = P·cells/√(λ·c) makes no vector longer, where
+    λ is above all eigenvalues of PPᵀ. LAPACK computes them with an error of at most a small multiple of d·2⁻⁵³ of the
+    largest (LAPACK Users' Guide, 4.7): a part in 10⁹ more is a thousand times that, and next to nothing.
 
     Room for rounding: with d directions, |Sx|² and |x|'² are off by no more than (d + 8)·2⁻⁵³·|x|², hence |x|' by the
     root of that, and all numbers are rounded to float32; so the vector [Sx, |x|'] of length |x| is off by
@@ -160,7 +160,7 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
     number = len(directions)
     turned = np.ascontiguousarray(directions.T)
     exact = directions.astype(np.float64)
-    scale = 1 / (np.abs(exact @ exact.T).sum(axis=1).max() * count) if number else 1.0
+    scale = 1 / (np.linalg.eigvalsh(exact @ exact.T)[-1] * (1 + 1e-9) * count)
     eta = 3 * UNIT + math.sqrt((number + 8) * 2.0**-53)
     kept = 1 - 4 * ((number + 3) * UNIT + eta)
 
@@ -178,9 +178,10 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
             found[:, : number + 1] *= -2
         return found
 
-    return Bound(
-        lambda images: rows(images, True), lambda images: rows(images, False), lambda q, x: q @ x.T, 4 * (number + 3)
-    )
+    def between(queries: NDArray[np.float32], found: NDArray[np.float32], lower: NDArray[np.float32]) -> None:
+        np.matmul(queries, found.T, out=lower)
+
+    return Bound(lambda images: rows(images, True), lambda images: rows(images, False), between, 4 * (number + 3))
 
 
 def _directions(sums: NDArray[Any], reach: int) -> NDArray[Any]:
@@ -209,7 +210,8 @@ def _directions(sums: NDArray[Any], reach: int) -> NDArray[Any]:
     most = min(limit // reach, 1024 * cells)  # of the sum of a direction's absolute values
     largest = np.abs(found).sum(axis=1).max(initial=0)
     # Rounding adds at most a half to each number.
-    return np.rint(found * max(0.0, most - cells / 2) / max(largest, 1e-9)).astype(dtype)
+    whole: NDArray[Any] = np.rint(found * max(0.0, most - cells / 2) / max(largest, 1e-9)).astype(dtype)
+    return whole
 
 
 def _cells_of(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -224,20 +226,37 @@ def _cells_of(shape: tuple[int, ...]) -> tuple[int, int]:
     return side, side
 
 
-def _sums(images: NDArray[np.uint8], side: int) -> Any:
-    """Part by part: which images, their sums over cells (N, cells), and their squared norms; all exact."""
+def _sums(images: NDArray[np.uint8], side: int) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.float64]]]:
+    """Part by part, of pixels centred by 128: which images, their sums over cells, their squared norms; all exact."""
     length = math.prod(images.shape[1:])
+    counts = _cells(np.ones((1, *images.shape[1:]), np.uint8), side)
     for part in cut(len(images), PART_BYTES // (4 * max(1, length))):
-        numbers, squared = _centred(images[part])
-        yield part, _cells(numbers.reshape(numbers.shape[0], *images.shape[1:]), side), squared
+        sums = _cells(images[part], side)
+        sums -= 128 * counts
+        # Σ(x - 128)² = Σx² - 2·128·Σ(x - 128) - n·128²
+        yield part, sums, _squared_norms(images[part]) - 256 * sums.sum(axis=1, dtype=np.float64) - length * 2.0**14
 
 
-def _cells(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+def _cells(images: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+    """Sums over cells (N, cells), in as few bits as hold them."""
+    dtype = np.uint16 if 255 * side**2 < 2**16 else np.float32
     if images.ndim != 4:
-        return _sums_of_runs(flat(images), 1, side, np.float32)
-    rows = _sums_of_runs(images, 1, side, np.float32)
-    channels = [_sums_of_runs(rows[..., channel], 2, side, np.float32) for channel in range(images.shape[3])]
-    return flat(np.stack(channels, axis=1))
+        return _sums_of_runs(flat(images), 1, side, dtype).astype(np.float32)
+    rows = _sums_of_runs(images, 1, side, dtype)
+    # Channel by channel, since loops over a few channels are short ones.
+    channels = [_sums_of_runs(rows[..., channel], 2, side, dtype) for channel in range(images.shape[3])]
+    return np.concatenate([flat(sums) for sums in channels], axis=1, dtype=np.float32)
+
+
+def _squared_norms(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Of pixels as they are."""
+    rows = flat(images)
+    found = np.zeros(len(rows))
+    for part in cut(len(rows), PART_BYTES // (4 * max(1, rows.shape[1]))):
+        numbers = rows[part].astype(np.float32)
+        for run in cut(rows.shape[1], SQUARES):
+            found[part] += np.vecdot(numbers[:, run], numbers[:, run])
+    return found
 
 
 def _centred(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -266,15 +285,14 @@ def products_of_numbers(length: int) -> Bound:
         rows = flat(images).astype(np.float64)
         return rows, np.einsum("ij,ij->i", rows, rows) * (1 - _slack(length))
 
-    def between(queries: Any, candidates: Any) -> NDArray[np.float64]:
+    def between(queries: Any, candidates: Any, lower: NDArray[np.float64]) -> None:
         (q, q_squared), (x, x_squared) = queries, candidates
-        product: NDArray[np.float64] = q @ x.T
-        product *= -2
-        product += q_squared[:, np.newaxis]
-        product += x_squared
-        return product
+        np.matmul(q, x.T, out=lower)
+        lower *= -2
+        lower += q_squared[:, np.newaxis]
+        lower += x_squared
 
-    return Bound(prepare, prepare, between, 8 * (length + 1))
+    return Bound(prepare, prepare, between, 8 * (length + 1), np.float64)
 
 
 # --- L1 distances ---
@@ -301,27 +319,34 @@ def sums_of_cells(shape: tuple[int, ...], whole: bool) -> Bound:
         slack: NDArray[Any] = np.abs(flat(images)).sum(axis=1, dtype=np.float64) * _slack(length)
         return sums, slack
 
-    def between(queries: Any, candidates: Any) -> NDArray[np.float64]:
+    def between(queries: Any, candidates: Any, lower: NDArray[np.float64]) -> None:
         from scipy.spatial.distance import cdist
 
         (q, q_slack), (x, x_slack) = queries, candidates
-        lower: NDArray[Any] = cdist(q, x, "cityblock")
+        lower[...] = cdist(q, x, "cityblock")
         if not whole:
             lower -= q_slack[:, np.newaxis]
             lower -= x_slack
-        return lower
 
-    return Bound(prepare, prepare, between, 8 * (length + 1))
+    return Bound(prepare, prepare, between, 8 * (length + 1), np.float64)
 
 
 def _sums_of_runs(numbers: NDArray[Any], axis: int, length: int, dtype: Any) -> NDArray[Any]:
     """Sums over runs of neighbours along an axis (as `np.add.reduceat`, which takes twice as long)."""
-    along = np.moveaxis(numbers, axis, 0)
-    sums = along[::length].astype(dtype)
-    for offset in range(1, length):
-        part = along[offset::length]
-        sums[: len(part)] += part
-    return np.moveaxis(sums, 0, axis)
+    before = (slice(None),) * axis
+    whole = numbers.shape[axis] // length * length
+    shape = list(numbers.shape)
+    shape[axis] = -(-shape[axis] // length)
+    sums = np.empty(shape, dtype)
+    runs = sums[*before, : whole // length]
+    if length == 1:
+        runs[...] = numbers
+        return sums
+    np.add(numbers[*before, :whole:length], numbers[*before, 1:whole:length], out=runs, dtype=dtype)
+    for offset in range(2, length):
+        runs += numbers[*before, offset:whole:length]
+    sums[*before, whole // length :] = numbers[*before, whole:].sum(axis=axis, dtype=dtype, keepdims=True)
+    return sums
 
 
 def _slack(length: int) -> float:

@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nabi.nearest.kernel import LONGEST, measure_pixels
+
 PAIR_BYTES = 2**18  # of each side of the pairs that are measured: what the processor's cache holds
+MANY_BYTES = 2**22  # of all pairs, from which on it pays to have a kernel for them
 SQUARES = 2**24 // 255**2  # of differences of pixels that float32 adds up without rounding
 DIFFERENCES = 2**24 // 255  # likewise of the differences themselves
 
@@ -16,6 +19,8 @@ def measure(
 ) -> NDArray[np.float64]:
     """The exact distances of pairs, squared ones for L2: of ``queries[rows[i]]`` and ``candidates[columns[i]]``."""
     a, b = flat(queries), flat(candidates)
+    if a.dtype == np.uint8 and len(rows) * a.shape[1] >= MANY_BYTES and a.shape[1] <= LONGEST:
+        return measure_pixels(a, b, rows, columns, metric)
     found = np.empty(len(rows))
     for part in cut(len(rows), PAIR_BYTES // max(1, a.shape[1] * a.itemsize)):
         found[part] = _distances(a[rows[part]], b[columns[part]], metric)
