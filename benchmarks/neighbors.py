@@ -4,22 +4,32 @@ memory      how much memory 5-NN of all test pictures among 50,000 takes, above 
 accuracy    1-NN by L2 and L1 of all test pictures, and how long that takes
 parity      predictions of 2,000 test pictures are scikit-learn's wherever neither distances nor votes are tied, for
             L2 and L1 and k = 1, 5 and 20; distances and ties are checked against 64-bit integers
+speed       our classifier beside FAISS (its exact index, IndexFlatL2) and scikit-learn (brute force): 1,000 test
+            pictures among 50,000, and random bytes of the same shape, k = 1 and 20. What is timed is to fit and to
+            find the neighbours; the peers are given float32 rows, which they need, and making these is not timed.
+            One after the other, round by round; a ratio is the median of a round's two times
 
-All three without an option. ``--queries N`` takes the first N of the test pictures, mixed. The data is
-``cifar10-jpeg.tar.xz`` in the folder that NABI_DATA names; decoded pictures are kept, so that all but the first run
-begin at once (and the first measures its own decoding as memory). Exits with 1 where a figure is not what it must be.
+All without an option. ``--queries N`` takes the first N of the test pictures, mixed; ``--json FILE`` writes what speed
+found. The data is ``cifar10-jpeg.tar.xz`` in the folder that NABI_DATA names; decoded pictures are kept, so that all
+but the first run begin at once (and the first measures its own decoding as memory). Exits with 1 where a figure is not
+what it must be, but for those of speed.
 """
 
 import argparse
+import importlib.util
+import json
 import os
 import resource
+import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_limits
 
 from nabi import data, threads
 from nabi.classifiers.knn import KNNClassifier
@@ -27,6 +37,7 @@ from nabi.classifiers.knn import KNNClassifier
 PEERS = {"l2": "euclidean", "l1": "manhattan"}
 NEIGHBOURS = (1, 5, 20)
 MOST_MEMORY = 600  # MiB above the data
+ROUNDS = {"nabi": 5, "FAISS flat": 5, "scikit-learn": 2}  # how often each takes part
 EXHAUSTIVE = 50  # queries whose distances to all training pictures are computed in 64-bit integers
 
 
@@ -101,6 +112,79 @@ def parity(queries: int | None) -> bool:
     return good
 
 
+def ours(images: Any, labels: Any, asked: Any) -> Callable[[int], Any]:
+    return lambda k: KNNClassifier(k).fit(images, labels).kneighbors(asked)
+
+
+def in_faiss(images: Any, labels: Any, asked: Any) -> Callable[[int], Any]:
+    import faiss
+
+    faiss.omp_set_num_threads(threads.count())
+    rows, asked_rows = floats(images), floats(asked)
+
+    def work(k: int) -> Any:
+        index = faiss.IndexFlatL2(rows.shape[1])
+        index.add(rows)
+        return index.search(asked_rows, k)
+
+    return work
+
+
+def in_scikit_learn(images: Any, labels: Any, asked: Any) -> Callable[[int], Any]:
+    rows, asked_rows = floats(images), floats(asked)
+
+    def work(k: int) -> Any:
+        with threadpool_limits(threads.count()):
+            return KNeighborsClassifier(k, algorithm="brute").fit(rows, labels).kneighbors(asked_rows)
+
+    return work
+
+
+def floats(images: Any) -> Any:
+    return np.asarray(images, np.float32).reshape(len(images), -1)
+
+
+CONTENDERS = {"nabi": ours, "FAISS flat": in_faiss, "scikit-learn": in_scikit_learn}
+
+
+def speed(queries: int | None) -> list[dict[str, Any]]:
+    images, labels, asked, _ = pictures(queries, 1_000)
+    images = np.asarray(images).copy()  # in memory, for all of them
+    random = np.random.default_rng(0)
+    noise, asked_noise = (random.integers(0, 256, given.shape, np.uint8) for given in (images, asked))
+    missing = [] if importlib.util.find_spec("faiss") else ["FAISS flat"]
+    for name in missing:
+        print(f"speed: {name} is left out: faiss-cpu is not installed")
+    rows = []
+    for data_name, some, others in (("pictures", images, asked), ("random bytes", noise, asked_noise)):
+        ready = {name: make(some, labels, others) for name, make in CONTENDERS.items() if name not in missing}
+        for k in (1, 20):
+            what = f"{k}-NN, {data_name}, {len(others):,} x {len(some):,} x {some[0].size:,}"
+            rows += compared(what, ready, k)
+    return rows
+
+
+def compared(what: str, ready: dict[str, Callable[[int], Any]], k: int) -> list[dict[str, Any]]:
+    """A row for each peer."""
+    seconds: dict[str, list[float]] = {name: [] for name in ready}
+    for turn in range(max(ROUNDS.values())):
+        for name, work in ready.items():
+            if turn < ROUNDS[name]:
+                begun = time.perf_counter()
+                work(k)
+                seconds[name].append(time.perf_counter() - begun)
+    rows = []
+    for name, theirs in seconds.items():
+        if name != "nabi":
+            ratio = statistics.median(one / other for one, other in zip(theirs, seconds["nabi"], strict=False))
+            medians = statistics.median(seconds["nabi"]), statistics.median(theirs)
+            rows.append(
+                {"what": what, "unit": "s", "ours": medians[0], "peer": name, "theirs": medians[1], "ratio": ratio}
+            )
+            print(f"speed, {what}: {medians[0]:.3f} s, {name} {medians[1]:.3f} s: {ratio:.1f} times as fast")
+    return rows
+
+
 def integers(query: Any, rows: Any, metric: str) -> Any:
     """Distances from one row to many in 64-bit integers; squared ones for L2."""
     found = []
@@ -116,13 +200,20 @@ def main() -> int:
     parts = (memory, accuracy, parity)  # memory first: it is the most that there was so far
     for part in parts:
         parser.add_argument(f"--{part.__name__}", action="store_true")
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--queries", type=int, metavar="N")
     given = parser.parse_args()
     if "NABI_DATA" not in os.environ:
         parser.error("NABI_DATA must name the folder that cifar10-jpeg.tar.xz is in")
-    chosen = [part for part in parts if getattr(given, part.__name__)] or parts
+    chosen = [part for part in parts if getattr(given, part.__name__)]
+    every = not (chosen or given.speed)
     print(f"{threads.count()} threads")
-    good = [part(given.queries) for part in chosen]
+    good = [part(given.queries) for part in (parts if every else chosen)]
+    if every or given.speed:
+        rows = speed(given.queries)
+        if given.json is not None:
+            given.json.write_text(json.dumps({"rows": rows}, indent=2), encoding="utf-8")
     return 0 if all(good) else 1
 
 
