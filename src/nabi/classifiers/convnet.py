@@ -113,7 +113,7 @@ class ConvNetClassifier(NetworkClassifier):
             nn.load_tensors(self.architecture, {path[len(INITIAL) :]: array for path, array in initial.items()})
 
     def _epochs(self, steps: int) -> int:
-        """How many epochs: by default what makes 3,000 steps, but between 10 and 30; more where 30 are not 500 steps."""
+        """How many epochs: by default what makes 3,000 steps, but 10 to 30; more where 30 are not 500 steps."""
         if self.max_iter != "auto":
             return int(self.max_iter)
         return max(min(max(math.ceil(3000 / steps), 10), 30), math.ceil(500 / steps))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from nabi.engines.cpu import blas, contract, convolve, kernels, machine
 from nabi.engines.cpu.code import ZERO, Code
 from nabi.engines.cpu.kernels import FOLDS, Rows
+from nabi.engines.cpu.profile import About, about
 from nabi.engines.cpu.reading import Place, Reader
 from nabi.engines.cpu.segments import Layout, Root, Segment, lay_out, partial_size
 from nabi.engines.cpu.values import Spelling, Value
@@ -23,6 +24,8 @@ class Task(NamedTuple):
     start: int
     stop: int
     strand: int
+    about: About
+    share: float
 
 
 class Prepared(NamedTuple):
@@ -97,7 +100,7 @@ class Program:
         for stage in layout.stages:
             tasks: list[Step] = []
             for segment in stage:
-                tasks += self._tasks(segment, local)
+                tasks += self._tasks(segment, local, layout)
             self.stages.append(tasks)
         self.size, self.offsets = self._memory(layout, local)
 
@@ -124,7 +127,7 @@ class Program:
 
     # --- code ---
 
-    def _tasks(self, segment: Segment, local: set[int]) -> list[Step]:
+    def _tasks(self, segment: Segment, local: set[int], layout: Layout) -> list[Step]:
         first = segment.roots[0].value
         if first.kind in ("external", "external_part"):
             return [External(root.value) for root in segment.roots]
@@ -132,13 +135,18 @@ class Program:
         self.scratch = max(self.scratch, scratch)
         self.texts.append(text)
         call = machine.compile(text).call
+        told = about(segment, local, layout.stored, self.inputs)
         if segment.prepared:
             numbers = {v.serial: number for number, v in enumerate(self.inputs)}
             read = {numbers[serial] for root in segment.roots for serial in root.reads if serial in numbers}
-            return [Prepared(Task(call, 0, 0, 0), tuple(sorted(read)))]
+            return [Prepared(Task(call, 0, 0, 0, told, 1.0), tuple(sorted(read)))]
         if not segment.rows:
-            return [Task(call, 0, 0, 0)]
-        return [Task(call, start, stop, strand) for strand, (start, stop) in enumerate(bounds(segment)) if stop > start]
+            return [Task(call, 0, 0, 0, told, 1.0)]
+        return [
+            Task(call, start, stop, strand, told, (stop - start) / segment.rows)
+            for strand, (start, stop) in enumerate(bounds(segment))
+            if stop > start
+        ]
 
     def _write(self, segment: Segment, local: set[int]) -> tuple[str, int]:
         """The text of a segment's function, and the bytes of scratch memory that it needs."""

@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from nabi import threads
 from nabi.engines import Run
-from nabi.engines.cpu import blas
+from nabi.engines.cpu import blas, profile
 from nabi.engines.cpu.program import ALIGNED, External, Prepared, Program, Step, Task
 from nabi.graph import namespace
 
@@ -87,7 +88,7 @@ def make_run(program: Program) -> Run:
         if alone:
             memory, place = scratch()
             for task in in_line:
-                task.call(here.address, task.start, task.stop, task.strand, place)
+                _do(task, here.address, place)
             scratches.append((memory, place))
         else:
             with threads.one_blas_thread():
@@ -137,11 +138,20 @@ def _go(stage: Sequence[Step], here: Room, held: list[Any], scratch: Any, scratc
     def work(_: int = 0) -> None:
         memory, place = scratch()
         while (number := next(numbers)) < len(tasks):
-            task = tasks[number]
-            task.call(here.address, task.start, task.stop, task.strand, place)
+            _do(tasks[number], here.address, place)
         scratches.append((memory, place))
 
     threads.together(work, min(threads.count(), len(tasks)) - 1)
+
+
+def _do(task: Task, table: int, scratch: int) -> None:
+    noting = profile.current
+    if noting is None:
+        task.call(table, task.start, task.stop, task.strand, scratch)
+        return
+    begun = time.perf_counter()
+    task.call(table, task.start, task.stop, task.strand, scratch)
+    noting.add(task.about, time.perf_counter() - begun, task.share)
 
 
 def _take(spare: list[tuple[NDArray[Any], int]], shape: tuple[int, ...], dtype: Any) -> tuple[NDArray[Any], int]:

@@ -208,16 +208,25 @@ def _own_cost(value: Value) -> int:
     return COSTS.get(value.formula.__name__.rstrip("_"), 1)
 
 
+def multiply_adds(value: Value) -> int:
+    """Multiply-adds of a stored value that is a product of matrices, or a convolution, by its definition."""
+    if value.kind == "matmul":
+        return value.size * value.inputs[0].shape[1]
+    if value.kind in ("convolution", "winograd"):
+        return value.size * math.prod(_window(value)) * value.inputs[0].shape[3]
+    if value.kind in ("convolution_gradient", "winograd_gradient"):
+        return value.size * math.prod(value.inputs[1].shape[:3])
+    return 0
+
+
+def _window(value: Value) -> tuple[int, ...]:
+    return (3, 3) if value.kind == "winograd" else value.inputs[1].shape[:2]
+
+
 def _work(value: Value) -> int:
     """Roughly how many operations a stored value takes."""
-    if value.kind == "matmul":
-        return 2 * value.size * value.inputs[0].shape[1]
-    if value.kind in ("convolution", "winograd"):
-        weight = value.inputs[1]
-        return value.size * math.prod(weight.shape[:-1]) * 2
-    if value.kind in ("convolution_gradient", "winograd_gradient"):
-        return 2 * value.size * math.prod(value.inputs[1].shape[:3])
-    return max(value.size, *(x.size for x in value.inputs), 1) * 4 if value.inputs else value.size
+    products = 2 * multiply_adds(value)
+    return products or 4 * max(1, value.size, *(x.size for x in value.inputs))
 
 
 # --- reading row by row ---

@@ -1,0 +1,134 @@
+"""Where the time of runs goes: by segment, with what it computes and moves."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from nabi import threads
+from nabi.engines.cpu.convolve import tiles_of
+from nabi.engines.cpu.segments import LEAVES, Root, Segment, multiply_adds
+from nabi.engines.cpu.values import Value
+
+
+class About(NamedTuple):
+    """What a segment does in a run.
+
+    Attributes
+    ----------
+    what : str
+        Its kernels, in their order.
+    operations : float
+        Additions and multiplications of its products of matrices, as they are carried out.
+    moved : float
+        Bytes that it reads from memory and writes there, were each read once.
+    """
+
+    what: str
+    operations: float
+    moved: float
+
+
+@dataclass(eq=False)
+class Profile:
+    """Seconds of all threads together, by segment.
+
+    Attributes
+    ----------
+    seconds : dict of About to float
+    runs : dict of About to int
+        Strands that were gone through.
+    """
+
+    seconds: dict[About, float] = field(default_factory=dict)
+    strands: dict[About, float] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, about: About, seconds: float, share: float) -> None:
+        """Take note of a strand, which is a share of its segment."""
+        with self.lock:
+            self.seconds[about] = self.seconds.get(about, 0.0) + seconds
+            self.strands[about] = self.strands.get(about, 0.0) + share
+
+
+current: Profile | None = None
+"""Where runs are being noted down, if they are."""
+
+
+@contextmanager
+def profiling() -> Iterator[Profile]:
+    """Note down all runs of compiled functions in this process inside a ``with`` block."""
+    global current
+    before, current = current, Profile()
+    try:
+        yield current
+    finally:
+        current = before
+
+
+def about(segment: Segment, local: set[int], stored: dict[int, Value], inputs: list[Value]) -> About:
+    """What a segment does."""
+    names: list[str] = []
+    operations, moved = 0.0, 0
+    known = {**stored, **{v.serial: v for v in inputs}}
+    read: set[int] = set()
+    for root in segment.roots:
+        name = _name(root)
+        if not names or names[-1] != name:
+            names.append(name)
+        operations += _carried_out(root)
+        read |= {serial for serial in root.reads if serial not in local and serial in known}
+        if root.how != "fold" and root.value.serial not in local:
+            moved += root.value.size * root.value.dtype.itemsize
+    made = {root.value.serial for root in segment.roots}
+    moved += sum(known[s].size * known[s].dtype.itemsize for s in read - made if known[s].kind not in LEAVES[1:])
+    rows = f"{segment.rows} rows: " if segment.rows else ""
+    return About(rows + ", ".join(names), operations, float(moved))
+
+
+def _name(root: Root) -> str:
+    value = root.value
+    if value.kind == "elementwise":
+        assert value.formula is not None
+        return value.formula.__name__.rstrip("_")
+    shape = "×".join(map(str, value.shape[1:] if root.how == "write" else value.shape))
+    return f"{value.kind.replace('_', ' ')} {shape}".strip() if root.how == "write" else value.kind.replace("_", " ")
+
+
+def _carried_out(root: Root) -> float:
+    """Additions and multiplications of products as they are carried out: Winograd's way needs fewer."""
+    value = root.value
+    if root.how == "combine":
+        return 0.0
+    if value.kind == "winograd":
+        tiles = value.shape[0] * np.prod(tiles_of(value.shape[1:3]))
+        return float(2 * 36 * tiles * value.shape[3] * value.inputs[0].shape[3])
+    if value.kind == "winograd_gradient":
+        g = value.inputs[1]
+        return float(2 * 36 * g.shape[0] * np.prod(tiles_of(g.shape[1:3])) * value.shape[2] * value.shape[3])
+    return float(2 * multiply_adds(value))
+
+
+def limits() -> tuple[float, float]:
+    """What this machine can do with all threads: operations of float32 products a second, and bytes a second."""
+    x = np.ones((1024, 1024), np.float32)
+    blocks = [np.empty((1024, 1024), np.float32) for _ in range(threads.count())]
+    sources = [np.ones(1 << 23, np.float32) for _ in blocks]
+    targets = [np.empty_like(source) for source in sources]
+
+    def seconds(work: object) -> float:
+        best = float("inf")
+        for _ in range(4):
+            begun = time.perf_counter()
+            threads.together(work, len(blocks) - 1)  # type: ignore[arg-type]
+            best = min(best, time.perf_counter() - begun)
+        return best
+
+    with threads.one_blas_thread():
+        products = seconds(lambda number: np.matmul(x, x, out=blocks[number]))
+    copies = seconds(lambda number: np.copyto(targets[number], sources[number]))
+    return 2 * 1024**3 * len(blocks) / products, 2 * sources[0].nbytes * len(blocks) / copies
