@@ -1,5 +1,6 @@
 """Nearest neighbours: the same as going through all pairs, whatever is skipped on the way."""
 
+import importlib.util
 import math
 import tracemalloc
 from itertools import pairwise
@@ -12,11 +13,21 @@ from hypothesis.extra.numpy import arrays
 
 from nabi import nearest as module
 from nabi import threads
+from nabi.engines.cpu import machine
 from nabi.errors import DTypeError, SettingError, ShapeError
-from nabi.nearest import METRICS, bound_for, bounds, nearest, pairs, search
-from nabi.nearest.bounds import Bound, products_of_numbers, products_of_pixels, projections, sums_of_cells
+from nabi.nearest import METRICS, bound_for, bounds, kernel, nearest, pairs, search
+from nabi.nearest.bounds import (
+    Bound,
+    no_bound,
+    products_of_bytes,
+    products_of_numbers,
+    products_of_pixels,
+    projections,
+    sums_of_cells,
+)
 from nabi.nearest.pairs import measure
 
+numkong = importlib.util.find_spec("numkong") is not None
 metrics = st.sampled_from(METRICS)
 
 
@@ -81,9 +92,12 @@ numbers = st.sampled_from(
 )
 
 
-@pytest.fixture(params=["whole", "cut small"])
+@pytest.fixture(params=["whole", "cut small", "by kernel"])
 def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At their usual sizes, blocks and tiles would hold all of what these tests search at once."""
+    """At their usual sizes, blocks and tiles would hold all of what these tests search at once, by NumPy."""
+    if request.param == "by kernel":
+        monkeypatch.setattr(pairs, "MANY_BYTES", 0)
+        monkeypatch.setattr(module, "MAX_TILE", 8)
     if request.param == "cut small":
         for where, name, value in [
             (module, "MAX_BLOCK", 2),
@@ -110,7 +124,10 @@ def bounds_for(images, metric: str) -> list[Bound]:
     length = math.prod(shape)
     if metric == "l1":
         return [sums_of_cells(shape, whole)]
-    return [products_of_pixels(length), projections(images)] if whole else [products_of_numbers(length)]
+    if not whole:
+        return [products_of_numbers(length)]
+    there = [products_of_bytes(length)] if numkong and length else []
+    return [products_of_pixels(length), projections(images), no_bound(), *there]
 
 
 def check(searched, metric: str) -> None:
@@ -181,7 +198,6 @@ def test_our_bounds_are_bounds(searched, metric: str) -> None:
     for bound in bounds_for(candidates, metric):
         lower = module.lower_bounds(bound, queries, candidates)
         assert (lower <= exact).all()
-        assert bound.of_candidates(candidates[:0]) is not None
 
 
 def test_a_bound_spares_nearly_all_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +226,71 @@ def test_the_sum_of_a_large_picture_does_not_overflow(metric: str, expected: flo
     distances, positions = nearest(black, np.concatenate([white, black, white]), 3, metric)
     assert distances.tolist() == [[0, expected, expected]]
     assert positions.tolist() == [[1, 0, 2]]
+
+
+@st.composite
+def chosen_pairs(draw):
+    length = draw(st.one_of(st.integers(0, 140), st.sampled_from([192, 3072])))
+    values = st.sampled_from([0, 1, 127, 128, 254, 255])
+    rows, columns = (draw(st.lists(st.integers(0, 4), max_size=30)) for _ in range(2))
+    number = min(len(rows), len(columns))
+    images = [draw(arrays(np.uint8, (5, length), elements=values, fill=values)) for _ in range(2)]
+    return *images, np.array(rows[:number], np.int64), np.array(columns[:number], np.int64)
+
+
+@settings(max_examples=150, deadline=None)
+@given(chosen_pairs(), metrics, st.sampled_from([64, 32, 16]), st.booleans())
+def test_the_kernel_measures_in_whole_numbers_on_any_processor(chosen, metric: str, vector: int, gaps: bool) -> None:
+    queries, candidates, rows, columns = chosen
+    here = machine.processor()
+    if vector > here.vector:
+        return
+    other = here if vector == here.vector else machine.narrower(here)._replace(vector=vector)
+    if gaps:  # rows that lie apart, as those of a tile do
+        candidates = np.concatenate([candidates, candidates], axis=1).reshape(10, -1)[::2]
+    difference = queries[rows].astype(np.int64) - candidates[columns]
+    expected = (difference**2 if metric == "l2" else np.abs(difference)).sum(axis=1)
+    with machine.pretending(other):
+        found = kernel.measure_pixels(queries, candidates, rows, columns, metric)
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_longest_rows_that_the_kernel_takes_do_not_overflow(metric: str) -> None:
+    black, white = (np.full((1, kernel.LONGEST), value, np.uint8) for value in (0, 255))
+    zero = np.zeros(1, np.int64)
+    expected = kernel.LONGEST * (255**2 if metric == "l2" else 255)
+    assert kernel.measure_pixels(black, white, zero, zero, metric).tolist() == [expected]
+
+
+@pytest.mark.skipif(not numkong, reason="numkong is not installed")
+def test_products_of_bytes_are_exact_to_the_last_bit_of_32() -> None:
+    white = np.full((2, bounds.BYTES), 255, np.uint8)
+    bound = products_of_bytes(bounds.BYTES)
+    assert 255**2 * (bounds.BYTES + 1) >= 2**32
+    lower = module.lower_bounds(bound, white, white)
+    scale = 2 * 255**2 * bounds.BYTES
+    assert (lower <= 0).all()
+    assert (lower >= -2 * 8 * bounds.UNIT * scale).all()
+
+
+def test_which_products_are_taken_depends_on_what_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.zeros((3, 600), np.uint8)
+    monkeypatch.setattr(module, "counts_bytes", lambda: False)
+    assert bound_for(rows, rows, 1, "l2").size == 4 * 602
+    if numkong:
+        monkeypatch.setattr(module, "counts_bytes", lambda: True)
+        assert bound_for(rows, rows, 1, "l2").size == 604
+
+
+def test_a_few_queries_are_compared_with_everything() -> None:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (6000, 3000), np.uint8)
+    assert bound_for(images[:3], images, 2, "l2").size == 0
+    distances, positions = nearest(images[:3], images, 2)
+    exact = np.array([np.square(images.astype(np.int32) - query).sum(axis=1) for query in images[:3]])
+    assert np.array_equal(positions, np.argsort(exact, axis=1, kind="stable")[:, :2])
+    assert np.array_equal(distances, np.sqrt(np.sort(exact, axis=1)[:, :2]))
 
 
 def extremes():

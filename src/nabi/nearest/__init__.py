@@ -25,6 +25,7 @@ from nabi.nearest.bounds import (
     LARGE,
     Bound,
     counts_bytes,
+    no_bound,
     products_of_bytes,
     products_of_numbers,
     products_of_pixels,
@@ -42,6 +43,7 @@ PIECES = 4  # of a tile: prepared side by side
 STEP = 4  # from one candidate to the next among those that show how near the nearest may be
 MAX_BYTES = 2**26  # of prepared candidates, and of a tile's numbers in float64
 
+MEASURED = (16, 2**24)  # queries up to which, and numbers of candidates from which on, it is quickest to measure all
 MANY = (64, 4096)  # queries and candidates, from which on it pays to find out what is spared
 ASKED = 32  # queries that are tried
 TRIED = 2048  # candidates that they are tried against
@@ -121,6 +123,8 @@ def bound_for(queries: NDArray[Any], candidates: NDArray[Any], k: int, metric: s
         return sums_of_cells(shape, whole)
     if not whole:
         return products_of_numbers(length)
+    if len(queries) <= MEASURED[0] and length * len(candidates) >= MEASURED[1]:
+        return no_bound()
     products = products_of_bytes(length) if length > 0 and counts_bytes() else products_of_pixels(length)
     if length < LARGE or len(queries) < MANY[0] or len(candidates) < MANY[1]:
         return products
