@@ -1,5 +1,6 @@
 """What commands show while they work: a live line on a terminal, now and then a plain one on a pipe."""
 
+import logging
 import os
 import signal
 import time
@@ -59,6 +60,26 @@ def bar(where: Console) -> Iterator[Show]:
     with Progress(*columns, console=where, transient=True) as progress:
         task = progress.add_task("")
         yield lambda what, done, total: progress.update(task, description=printable(what), completed=done, total=total)
+
+
+@contextmanager
+def compiling(show: Show) -> Iterator[None]:
+    """Show that machine code is being made, where that takes longer than a second."""
+
+    class _Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if hasattr(record, "done") and hasattr(record, "total"):
+                show("making machine code, once for this processor", record.done, record.total)
+
+    log, handler = logging.getLogger("nabi.compile"), _Handler()
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+        log.removeHandler(handler)
 
 
 @contextmanager

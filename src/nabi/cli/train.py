@@ -15,12 +15,14 @@ from nabi.cli import INTERRUPTED
 from nabi.cli.characters import printable
 from nabi.cli.choices import KINDS, MODELS, SIZES, as_typed, chosen, flip_colours
 from nabi.cli.pictures import held_out, labelled, loaded, refuse_inside, whole_path
+from nabi.cli.profiled import where_time_went
 from nabi.cli.results import write_history, write_measures, write_model
 from nabi.cli.run_folder import ASKED, CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
-from nabi.cli.terminal import bar, console, interruptible, note
+from nabi.cli.terminal import bar, compiling, console, interruptible, note
 from nabi.data import Dataset, Split
 from nabi.data.augment import AUGMENTATIONS
 from nabi.data.named import NAMED
+from nabi.engines.cpu.profile import profiling
 from nabi.errors import DataError, NonFiniteError, SettingError
 from nabi.listeners import Listener, events_for_tensorboard, lines
 from nabi.losses import LOSSES
@@ -85,6 +87,9 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write event files for TensorBoard, too, into the run's folder.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say at the end where the time of the steps went, kernel by kernel.")
+    ] = False,
 ) -> None:
     """Train a classifier on pictures.
 
@@ -126,7 +131,10 @@ def train(
         listeners = [write_history(folder)] + ([events_for_tensorboard(folder.path)] if tensorboard else [])
         if asked.get("learning_rate") == "find":
             listeners.append(_say_learning_rate(classifier, where))
+        noted = held.enter_context(profiling()) if profile else None
         _run(classifier, dataset, folder, asked, where, listeners, checkpoint_minutes * 60)
+        if noted is not None:
+            where.print("\n".join(where_time_went(noted)))
 
 
 def _as_it_began(folder: RunFolder, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
@@ -214,7 +222,7 @@ def _kept(finished: Finished) -> str:
 
 def _show(events: Iterator[Event], where: Console, listeners: Sequence[Listener]) -> Finished:
     """Tell all who listen, until the last event."""
-    with bar(where) as show:
+    with bar(where) as show, compiling(show):
         line = lines(where.print)
         for event in events:
             line(event)

@@ -40,12 +40,15 @@ class Profile:
     Attributes
     ----------
     seconds : dict of About to float
-    runs : dict of About to int
-        Strands that were gone through.
+    strands : dict of About to float
+        How often each segment was gone through: each strand counts for its share of the rows.
+    threads : int
+        How many worked at once.
     """
 
     seconds: dict[About, float] = field(default_factory=dict)
     strands: dict[About, float] = field(default_factory=dict)
+    threads: int = field(default_factory=threads.count)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, about: About, seconds: float, share: float) -> None:

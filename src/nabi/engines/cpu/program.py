@@ -1,6 +1,8 @@
 """A plan as segments of machine code in memory that is laid out beforehand, and how a run goes through them."""
 
+import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +14,8 @@ from nabi.engines.cpu.reading import Place, Reader
 from nabi.engines.cpu.segments import Layout, Root, Segment, lay_out, partial_size
 from nabi.engines.cpu.values import Spelling, Value
 from nabi.graph.plan import Plan
+
+log = logging.getLogger("nabi.compile")
 
 ALIGNED = 64
 """Bytes that arrays begin at multiples of."""
@@ -96,11 +100,14 @@ class Program:
         }
         self.calls_blas = False
         self.stages: list[list[Step]] = []
-        self.texts: list[str] = []
+        done, total, begun = 0, sum(map(len, layout.stages)), time.monotonic()
         for stage in layout.stages:
             tasks: list[Step] = []
             for segment in stage:
                 tasks += self._tasks(segment, local, layout)
+                done += 1
+                if time.monotonic() - begun > 1:
+                    log.info("making machine code: %d of %d", done, total, extra={"done": done, "total": total})
             self.stages.append(tasks)
         self.size, self.offsets = self._memory(layout, local)
 
@@ -133,7 +140,6 @@ class Program:
             return [External(root.value) for root in segment.roots]
         text, scratch = self._write(segment, local)
         self.scratch = max(self.scratch, scratch)
-        self.texts.append(text)
         call = machine.compile(text).call
         told = about(segment, local, layout.stored, self.inputs)
         if segment.prepared:
