@@ -361,8 +361,9 @@ def compile(function: Callable[..., Any] | None = None, *, state: Any = (), engi
         Everything with tensors that the function reads or changes without being given it: models, optimisers. Only
         `Tensor.assign` changes them.
     engine : str
-        "reference" (NumPy), "cpu" (machine code, made when the function is first called), or "auto": whichever suits
-        what is to be computed.
+        "reference" (NumPy), "cpu" (machine code, made when the function is first called), "cpu-direct" (the same with
+        every convolution as it is defined, where "cpu" has a relative error near 1e-5), or "auto": "cpu", but
+        "reference" for what is small.
 
     Raises
     ------

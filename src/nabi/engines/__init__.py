@@ -15,8 +15,12 @@ from nabi.graph.plan import Plan
 
 Run = Callable[[Sequence[Any]], list[Any]]
 
-ENGINES = {"reference": "nabi.engines.reference", "cpu": "nabi.engines.cpu"}
-
+ENGINES: dict[str, tuple[str, dict[str, bool]]] = {
+    "reference": ("nabi.engines.reference", {}),
+    "cpu": ("nabi.engines.cpu", {}),
+    "cpu-direct": ("nabi.engines.cpu", {"winograd": False}),
+}
+"""Modules, and what each is told; "cpu-direct" computes every convolution as it is defined, to float32's last digits."""
 
 ENOUGH = 1 << 17
 """Multiply-adds of a plan that is worth machine code of its own."""
@@ -38,5 +42,6 @@ def prepare(engine: str, plan: Plan) -> Run:
     name = suited(plan) if engine == "auto" else engine
     if name not in ENGINES:
         raise SettingError(f"engine {engine!r} is not one of auto, {', '.join(ENGINES)}")
-    run: Run = importlib.import_module(ENGINES[name]).prepare(plan)
+    module, how = ENGINES[name]
+    run: Run = importlib.import_module(module).prepare(plan, **how)
     return run

@@ -69,8 +69,8 @@ class Program:
         For each value that is an array, its place in the table of addresses.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        spelling = Spelling(plan)
+    def __init__(self, plan: Plan, winograd: bool = True) -> None:
+        spelling = Spelling(plan, winograd)
         self.inputs, self.outputs = spelling.inputs, spelling.outputs
         layout = lay_out(self.outputs)
         self.library = blas.find()

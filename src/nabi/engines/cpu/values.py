@@ -95,7 +95,8 @@ WINOGRAD_CHANNELS = 16
 class _Spelled:
     """The namespace: operations on values give values."""
 
-    def __init__(self) -> None:
+    def __init__(self, winograd: bool) -> None:
+        self.winograd = winograd
         self.made: dict[Any, Value] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -295,7 +296,7 @@ class _Spelled:
         """The convolution of a padded picture; ``turned``: with the weights turned around, from outputs to inputs."""
         (oh, ow), n = window.steps, x.shape[0]
         inputs, outputs = weight.shape[2:] if not turned else weight.shape[:1:-1]
-        if _suits_winograd(window, inputs, outputs):
+        if self.winograd and _suits_winograd(window, inputs, outputs):
             x = self._pad(x, widths=((0, 0), *_tiled(borders, _two(x.shape, 1), (oh, ow)), (0, 0)))
             u = self.value("winograd_weight", (weight,), (36, *weight.shape[2:]), x.dtype, {"turned": turned})
             return self.value("winograd", (x, u), (n, oh, ow, outputs), x.dtype, {"turned": turned})
@@ -335,7 +336,7 @@ class _Spelled:
             padded = window.pad(self, x)
             taps = [self._sum(padded[tap] * g, axis=(0, 1, 2)) for tap in window.taps()]
             return self._reshape(self._stack(*taps, axis=0), shape=(*window.kernel, 1, outputs))
-        if _suits_winograd(window, inputs, outputs):
+        if self.winograd and _suits_winograd(window, inputs, outputs):
             padded = self._pad(x, widths=((0, 0), *_tiled(window.borders, _two(x.shape, 1), window.steps), (0, 0)))
             widths = [(0, -n % 4) for n in window.steps]
             whole = self._pad(g, widths=((0, 0), *widths, (0, 0)))
@@ -443,8 +444,8 @@ class Spelling:
     outputs : list of Value
     """
 
-    def __init__(self, plan: Plan) -> None:
-        xp = _Spelled()
+    def __init__(self, plan: Plan, winograd: bool = True) -> None:
+        xp = _Spelled(winograd)
         found: dict[int, Any] = {}
         self.inputs = []
         for number, node in enumerate(plan.inputs):
