@@ -102,6 +102,7 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         for where, name, value in [
             (module, "MAX_BLOCK", 2),
             (module, "MAX_TILE", 8),
+            (module, "MAX_PAIRS", 3),
             (pairs, "PAIR_BYTES", 64),
             (pairs, "SQUARES", 3),
             (pairs, "DIFFERENCES", 3),
@@ -399,6 +400,17 @@ def test_the_stated_amount_of_memory_is_enough() -> None:
         given = images.astype(dtype)
         for metric in METRICS:
             assert peak(given[:16], given, metric) < 130 * 2**20
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_stated_amount_of_memory_is_enough_where_nothing_is_spared(metric: str) -> None:
+    """All distances are the same, so that every pair must be measured."""
+    images = np.zeros((10_000, 600), np.uint8)
+    try:
+        threads.set_count(1)
+        assert peak(images[:300], images, metric) < (130 + 60) * 2**20
+    finally:
+        threads.set_count(None)
 
 
 def peak(queries, candidates, metric: str) -> int:

@@ -39,9 +39,10 @@ METRICS = ("l2", "l1")
 # How much is worked on at once. (Never by the number of threads.)
 MAX_BLOCK = 256  # queries
 MAX_TILE = 8192  # candidates
+MAX_PAIRS = 2**17  # that are measured together
 PIECES = 4  # of a tile: prepared side by side
 STEP = 4  # from one candidate to the next among those that show how near the nearest may be
-MAX_BYTES = 2**26  # of prepared candidates, and of a tile's numbers in float64
+MAX_BYTES = 2**26  # of a tile's candidates, and of what a bound needs of them
 
 MEASURED = (16, 2**24)  # queries up to which, and numbers of candidates from which on, it is quickest to measure all
 MANY = (64, 4096)  # queries and candidates, from which on it pays to find out what is spared
@@ -61,7 +62,7 @@ def nearest(
     """The k candidates nearest to each query.
 
     Candidates at the same distance come in the order of their positions, and the lowest are taken. Beyond arguments
-    and answer, memory does not grow with the number of either: it is below 130 MiB and 50 MiB for each thread, for
+    and answer, memory does not grow with the number of either: it is below 130 MiB and 60 MiB for each thread, for
     k up to 1,000 and pictures of up to two million numbers.
 
     Parameters
@@ -157,8 +158,10 @@ def search(
     """`nearest` with a bound of the caller's, and squared distances for L2."""
     length = max(1, math.prod(candidates.shape[1:]))
     blocks = cut_evenly(len(queries), min(MAX_BLOCK, MAX_BYTES // (32 * length)))
-    step = math.ceil(len(candidates) / max(1, min(MAX_TILE, MAX_BYTES // max(8 * length, bound.size))))
-    size = max(1, MAX_TILE // PIECES)
+    step = math.ceil(
+        len(candidates) / max(1, min(MAX_TILE, MAX_BYTES // max(candidates.itemsize * length, bound.size)))
+    )
+    size = math.ceil(math.ceil(len(candidates) / step) / PIECES)
     distances = np.full((len(queries), k), np.inf)
     positions = np.full((len(queries), k), -1)
 
@@ -170,26 +173,28 @@ def search(
         for piece, ready in zip(cut(len(images), size), prepared, strict=True):
             bound.between(known, ready, lower[:, piece])
 
-        def take(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> None:
-            found = measure(asked, images, rows, columns, metric)
-            near = found <= distances[block][rows, -1]  # few are, and only these need sorting
-            distances[block], positions[block] = _merge(
-                distances[block], positions[block], rows[near], found[near], first + step * columns[near]
-            )
+        def take(places: NDArray[np.int64]) -> None:
+            for part in cut(len(places), MAX_PAIRS):
+                rows, columns = np.divmod(places[part], len(images))
+                found = measure(asked, images, rows, columns, metric)
+                near = found <= distances[block][rows, -1]  # few are, and only these need sorting
+                distances[block], positions[block] = _merge(
+                    distances[block], positions[block], rows[near], found[near], first + step * columns[near]
+                )
 
         done = None
         if np.isinf(distances[block, -1]).any() and k * STEP <= len(images):
             # First the most promising, so that what is known then of the others is as good as the answer. As good as
             # the lowest bounds are those of which k are found among every fourth.
             done = np.partition(lower[:, ::STEP], k - 1, axis=1)[:, k - 1].astype(np.float64)
-            take(*may_be_near(lower, done))
-        take(*may_be_near(lower, distances[block, -1], done))
+            take(may_be_near(lower, done))
+        take(may_be_near(lower, distances[block, -1], done))
         return lower.size
 
     done = 0
     kept: dict[int, Any] | None = None  # what the bound needs of the queries, unless that is much
     with threads.one_blas_thread():
-        if len(queries) * bound.size <= MAX_BYTES:
+        if len(queries) * bound.size <= MAX_BYTES // 4:
             ready = threads.map_in_order(lambda block: bound.of_queries(queries[block]), blocks)
             kept = {block.start: each for block, each in zip(blocks, ready, strict=True)}
         for first in range(step):  # every step-th, so that each tile has something of all that a sorted set has
@@ -205,8 +210,8 @@ def search(
 
 def may_be_near(
     lower: NDArray[Any], limit: NDArray[np.float64], done: NDArray[np.float64] | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The pairs (rows, columns) that may still be among the nearest, by lower bounds on their distances.
+) -> NDArray[np.int64]:
+    """The pairs that may still be among the nearest, by lower bounds on their distances: their places in ``lower``.
 
     Parameters
     ----------
@@ -222,8 +227,7 @@ def may_be_near(
     chosen = lower <= most[:, np.newaxis]
     if done is not None:
         chosen &= lower > done[:, np.newaxis].astype(lower.dtype)
-    # As `np.nonzero` in two dimensions, which takes ten times as long where little is found.
-    return np.divmod(np.flatnonzero(chosen), max(1, lower.shape[1]))
+    return np.flatnonzero(chosen)  # in two dimensions it takes ten times as long where little is found
 
 
 def cut_evenly(length: int, most: int) -> list[slice]:
