@@ -224,7 +224,7 @@ def fold(run: _Run) -> Any:
 
 
 def normalise(run: _Run) -> Any:
-    x = run.any()
+    x = run.any(run.within(1, 4))
     return run.pick([ops.softmax, ops.log_softmax])(x, axis=run.axes(x.ndim) if run.chance(2) else -1)
 
 
@@ -490,8 +490,11 @@ class Noisy(np.ndarray[Any, Any]):
             if ufunc is np.matmul:  # λ·√n·u·Σ|x|·|y| with λ = 4: Higham and Mary (2019), theorem 2.4
                 size = np.matmul(*map(np.abs, plain))
                 units = max(4 * math.sqrt(plain[0].shape[-1]), self.factor, UNITS)
+            elif ufunc is np.add and method == "reduce":
+                size = np.add.reduce(np.abs(plain[0]), **settings)
+                units = max(4 * math.sqrt(plain[0].size / max(1, result.size)), UNITS)
             else:
-                size, units = result, UNITS
+                size, units = np.abs(result), UNITS
             noise = self.rng.uniform(-1, 1, result.shape).astype(result.dtype)
             tiny = np.finfo(result.dtype).smallest_subnormal * UNITS
             result = result + noise * np.maximum(size * result.dtype.type(units * unit), tiny * (result != 0))
