@@ -20,7 +20,7 @@ ENGINES: dict[str, tuple[str, dict[str, bool]]] = {
     "cpu": ("nabi.engines.cpu", {}),
     "cpu-direct": ("nabi.engines.cpu", {"winograd": False}),
 }
-"""Modules, and what each is told; "cpu-direct" computes every convolution as it is defined, to float32's last digits."""
+"""Modules, and what each is told; "cpu-direct" computes every convolution as it is defined."""
 
 ENOUGH = 1 << 17
 """Multiply-adds of a plan that is worth machine code of its own."""

@@ -3,6 +3,7 @@
 A call of BLAS takes longer to begin than a small product takes to compute.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ def product(
 ) -> None:
     """result = x·y, or result += x·y."""
     sizes = (x.rows, x.columns, y.columns)
-    small = all(isinstance(n, int) for n in sizes) and int(x.rows) * int(x.columns) * int(y.columns) <= SMALL
+    small = all(isinstance(n, int) for n in sizes) and math.prod(map(int, sizes)) <= SMALL
     if blas is None or (small and not y.turned):
         _written(code, x, y, result, dtype, add)
         return
@@ -141,6 +142,20 @@ def matmul(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: st
     small = all(isinstance(n, int) for n in sizes) and int(rows.length) * x.shape[1] * value.shape[1] <= SMALL
     if right.turned and (small or blas is None):
         right = _turned(code, right, y.shape, value.dtype, work)
+    product(code, left, right, result, value.dtype, blas)
+
+
+def columns(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: str) -> None:
+    """Some columns of a product of two stored matrices: "rows" are places along the second matrix's columns here."""
+    code, one = reader.code, TYPES[value.dtype.name]
+    x, y = value.inputs
+    left, whole = operand(reader, x, None), operand(reader, y, None)
+    if whole.turned and blas is None:
+        whole = _turned(code, whole, y.shape, value.dtype, work)
+    first = rows.first.times(whole.stride) if whole.turned else rows.first
+    right = Matrix(code.address(whole.pointer, first, one), whole.rows, rows.length, whole.stride, whole.turned)
+    pointer = code.address(reader.pointer(value), rows.first, one)
+    result = Matrix(pointer, value.shape[0], rows.length, value.shape[1])
     product(code, left, right, result, value.dtype, blas)
 
 

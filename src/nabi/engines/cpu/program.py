@@ -218,8 +218,7 @@ class Program:
             kernels.combine(reader, value, code.pointer(self.partials[value.serial]), counts)
             return
         if rows is None:
-            shape = value.inputs[0].shape if root.how == "fold" else value.shape
-            rows = Rows(ZERO, shape[0] if shape else 1)
+            rows = Rows(ZERO, root.rows)
         block = segment.block or (rows.length if isinstance(rows.length, int) else 0)
         if root.how == "fold":
             if value.kind == "sum":
@@ -234,6 +233,8 @@ class Program:
                     convolve.winograd_gradient_back(reader, value, place, partial[value.serial])
             else:
                 convolve.convolution_gradient(reader, rows, value, partial[value.serial], self.library, work)
+        elif root.how == "columns":
+            contract.columns(reader, rows, value, self.library, work)
         elif value.kind == "matmul":
             contract.matmul(reader, rows, value, self.library, work)
         elif value.kind == "convolution":

@@ -28,6 +28,8 @@ STRANDS = 16
 """Rows are cut into so many strands at most; sums are added strand by strand, in their order."""
 STRAND_ROWS = 128
 """Rows of a strand with a product of matrices, at least."""
+MANY_WEIGHTS = 1 << 20
+"""Elements of a matrix whose columns are shared out, where the rows that it is multiplied with are few."""
 PARTIALS = 24 << 20
 """Bytes that the strands' partial sums of one segment may take."""
 BLOCK = 3 << 19
@@ -56,7 +58,8 @@ class Root:
     ----------
     value : Value
     how : str
-        "write" its rows; "fold" the rows of its source into partial sums; "combine" those into the value.
+        "write" its rows; "columns", where a product's rows are few; "fold" the rows of its source into partial sums;
+        "combine" those into the value.
     reads : dict of int to bool
         The stored values that it reads, and whether row by row.
     """
@@ -67,6 +70,8 @@ class Root:
 
     @property
     def rows(self) -> int:
+        if self.how == "columns":
+            return self.value.shape[1]
         shape = self.value.inputs[0].shape if self.how == "fold" else self.value.shape
         return shape[0] if shape else 1
 
@@ -238,12 +243,14 @@ def _roots(value: Value, stored: dict[int, Value]) -> list[Root]:
         for x in value.inputs:
             _reads(x, True, x.shape[0], stored, fold.reads)
         return [fold, combine]
-    root = Root(value, "write")
+    few = value.kind == "matmul" and value.shape[0] < STRAND_ROWS and value.inputs[1].size >= MANY_WEIGHTS
+    root = Root(value, "columns" if few else "write")
     whole = is_fold(value) or (value.kind in FOLDS and 0 in value.settings["axes"])
     rowwise = {"matmul": (True, False), "convolution": (True, False), "winograd": (True, False)}
     rows = value.shape[0] if value.shape else 1
     if value.kind in rowwise:
         for x, row in zip(value.inputs, rowwise[value.kind], strict=True):
+            row = row and not few
             if value.kind == "matmul" and x.kind == "permute_dims" and x.serial not in stored:
                 _reads(x.inputs[0], False, rows, stored, root.reads)
             else:
