@@ -308,12 +308,17 @@ def test_a_failure_is_told_and_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_rows_of_a_file_of_its_own_are_rows_like_others() -> None:
     timed = {"what": "first epoch", "who": "nabi, on demand", "ours": 300.0, "peer": 100.0, "ratio": 3.1}
     named = {"what": "kNN", "ours": 1.0, "peer": "FAISS", "theirs": 2.0, "ratio": 2.0, "unit": "s"}
-    rows = [elsewhere.row(one, "DataLoader", "pictures/s", Settings()) for one in (timed, named)]
+    other = named | {"peer": "scikit-learn", "theirs": 3.0, "ratio": 3.0}
+    rows = elsewhere.together(
+        elsewhere.row(one, "DataLoader", "pictures/s", Settings()) for one in (timed, other, named)
+    )
+    assert [(row["best"], row["ratio"]) for row in rows] == [("DataLoader", 3.1), ("FAISS", 2.0)]
     text = tables.everything({"workload": "pipeline", **row} for row in rows)
     assert text.splitlines()[2:] == [
         "| first epoch (on demand) | nabi | 300 pictures/s | - |  |  |",
         "|  | DataLoader | 100 pictures/s | - | 3.10 |  |",
         "| kNN | nabi | 1 s | - |  |  |",
+        "|  | scikit-learn | 3 s | - | 3.00 |  |",
         "|  | FAISS | 2 s | - | 2.00 |  |",
     ]
 

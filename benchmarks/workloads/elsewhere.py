@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,18 @@ def run(module: str, arguments: list[str], peer: str, unit: str, settings: Setti
         command = [sys.executable, "-m", module, *arguments, "--json", str(file)]
         subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
         found = json.loads(file.read_text(encoding="utf-8"))
-    for one in found["rows"] if isinstance(found, dict) else found:
-        if "ratio" in one:
-            yield row(one, peer, unit, settings)
+    yield from together(row(one, peer, unit, settings) for one in found["rows"] if "ratio" in one)
+
+
+def together(rows: Iterable[Row]) -> list[Row]:
+    """One row for what was measured with several peers; the best of them is the one that ours is least ahead of."""
+    found: dict[str, Row] = {}
+    for one in rows:
+        whole = found.setdefault(one["what"], {**one, "peers": []})
+        whole["peers"].extend(one["peers"])
+        best = min(whole["peers"], key=lambda peer: peer["ratio"])
+        whole |= {"best": best["name"], "ratio": best["ratio"]}
+    return list(found.values())
 
 
 def missing(module: str, settings: Settings) -> str:
