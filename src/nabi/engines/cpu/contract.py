@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nabi.engines.cpu.code import TYPES, ZERO, Code, Index
+from nabi.engines.cpu.code import TYPES, Code, Index
 from nabi.engines.cpu.kernels import Rows, vectors
 from nabi.engines.cpu.lanes import Lane, constant
 from nabi.engines.cpu.reading import Reader
@@ -166,26 +166,15 @@ def workspace(value: Value) -> int:
 
 
 def operand(reader: Reader, value: Value, rows: Rows | None) -> Matrix:
-    """A matrix as it lies in memory: all of it, or its rows at hand."""
-    if value.kind == "permute_dims" and value.serial not in reader.places:
-        (source,) = value.inputs
-        base = reader.pointer(source, ZERO if rows is None else None)
-        if rows is not None:
-            base = reader.code.address(base, rows.first, TYPES[value.dtype.name])
-        count = value.shape[0] if rows is None else rows.length
-        return Matrix(base, count, value.shape[1], source.shape[1], turned=True)
-    if value.kind == "reshape" and value.serial not in reader.places:
-        (source,) = value.inputs
-        stride = value.shape[1]
-        place = rows.first if rows is not None else None
-        base = reader.pointer(source, None)
-        if place is not None:
-            if reader.places[source.serial].local:
-                place = place.minus(reader.first)
-            base = reader.code.address(base, place.times(stride), TYPES[value.dtype.name])
-        return Matrix(base, value.shape[0] if rows is None else rows.length, value.shape[1], stride)
-    pointer = reader.pointer(value, None if rows is None else rows.first)
-    return Matrix(pointer, value.shape[0] if rows is None else rows.length, value.shape[1], value.shape[1])
+    """A matrix as it lies in memory, perhaps as another's transpose or in another shape: all of it, or its rows."""
+    turned = value.kind == "permute_dims" and value.serial not in reader.places
+    matrix = value.inputs[0] if turned else value
+    stored = matrix.inputs[0] if matrix.kind == "reshape" and matrix.serial not in reader.places else matrix
+    count = value.shape[0] if rows is None else rows.length
+    pointer = reader.pointer(stored, None if rows is None or turned else rows.first)
+    if turned and rows is not None:
+        pointer = reader.code.address(pointer, rows.first, TYPES[value.dtype.name])
+    return Matrix(pointer, count, value.shape[1], matrix.shape[1], turned)
 
 
 def _turned(code: Code, matrix: Matrix, shape: tuple[int, ...], dtype: np.dtype[np.floating], work: str) -> Matrix:

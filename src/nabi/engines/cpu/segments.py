@@ -129,6 +129,11 @@ def _walk(outputs: Iterable[Value]) -> list[Value]:
     return [found[serial] for serial in sorted(found)]
 
 
+def keeps_rows(value: Value) -> bool:
+    """Whether it is another's rows in another shape: a matrix that lies in memory already."""
+    return value.kind == "reshape" and value.ndim == 2 and value.inputs[0].shape[:1] == value.shape[:1]
+
+
 def is_fold(value: Value) -> bool:
     """Whether a value adds up over rows."""
     if value.kind in ("moments", "convolution_gradient", "winograd_gradient"):
@@ -157,8 +162,10 @@ def _choose(everything: Sequence[Value], outputs: Sequence[Value]) -> dict[int, 
             store(value)
         if value.kind in OPERANDS_STORED:
             for x in value.inputs:
-                turned = value.kind == "matmul" and x.kind == "permute_dims"
-                store(x.inputs[0] if turned else x)
+                if value.kind == "matmul":  # it takes matrices as they lie in memory
+                    x = x.inputs[0] if x.kind == "permute_dims" else x
+                    x = x.inputs[0] if keeps_rows(x) else x
+                store(x)
         if value.kind == "winograd_weight":
             store(value.inputs[0])
         if value.kind == "reshape" and not only_unit_axes(value) and value.inputs[0].size != 1:
