@@ -10,6 +10,7 @@ import pytest
 
 from made_files import encoded, pixels, write_tree
 from nabi import data, threads
+from nabi.classifiers import KNNClassifier, MLPClassifier
 from nabi.data import OnDemand, augment, cache, dataset, folders
 from nabi.errors import DataError
 from nabi.training import Examples
@@ -218,3 +219,28 @@ def test_a_file_that_vanishes_stops_the_epoch_and_is_named(both, root):
         for count in (1, 2):
             with pytest.raises(DataError, match=rf"^{root / 'a/04.png'}: no such file or directory$"):
                 epoch(files.train, augmentations, count)
+
+
+@pytest.mark.parametrize("options", [{}, {"early_stopping": True, "class_weight": "balanced"}], ids=str)
+def test_classifiers_learn_and_answer_as_from_the_cache(both, options, monkeypatch):
+    cached, files = both
+
+    def everything(*_):
+        raise AssertionError("all pictures were asked for")
+
+    monkeypatch.setattr(OnDemand, "__array__", everything)
+    expected, found = (
+        MLPClassifier((4,), max_iter=2, batch_size=8, augment="flip", random_state=0, **options)
+        .fit(split.images, split.labels)
+        .scores(split.images)
+        for split in (cached.train, files.train)
+    )
+    np.testing.assert_array_equal(expected, found)
+
+
+def test_neighbours_are_remembered_in_memory(both):
+    cached, files = both
+    expected = KNNClassifier(3).fit(cached.train.images, cached.train.labels).kneighbors(cached.train.images)
+    found = KNNClassifier(3).fit(files.train.images, files.train.labels).kneighbors(files.train.images)
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, other)

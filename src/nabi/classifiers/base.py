@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from nabi import container, nn
 from nabi.classifiers.notebook import with_weights
-from nabi.data import augment
+from nabi.data import OnDemand, augment
 from nabi.errors import DataError, DTypeError, ModelFileError, NabiError, NonFiniteError, ShapeError
 from nabi.training import Event, batch_bounds, evaluation_batch
 
@@ -173,7 +173,10 @@ class Classifier(ClassifierMixin, BaseEstimator):
         fewest : int
             Fewer classes than these are refused.
         """
-        images, labels = validate_data(self, _as_array(X), y, **_ACCEPTED)
+        given = _as_array(X)
+        seen, labels = validate_data(self, _stand_in(given), y, **_ACCEPTED)
+        on_demand = isinstance(given, OnDemand)
+        images: NDArray[Any] = given if on_demand else seen
         check_classification_targets(labels)
         images = _in_float32(images)
         _check_axes(self, images)
@@ -223,7 +226,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
             raise ShapeError(
                 f"rows of {given.shape[1]} numbers, but {_name(self)} was fitted on pictures {self.input_shape_}"
             )
-        images = _in_float32(validate_data(self, given, reset=False, **_ACCEPTED))
+        seen = validate_data(self, _stand_in(given), reset=False, **_ACCEPTED)
+        on_demand = isinstance(given, OnDemand)
+        images = _in_float32(given if on_demand else seen)
         _check_axes(self, images)
         if images.shape[1:] != self.input_shape_:
             raise ShapeError(f"inputs of {images.shape[1:]}, but {_name(self)} was fitted on {self.input_shape_}")
@@ -359,6 +364,11 @@ _ACCEPTED: dict[str, Any] = {"dtype": "numeric", "allow_nd": True, "ensure_min_s
 def _as_array(X: Any) -> Any:
     """Arrays as they are (memory maps too); other things are for scikit-learn to convert or to refuse."""
     return X if hasattr(X, "shape") else np.asarray(X)
+
+
+def _stand_in(given: Any) -> Any:
+    """What scikit-learn is to look at: not at pictures that are fetched on demand, for it would fetch all of them."""
+    return np.broadcast_to(np.uint8(0), given.shape) if isinstance(given, OnDemand) else given
 
 
 def _in_float32(images: NDArray[Any]) -> NDArray[Any]:

@@ -191,7 +191,7 @@ class KNNClassifier(Classifier):
             raise SettingError(f"n_neighbors is {k}, but it was fitted on n_samples = {self.n_samples_fit_}{itself}")
         if images is None:
             return _without_itself(*nearest(self.images_, self.images_, k + 1, self.metric))
-        return nearest(images, self.images_, k, self.metric)
+        return nearest(np.asarray(images), self.images_, k, self.metric)
 
     def scores(self, X: ArrayLike) -> NDArray[np.float32]:
         """The votes for each class.

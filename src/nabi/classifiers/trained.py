@@ -17,7 +17,7 @@ from nabi.classifiers.callbacks import Callbacks, CallbackSupportMixin, with_cal
 from nabi.classifiers.restoring import restored_model
 from nabi.classifiers.settings import TrainingSettings, seed_of
 from nabi.classifiers.weighting import example_weights, held_out_fraction, of_mean_one
-from nabi.data import augment
+from nabi.data import OnDemand, augment
 from nabi.errors import DataError, SettingError
 from nabi.graph import nest
 from nabi.listeners import lines
@@ -94,7 +94,7 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         ----------
         X : array_like, (N, H, W, C) or (N, features)
             uint8 pixels, or real numbers taken as given. A memory map is read batch by batch, unless ``early_stopping``
-            holds a part of it out.
+            holds a part of it out; a `nabi.data.OnDemand` always.
         y : array_like, (N,)
             Labels of any kind.
         sample_weight : array_like, (N,), optional
@@ -164,8 +164,10 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
             held_out = self._held_out(validation)
         elif self.early_stopping:
             train, held = held_out_fraction(labels, self.validation_fraction, seed)
-            held_out = images[held], labels[held]
-            images, labels = images[train], labels[train]
+            given: Any = images
+            part: Any = given.take if isinstance(given, OnDemand) else given.__getitem__
+            held_out = part(held), labels[held]
+            images, labels = part(train), labels[train]
             weights = None if weights is None else weights[train]
         self._build(images, seed)
         if self.warm_start and before is not None:

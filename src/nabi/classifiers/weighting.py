@@ -39,7 +39,7 @@ def example_weights(
     if sample_weight is None and class_weight is None:
         return None
     weights: NDArray[np.float64] = _check_sample_weight(
-        sample_weight, images, dtype=np.float64, ensure_non_negative=True
+        sample_weight, labels, dtype=np.float64, ensure_non_negative=True
     )
     if isinstance(class_weight, Mapping):
         strange = [label for label in class_weight if label not in classes.tolist()]
