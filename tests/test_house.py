@@ -16,11 +16,11 @@ SOURCE = Path(nabi.__file__).parent
 FLOORS = [
     ["errors"],
     ["random", "threads", "container", "metrics"],
-    ["graph", "data", "figures", "nearest"],
+    ["graph", "data", "figures"],
     ["ops", "_watch"],
     ["_tensor"],
     ["autodiff", "engines"],
-    ["gradient_check", "_compile", "expressions"],
+    ["gradient_check", "_compile", "expressions", "nearest"],
     ["nn", "losses", "optim"],
     ["models"],
     ["training"],

@@ -14,7 +14,7 @@ import numpy as np
 from nabi.engines.cpu.code import ZERO, Code, Index
 from nabi.engines.cpu.lanes import Lane, constant, lanes_xp
 from nabi.engines.cpu.reading import Reader
-from nabi.engines.cpu.values import Value
+from nabi.engines.cpu.values import Value, is_awkward
 
 
 class Rows(NamedTuple):
@@ -35,6 +35,9 @@ def write(reader: Reader, rows: Rows, values: Sequence[Value]) -> None:
     code, value = reader.code, values[0]
     if value.kind == "pad":
         _write_padded(reader, rows, value)
+        return
+    if value.kind == "scatter_add" and is_awkward(value):
+        _scatter(reader, rows, value)
         return
     if not value.ndim:
         with code.of_width(1):
@@ -59,6 +62,28 @@ def write(reader: Reader, rows: Rows, values: Sequence[Value]) -> None:
     offsets = list(itertools.product(*(range(t) for t in tiles)))
     for corner in places(code, rows, value.shape, tiles):
         _store(reader, values, [tuple(p.plus(o) for p, o in zip(corner, offset, strict=True)) for offset in offsets])
+
+
+def _scatter(reader: Reader, rows: Rows, value: Value) -> None:
+    """What elements are added to, and then the elements, one by one to their places: for rows that are all at hand."""
+    code, (x, updates), key = reader.code, value.inputs, value.settings["key"]
+    for place in places(code, rows, value.shape, [1] * value.ndim):
+        reader.write(value, place, reader.read(x, place))
+    own = Rows(rows.first, rows.length if updates.shape[0] == value.shape[0] else updates.shape[0])
+
+    def over(outer: tuple[Index, ...]) -> None:
+        axis = len(outer)
+        if axis < value.ndim:
+            with code.loop(0, own.length if axis == 0 else updates.shape[axis]) as place:
+                over((*outer, own.first.plus(place) if axis == 0 else place))
+            return
+        target = tuple(p.times(item.step).plus(item.start) for p, item in zip(outer, key, strict=True))
+        offset, pointer = reader.offset(value, target), reader.pointer(value)
+        before = Lane(code, code.load(pointer, offset, value.dtype, 1), value.dtype, 1)
+        reader.write(value, target, before + reader.read(updates, outer))
+
+    with code.of_width(1):
+        over(())
 
 
 def _store(reader: Reader, values: Sequence[Value], indices: list[tuple[Index, ...]]) -> None:
@@ -171,7 +196,7 @@ class _Flattened(Reader):
     """Reads values of one shape as if they had a single axis."""
 
     def __init__(self, reader: Reader, views: dict[int, Value]) -> None:
-        super().__init__(reader.code, reader.places, reader.first)
+        super().__init__(reader.code, reader.places, reader.first, reader.rows)
         self.size = max(value.size for value in views.values())
 
     def __enter__(self) -> "_Flattened":
@@ -283,6 +308,8 @@ def _kept_in(value: Value) -> np.dtype[Any]:
 def _start(code: Code, value: Value, width: int) -> Lane:
     dtype = _kept_in(value)
     first = FOLDS[value.kind].first
+    if dtype.kind == "b":
+        first = value.kind in ("min", "all")
     if dtype.kind in "iu" and value.kind != "sum":
         limits = np.iinfo(dtype)
         first = limits.min if value.kind == "max" else limits.max
@@ -334,8 +361,8 @@ class _Accumulator:
             if self.dtype.kind == "f":
                 which = {"max": "fmaximum", "min": "fminimum"}[join]
             else:
-                which = {"max": "umax" if self.dtype.kind == "u" else "smax",
-                         "min": "umin" if self.dtype.kind == "u" else "smin"}.get(join, join)  # fmt: skip
+                sign = "u" if self.dtype.kind in "ub" else "s"
+                which = sign + join if join in ("max", "min") else join
             called = f"@llvm.vector.reduce.{which}.{suffix}"
             code.declarations[called] = f"declare {one} {called}({self.kind})"
             name = code.let(f"call {one} {called}({self.kind} {total.name})")

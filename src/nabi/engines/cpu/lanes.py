@@ -306,6 +306,8 @@ class _Lanes:
             dtype = np.dtype(np.float32) if dtype == np.float64 else dtype  # weak, as every Python number is
             x, y = constant(condition.code, x, dtype), constant(condition.code, y, dtype)
         x, y = _together(x, y)
+        if condition.dtype.kind != "b":
+            condition = self.not_equal(condition, 0)
         width = max(condition.width, x.width)
         x, y = x.spread(width), y.spread(width)
         if condition.width != width and width > 1:

@@ -162,15 +162,22 @@ def _read(path: Any) -> bytes | None:
     return data[32:] if hashlib.sha256(data[32:]).digest() == data[:32] else None
 
 
-def _keep(path: Any, image: bytes) -> None:
+def _keep(path: Path, image: bytes) -> None:
     """Keep a kernel; where the disk will not have it, the next process compiles it again."""
     with contextlib.suppress(OSError):
-        cache.private_folder(FOLDER)
-        kept = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(path.parent))
-        total = sum(size for _, size, _ in kept)
-        while kept and total + len(image) > MOST_BYTES:
-            _, size, oldest = kept.pop(0)
-            Path(oldest).unlink()
-            total -= size
+        if "tidied" not in _state:
+            _tidy(cache.private_folder(FOLDER))
+            _state["tidied"] = True
         with replace_file(path) as file:
             file.write(hashlib.sha256(image).digest() + image)
+
+
+def _tidy(folder: Path) -> None:
+    """Let the oldest kernels go where there are too many: once a process, before its first is kept."""
+    kept = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(folder))
+    total = sum(size for _, size, _ in kept)
+    for _, size, path in kept:
+        if total <= MOST_BYTES:
+            break
+        Path(path).unlink()
+        total -= size

@@ -184,7 +184,7 @@ class Program:
                     place = code.let(f"getelementptr i8, ptr %scratch, i64 {sums[root.value.serial]}", "sums")
                     _clear(code, place, 4 * convolve.POINTS * math.prod(root.value.shape[2:]))
         if not segment.rows:
-            reader = Reader(code, places, ZERO)
+            reader = Reader(code, places, ZERO, 0)
             for roots in _alike(segment.roots):
                 self._kernel(reader, None, roots, partial, sums, work, segment)
             return self._finished(code), used
@@ -192,14 +192,14 @@ class Program:
             left = code.let(f"sub i64 %stop, {code.integer(start)}")
             short = code.let(f"icmp slt i64 {left}, {segment.block}")
             count = code.let(f"select i1 {short}, i64 {left}, i64 {segment.block}", "rows")
-            reader = Reader(code, places, start)
+            reader = Reader(code, places, start, segment.rows)
             for roots in _alike(segment.roots):
                 self._kernel(reader, Rows(start, count), roots, partial, sums, work, segment)
         for root in segment.roots:
             serial = root.value.serial
             if serial in sums:
                 place = code.let(f"getelementptr i8, ptr %scratch, i64 {sums[serial]}", "sums")
-                convolve.winograd_gradient_back(Reader(code, places, ZERO), root.value, place, partial[serial])
+                convolve.winograd_gradient_back(Reader(code, places, ZERO, 0), root.value, place, partial[serial])
         return self._finished(code), used
 
     def _finished(self, code: Code) -> str:

@@ -36,12 +36,15 @@ class Reader:
         Where values are stored, by serial number.
     first : Index
         The first of the rows at hand: local values begin there.
+    rows : int
+        How many rows there are in all; 0 where each value has its own.
     """
 
-    def __init__(self, code: Code, places: dict[int, Place], first: Index) -> None:
+    def __init__(self, code: Code, places: dict[int, Place], first: Index, rows: int) -> None:
         self.code = code
         self.places = places
         self.first = first
+        self.rows = rows
 
     def pointer(self, value: Value, row: Index | None = None) -> str:
         """Where a stored value begins in memory, or where one of its rows does."""
@@ -194,6 +197,11 @@ class Reader:
 
     # --- choices by place ---
 
+    def _is_row(self, place: Index) -> bool:
+        """Whether a place along axis 0 is that of a row at hand, neither moved nor stretched."""
+        rest = place.minus(self.first)
+        return rest.constant == 0 and len(rest.terms) <= 1 and all(factor == 1 for _, factor in rest.terms)
+
     def _inside(
         self, index: list[Index], shape: tuple[int, ...], inside: Any, outside: Lane, condition: Any = True
     ) -> Lane:
@@ -209,8 +217,8 @@ class Reader:
                 return outside
             if low is not None and high is not None and low >= 0 and high < n:
                 continue
-            if high is None and low is not None and low >= 0 and i == 0:
-                continue  # a row: there are no others than those asked for
+            if i == 0 and n == self.rows and self._is_row(place):
+                continue  # there are no other rows than those asked for
             number = Lane(self.code, self.code.integer(place), np.int64, 1)
             if place.lanes:
                 steps = ", ".join(f"i64 {lane * place.lanes}" for lane in range(self.code.width))

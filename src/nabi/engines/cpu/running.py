@@ -202,6 +202,7 @@ def _compute(
         with np.errstate(all="ignore"):
             found = value.formula(namespace.numpy, *(array(v) for v in value.inputs), **settings)
     if not isinstance(found, tuple):
-        found = np.array(found, value.dtype) if np.ndim(found) == 0 else np.ascontiguousarray(found)
+        whole = np.ndim(found) and found.base is None and found.flags.c_contiguous
+        found = found if whole else np.array(found, value.dtype, order="C")  # not a view of what is used again
         here.table[program.slots[value.serial]] = found.ctypes.data
     external[value.serial] = found

@@ -18,7 +18,7 @@ from nabi.engines.cpu import convolve
 from nabi.engines.cpu.kernels import FOLDS
 from nabi.engines.cpu.lanes import Unwritten
 from nabi.engines.cpu.reading import only_unit_axes
-from nabi.engines.cpu.values import VIEWS, Value
+from nabi.engines.cpu.values import VIEWS, Value, is_awkward
 
 TINY = 1 << 13
 """Elements of a root that is not worth a strand of its own."""
@@ -38,6 +38,7 @@ BLOCK = 3 << 19
 DEAR = 120
 """Instructions an element that are not repeated in another kernel: storing and loading costs less."""
 PREPARED = "prepared"
+ONE_BY_ONE = "one by one"
 TILES = 64
 """Tiles of a block that is convolved by Winograd's way, at least: rows of its products."""
 
@@ -170,6 +171,10 @@ def _choose(everything: Sequence[Value], outputs: Sequence[Value]) -> dict[int, 
             store(value.inputs[0])
         if value.kind == "reshape" and not only_unit_axes(value) and value.inputs[0].size != 1:
             store(value.inputs[0])
+        if value.kind == "scatter_add" and is_awkward(value):
+            store(value)
+        if value.kind == "permute_dims" and any(v.kind == "scatter_add" for v in _inlined(value, stored)):
+            store(value.inputs[0])
     # What is computed again and again where it is read: for windows that overlap, and for a channel at every pixel.
     taken: dict[int, int] = {}
     for value in everything:
@@ -296,6 +301,8 @@ def _parts(value: Value, row: bool, rows: int) -> list[tuple[Value, bool]]:
         return [(x, row and x.ndim > 0 and x.shape[0] == rows)]
     if value.kind == "permute_dims":
         return [(value.inputs[0], row and value.settings["axes"][0] == 0)]
+    if value.kind in ("getitem", "scatter_add") and not value.settings["key"]:
+        return [(x, False) for x in value.inputs]
     if value.kind == "getitem":
         item = value.settings["key"][0]
         whole = not isinstance(item, int | None) and (item.start, item.step) == (0, 1)
@@ -333,7 +340,7 @@ def _place(roots: Sequence[Root], stored: dict[int, Value], serial: bool) -> lis
     for root in roots:
         value = root.value
         if root.how == "combine":
-            segment = at(folding[value.serial].stage + (0 if serial else 1), "one by one")
+            segment = at(folding[value.serial].stage + (0 if serial else 1), ONE_BY_ONE)
         elif value.kind in ("external", "external_part"):
             stage = max((home[s].stage + 1 for s in root.reads if s in home), default=0)
             segment = at(stage, f"external {value.serial}")
@@ -344,7 +351,7 @@ def _place(roots: Sequence[Root], stored: dict[int, Value], serial: bool) -> lis
                 if s not in home:
                     continue
                 there = home[s]
-                alone = max(alone, there.stage + (there.rows != 0 or there.roots[0].value.kind.startswith("external")))
+                alone = max(alone, there.stage + (there is not stages[there.stage].get(ONE_BY_ONE)))
                 if row and there.rows == root.rows:
                     together, joined = max(together, there.stage), True
                 else:
@@ -357,7 +364,7 @@ def _place(roots: Sequence[Root], stored: dict[int, Value], serial: bool) -> lis
             if value.kind == "winograd_weight" and not any(s in home for s in root.reads):
                 segment = at(0, f"{PREPARED} {value.serial}")
             elif serial or whole or tiny:
-                segment = at(alone, "one by one")
+                segment = at(alone, ONE_BY_ONE)
             else:
                 segment = at(together, root.rows)
         segment.roots.append(root)

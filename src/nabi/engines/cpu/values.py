@@ -92,6 +92,12 @@ WINOGRAD_CHANNELS = 16
 """Fewer are not worth the transformations."""
 
 
+def is_awkward(value: Value) -> bool:
+    """Whether elements are added in steps along the last axis, or backwards: not to be asked for one by one."""
+    key = value.settings["key"]
+    return bool(key) and (abs(key[-1].step) > 1 or any(item.step < -1 for item in key))
+
+
 class _Spelled:
     """The namespace: operations on values give values."""
 
@@ -413,7 +419,8 @@ def _plain_key(shape: tuple[int, ...], key: tuple[Any, ...]) -> tuple[Any, ...]:
             result.append(None)
             continue
         if isinstance(item, Slice):
-            result.append(Slice(*slice(*item).indices(shape[axis])))
+            start, stop, step = slice(*item).indices(shape[axis])
+            result.append(Slice(start, None if stop < 0 else stop, step))  # -1 would be the last, read again
         else:
             result.append(item % shape[axis])
         axis += 1
