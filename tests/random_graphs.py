@@ -1,16 +1,14 @@
 """Random programs for engines, and how far rounding may carry what they compute.
 
 A program is made of a seed: `Program` calls, in an order and with shapes that the seed decides, what the registry
-declares. New elementwise operations and reductions are part of it as soon as they are declared; an operation of any other kind is
-called as its own examples do, unless `MOVES` knows shapes for it.
+declares. New elementwise operations and reductions are part of it as soon as they are declared; any other operation
+that none of `MOVES` knows shapes for is called as its own examples do.
 
 How far two engines may lie apart is not one number: where a program subtracts near numbers, or asks which of two is
 larger, the least difference in rounding grows. `Rounding` runs the plan over NumPy with noise in every operation that
 rounds, of the size that is stated in there, and the spread of some runs is how far rounding carries.
 """
 
-import contextlib
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -22,14 +20,20 @@ from nabi import ops
 from nabi.errors import ShapeError
 from nabi.graph import namespace
 from nabi.graph.indexing import ARRAY
-from nabi.graph.operation import Draw, Operation, registry
+from nabi.graph.operation import Draw, Operation
 from nabi.graph.plan import Plan
 from operation_inputs import OPERATIONS, array
 
 ONE = [o for o in OPERATIONS if o.kind == "elementwise" and len(o.arrays) == 1 and not o.variadic]
 MORE = [o for o in OPERATIONS if o.kind == "elementwise" and len(o.arrays) > 1]
 FOLDS = [o for o in OPERATIONS if o.kind == "reduction"]
-KNOWN = ("matmul", "conv2d", "max_pool2d", "avg_pool2d", "batch_norm", "softmax", "log_softmax", "dropout")
+KNOWN = (
+    "matmul", "conv2d", "max_pool2d", "avg_pool2d", "batch_norm", "softmax", "log_softmax", "dropout", "reshape",
+    "permute_dims", "broadcast_to", "flip", "pad", "concat", "stack", "take", "take_along_axis", "one_hot", "fold_in",
+    "random_bits", "random_uniform", "random_normal", "random_integers", "random_permutation", "expand_dims", "squeeze",
+    "matrix_transpose",
+)  # fmt: skip
+"""Operations of other kinds that `MOVES` calls in shapes of all sorts."""
 OTHERS = [o for o in OPERATIONS if o not in (*ONE, *MORE, *FOLDS) and o.name not in KNOWN]
 DTYPES = ("float32",) * 8 + ("float64",) * 2
 
@@ -124,7 +128,7 @@ class _Run:
         """Something that was made before, or something new."""
         fitting = [
             t for t in self.pool
-            if (ndim is None or t.ndim == ndim) and (not floating or t.dtype.kind == "f") and 0 < t.size <= self.size.most
+            if ndim in (None, t.ndim) and (not floating or t.dtype.kind == "f") and 0 < t.size <= self.size.most
         ]  # fmt: skip
         if fitting and not self.chance(8):
             return self.pick(fitting[-6:])
@@ -168,6 +172,8 @@ def _held(run: _Run, x: Any, domain: Any) -> Any:
         return ops.abs(x) + 0.25
     if domain == "boolean":
         return x > 0
+    if isinstance(x, nabi.Tensor) and x.dtype.kind == "b":  # whose negative and difference NumPy refuses
+        return ops.astype(x, dtype="int32")
     return x
 
 
@@ -190,11 +196,9 @@ def broadcast(run: _Run) -> Any:
     example = _example_of(run, operation)
     x = run.any(floating=not run.chance(8))
     values = [_held(run, x, example.arrays[0].domain)]
-    for draw in example.arrays[1:]:
-        values.append(_held(run, _beside(run, x), draw.domain))
+    values += [_held(run, _beside(run, x), draw.domain) for draw in example.arrays[1:]]
     if len(values) == 2 and run.chance(2):
-        flipped = [_held(run, v, d.domain) for v, d in zip(values[::-1], example.arrays, strict=True)]
-        values = flipped
+        values = [_held(run, v, d.domain) for v, d in zip(values[::-1], example.arrays, strict=True)]
     return operation(*values, **example.settings)
 
 
@@ -406,11 +410,61 @@ def update(run: _Run) -> Any:
 
 
 def gather(run: _Run) -> Any:
+    """What indices choose, and what they are turned into."""
     x = run.any()
     if not x.ndim:
         return x + 1.0
-    places = run.fresh(run.within(1, 9), domain=x.shape[0])
-    return ops.getitem(x, places, key=(ARRAY,))
+    axis = run.within(0, x.ndim - 1)
+    kind = run.within(0, 3)
+    if kind == 0:
+        return ops.getitem(x, run.fresh(run.within(1, 9), domain=x.shape[0]), key=(ARRAY,))
+    if kind == 1:
+        return ops.take(x, run.fresh(run.within(1, 9), domain=x.shape[axis]), axis=axis)
+    if kind == 2:
+        chosen = (*x.shape[:axis], run.within(1, 4), *x.shape[axis + 1 :])
+        return ops.take_along_axis(x, run.fresh(*chosen, domain=x.shape[axis]), axis=axis - run.pick([0, x.ndim]))
+    depth = x.shape[-1]
+    return ops.one_hot(run.fresh(*x.shape[:-1], domain=depth), depth=depth, dtype=x.dtype) * x
+
+
+def rearrange(run: _Run) -> Any:
+    """Axes of length 1 that come and go, and matrices turned."""
+    x = run.any()
+    kind = run.within(0, 2)
+    if kind == 0 and x.ndim > 1:
+        return ops.matrix_transpose(x)
+    if kind == 1 and 1 in x.shape:
+        return ops.squeeze(x, axis=run.pick([i for i, n in enumerate(x.shape) if n == 1]))
+    return ops.expand_dims(x, axis=run.within(-x.ndim - 1, x.ndim))
+
+
+def draw(run: _Run) -> Any:
+    """Random numbers, of a key that the program is given or makes of it."""
+    x = run.any()
+    key = run.fresh(2, domain="key")
+    if run.chance(2):
+        key = ops.fold_in(key, run.fresh(domain=1000))
+    kind = run.within(0, 4)
+    if kind == 0:
+        return ops.random_permutation(key, length=run.within(1, 40))
+    if kind == 1:
+        return ops.random_integers(key, shape=x.shape, low=-run.within(0, 5), high=run.within(1, 300))
+    if kind == 2:
+        return ops.random_bits(key, shape=x.shape)
+    return x * run.pick([ops.random_uniform, ops.random_normal])(key, shape=x.shape)
+
+
+def slope(run: _Run) -> Any:
+    """A gradient to go on with: the program's own gradients are then of second order."""
+    x = run.any()
+    y = run.pick([ops.sin, ops.tanh, ops.silu, ops.square])(x)
+    if x.ndim == 4 and run.chance(2) and min(x.shape[1:3]) > 2:
+        y = ops.max_pool2d(y, kernel_size=run.pick([2, 3]), stride=run.pick([1, 2]))
+    elif x.ndim and run.chance(2):
+        y = ops.softmax(y)
+    if not x.requires_grad:
+        return y
+    return nabi.gradients(ops.sum(y * y), [x])
 
 
 def other(run: _Run) -> Any:
@@ -452,8 +506,8 @@ def fixed(run: _Run) -> Any:
 Move = Callable[[_Run], Any]
 MOVES: list[Move] = [
     *[elementwise] * 6, *[broadcast] * 6, *[fold] * 4, normalise, *[reshape] * 2, *[permute] * 2, *[cut] * 3, pad, flip,
-    join, spread, *[matmul] * 2, *[convolve] * 3, *[pool] * 2, standardise, *[block] * 2, *[dense] * 2, classify, dropout,
-    update, gather, other, change, count, fixed,
+    join, spread, *[matmul] * 2, *[convolve] * 3, *[pool] * 2, standardise, *[block] * 2, *[dense] * 2, classify,
+    dropout, update, *[gather] * 2, rearrange, draw, slope, *[other] * 2, change, count, fixed,
 ]  # fmt: skip
 
 
