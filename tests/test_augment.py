@@ -36,7 +36,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
     monkeypatch.setattr(interpolation, "SAMPLE_PIXELS", 1)
     yield
-    threads.set_count(None)
+    threads.set_num_threads(None)
 
 
 def pictures(seed: int, count: int, height: int = 7, width: int = 9, channels: int = 3) -> np.ndarray:
@@ -116,7 +116,7 @@ def test_number_of_threads_and_size_of_blocks_change_nothing(text: str, monkeypa
     images = pictures(1, 83)
     results = []
     for number, block_bytes in [(1, 1), (4, 1), (4, 2000), (2, 2**30)]:
-        threads.set_count(number)
+        threads.set_num_threads(number)
         monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
         monkeypatch.setattr(interpolation, "SAMPLE_PIXELS", block_bytes)
         results.append(augment.batch(pipeline(text), images, np.arange(83), random.key(3)))

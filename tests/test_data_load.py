@@ -205,11 +205,11 @@ def test_more_threads_give_the_same(tmp_path):
     path = write_tree(tmp_path, {f"a/{n}.png": encoded(pixels(n, 9 + n % 3, 12)) for n in range(150)})
     results = []
     for count in (1, 4):
-        threads.set_count(count)
+        threads.set_num_threads(count)
         try:
             results.append(data.load(path))
         finally:
-            threads.set_count(None)
+            threads.set_num_threads(None)
         assert cache.clear() > 0
     np.testing.assert_array_equal(results[0].train.images, results[1].train.images)
 

@@ -30,11 +30,11 @@ def images(array):
 
 @contextlib.contextmanager
 def using(count: int):
-    threads.set_count(count)
+    threads.set_num_threads(count)
     try:
         yield
     finally:
-        threads.set_count(None)
+        threads.set_num_threads(None)
 
 
 @pytest.mark.parametrize(

@@ -179,12 +179,12 @@ def test_any_lower_bound_gives_the_same_answer(searched, metric: str, seed: int)
         exact = measure(some, others, rows, columns, metric).reshape(len(some), len(others))
         lower[...] = exact * random.choice([0.0, 0.5, 0.999, 1.0], exact.shape)
 
-    threads.set_count(1)  # one generator for all
+    threads.set_num_threads(1)  # one generator for all
     try:
         bound = Bound(lambda images: images, lambda images: images, between, 1, np.float64)
         distances, positions = search(queries, candidates, k, metric, bound)
     finally:
-        threads.set_count(None)
+        threads.set_num_threads(None)
     expected_distances, expected_positions = by_going_through_all(queries, candidates, k, metric)
     assert positions.tolist() == expected_positions.tolist()
     assert (np.sqrt(distances) if metric == "l2" else distances).tolist() == expected_distances.tolist()
@@ -366,10 +366,10 @@ def test_one_thread_and_two_give_the_same_bits(metric: str, dtype) -> None:
     answers = []
     try:
         for number in (1, 2):
-            threads.set_count(number)
+            threads.set_num_threads(number)
             answers.append([part.tobytes() for part in nearest(images[:500], images, 4, metric)])
     finally:
-        threads.set_count(None)
+        threads.set_num_threads(None)
     assert answers[0] == answers[1]
 
 
@@ -379,7 +379,7 @@ def test_memory_does_not_grow_with_the_number_of_queries_or_candidates(metric: s
     images = np.random.default_rng(0).integers(0, 256, (1200, 8, 8, 3), np.uint8)
     nearest(images[:1], images, 1, metric)  # imports what it needs
     try:
-        threads.set_count(1)  # of several it depends on the moment how much they hold together
+        threads.set_num_threads(1)  # of several it depends on the moment how much they hold together
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "MAX_BYTES", 2**17)
             patch.setattr(module, "MAX_TILE", 200)
@@ -389,7 +389,7 @@ def test_memory_does_not_grow_with_the_number_of_queries_or_candidates(metric: s
                 for queries, candidates in ((200, 400), (1200, 400), (200, 1200))
             ]
     finally:
-        threads.set_count(None)
+        threads.set_num_threads(None)
     assert max(peaks) < 1.3 * peaks[0]
     assert max(peaks) < 1200 * 1200 * 8 / 2
 
@@ -407,10 +407,10 @@ def test_the_stated_amount_of_memory_is_enough_where_nothing_is_spared(metric: s
     """All distances are the same, so that every pair must be measured."""
     images = np.zeros((10_000, 600), np.uint8)
     try:
-        threads.set_count(1)
+        threads.set_num_threads(1)
         assert peak(images[:300], images, metric) < (130 + 60) * 2**20
     finally:
-        threads.set_count(None)
+        threads.set_num_threads(None)
 
 
 def peak(queries, candidates, metric: str) -> int:

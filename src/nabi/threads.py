@@ -1,7 +1,7 @@
 """The one thread pool of the process, and the one setting that governs it.
 
 Everything in nabi that works in parallel (decoding pictures, running kernels) hands its blocks to this pool, so that
-two layers never fight over the cores. The number of threads is, in this order: what :func:`set_count` was given, the
+two layers never fight over the cores. The number of threads is, in this order: what :func:`set_num_threads` was given, the
 environment variable ``NABI_NUM_THREADS``, the number of cores that this process may use.
 
 How work is cut into blocks must never depend on :func:`count`: results are the same bits for 1 and for 64 threads.
@@ -52,7 +52,7 @@ def count() -> int:
     return os.cpu_count() or 1
 
 
-def set_count(number: int | None) -> None:
+def set_num_threads(number: int | None) -> None:
     """Choose how many threads work at once; ``None`` goes back to the default.
 
     Raises
@@ -62,10 +62,10 @@ def set_count(number: int | None) -> None:
 
     Examples
     --------
-    >>> set_count(2)
+    >>> set_num_threads(2)
     >>> count()
     2
-    >>> set_count(None)
+    >>> set_num_threads(None)
     """
     global _chosen
     if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
