@@ -1,23 +1,22 @@
-"""Products of matrices: the BLAS that NumPy brings does the large ones, small ones are written out.
+"""Products of matrices: those with long sums are for the BLAS that NumPy brings, others are written out.
 
-A call of BLAS takes longer to begin than a small product takes to compute.
+BLAS lays its matrices out anew before it multiplies them, which takes long beside a product that is not deep.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from nabi.engines.cpu.code import TYPES, Code, Index
-from nabi.engines.cpu.kernels import Rows, vectors
+from nabi.engines.cpu.kernels import Rows
 from nabi.engines.cpu.lanes import Lane, constant
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import Value
 
+DEPTH = 512
+"""The longest sum of a product that is written out: longer ones are better cut, and laid out anew, as BLAS does."""
 SMALL = 1 << 18
-"""Multiply-adds of a product that is written out."""
-ABREAST = 4
-"""Rows that a small product works on side by side."""
+"""Multiply-adds of a product whose second matrix is better turned first than given to BLAS."""
 
 
 class Matrix(NamedTuple):
@@ -55,9 +54,8 @@ def product(
     add: bool = False,
 ) -> None:
     """result = x·y, or result += x·y."""
-    sizes = (x.rows, x.columns, y.columns)
-    small = all(isinstance(n, int) for n in sizes) and math.prod(map(int, sizes)) <= SMALL
-    if blas is None or (small and not y.turned):
+    deep = isinstance(x.columns, int) and x.columns > DEPTH
+    if blas is None or (not deep and not y.turned):
         _written(code, x, y, result, dtype, add)
         return
     one = TYPES[dtype.name]
@@ -86,49 +84,89 @@ class Blas(NamedTuple):
 
 
 def _written(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtype[np.floating], add: bool) -> None:
-    """Rows by vectors of columns, held in registers along the sum."""
-    width = code.vector // 4
-    columns = y.columns
+    """Tiles of rows by vectors of columns, held in registers along the sum; tile below tile, while columns are near."""
+    rows, columns = x.rows, y.columns
+    width = code.vector // dtype.itemsize
+    if isinstance(columns, int):
+        width = min(width, 1 << max(0, columns - 1).bit_length())
+    high, broad = (12, 2) if code.vector == 64 else (6, 2)
+    tile = _Tile(code, x, y, result, dtype, add)
 
-    def block(row: Index, count: int) -> None:
-        for lane in vectors(code, columns, min(width, _power(columns))):
-            kind = f"<{code.width} x {TYPES[dtype.name]}>" if code.width > 1 else TYPES[dtype.name]
-            zero = constant(code, 0, dtype).spread(code.width)
-            totals = []
-            for i in range(count):
-                first = zero.name
-                if add:
-                    first = code.load(result.pointer, result.offset(row.plus(i), lane), dtype, code.width)
-                totals.append(code.variable(kind, first))
-            with code.loop(0, x.columns) as k:
-                right = code.load(y.pointer, y.offset(k, lane), dtype, code.width)
-                for i, total in enumerate(totals):
-                    left = Lane(code, code.load(x.pointer, x.offset(row.plus(i), k), dtype, 1), dtype, 1)
-                    old = code.let(f"load {kind}, ptr {total}")
-                    suffix = f"v{code.width}" if code.width > 1 else ""
-                    called = f"@llvm.fma.{suffix}{'f32' if dtype == np.float32 else 'f64'}"
-                    code.declarations[called] = f"declare {kind} {called}({kind}, {kind}, {kind})"
-                    new = code.let(
-                        f"call {kind} {called}({kind} {left.spread(code.width).name}, {kind} {right}, {kind} {old})"
-                    )
-                    code.emit(f"store {kind} {new}, ptr {total}")
-            for i, total in enumerate(totals):
-                found = code.let(f"load {kind}, ptr {total}")
-                code.store(result.pointer, result.offset(row.plus(i), lane), dtype, code.width, found)
+    def below(column: Index, vectors: int, mask: str | None) -> None:
+        """All rows of some columns."""
+        begin: int | str = 0
+        for height in (high, 4, 1):
+            end = _multiple(code, rows, height)
+            with code.loop(begin, end, height) as row:
+                tile.write(row, height, column, vectors, width, mask)
+            begin = end
 
-    rows = x.rows
-    if isinstance(rows, int):
-        whole: int | str = rows // ABREAST * ABREAST
-    else:
-        whole = code.let(f"and i64 {rows}, {-ABREAST}")
-    with code.loop(0, whole, ABREAST) as row:
-        block(row, ABREAST)
-    with code.loop(whole, rows) as row:
-        block(row, 1)
+    with code.of_width(width):
+        step = broad * width
+        whole = _multiple(code, columns, step)
+        with code.loop(0, whole, step) as column:
+            below(column, broad, None)
+        single = _multiple(code, columns, width)
+        with code.loop(whole, single, width) as column:
+            below(column, 1, None)
+        if isinstance(columns, int):
+            if columns != single:
+                below(Index((), int(single)), 1, code.first_lanes(columns - int(single), width))
+        else:
+            with code.loop(single, columns, width) as column:
+                left = code.let(f"sub i64 {columns}, {code.integer(column)}")
+                below(column, 1, code.first_lanes(left, width))
 
 
-def _power(columns: int | str) -> int:
-    return 1 << 20 if isinstance(columns, str) else 1 << max(0, columns - 1).bit_length()
+def _multiple(code: Code, length: int | str, step: int) -> int | str:
+    """The most that is a multiple of a step."""
+    if isinstance(length, int):
+        return length // step * step
+    if step == 1:
+        return length
+    return code.let(f"mul i64 {code.let(f'udiv i64 {length}, {step}')}, {step}")
+
+
+class _Tile(NamedTuple):
+    """Some rows and columns of a product."""
+
+    code: Code
+    x: Matrix
+    y: Matrix
+    result: Matrix
+    dtype: np.dtype[np.floating]
+    add: bool
+
+    def write(self, row: Index, height: int, column: Index, vectors: int, width: int, mask: str | None) -> None:
+        code, dtype = self.code, self.dtype
+        one = TYPES[dtype.name]
+        kind = f"<{width} x {one}>" if width > 1 else one
+        called = f"@llvm.fma.{f'v{width}' if width > 1 else ''}{'f32' if dtype == np.float32 else 'f64'}"
+        code.declarations[called] = f"declare {kind} {called}({kind}, {kind}, {kind})"
+        zero = constant(code, 0, dtype).spread(width).name
+        lanes = [column.plus(v * width)._replace(lanes=1) for v in range(vectors)]
+        places = [[self.result.offset(row.plus(i), lane) for lane in lanes] for i in range(height)]
+        with code.masked(mask):
+            totals = [
+                [
+                    code.variable(kind, code.load(self.result.pointer, p, dtype, width) if self.add else zero)
+                    for p in line
+                ]
+                for line in places
+            ]
+            with code.loop(0, self.x.columns) as k:
+                right = [code.load(self.y.pointer, self.y.offset(k, lane), dtype, width) for lane in lanes]
+                for i, line in enumerate(totals):
+                    number = code.load(self.x.pointer, self.x.offset(row.plus(i), k), dtype, 1)
+                    left = Lane(code, number, dtype, 1).spread(width).name
+                    for total, factor in zip(line, right, strict=True):
+                        old = code.let(f"load {kind}, ptr {total}")
+                        new = code.let(f"call {kind} {called}({kind} {left}, {kind} {factor}, {kind} {old})")
+                        code.emit(f"store {kind} {new}, ptr {total}")
+            for line, spots in zip(totals, places, strict=True):
+                for total, place in zip(line, spots, strict=True):
+                    found = code.let(f"load {kind}, ptr {total}")
+                    code.store(self.result.pointer, place, dtype, width, found)
 
 
 def matmul(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: str) -> None:

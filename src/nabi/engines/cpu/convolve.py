@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from nabi.engines.cpu.code import Code, Index
+from nabi.engines.cpu.code import ZERO, Code, Index
 from nabi.engines.cpu.contract import Blas, Matrix, product
 from nabi.engines.cpu.kernels import Rows, _width, vectors
 from nabi.engines.cpu.lanes import Lane, constant, lanes_xp
@@ -19,6 +19,7 @@ from nabi.engines.cpu.values import Value
 
 FLOAT = np.dtype(np.float32)
 TILE, REACH, POINTS = 4, 6, 36
+PANEL = 32
 
 # --- windows laid out as rows ---
 
@@ -163,15 +164,16 @@ def _both_ways(way: object, square: list[Lanes]) -> list[Lanes]:
 
 
 def winograd_weight(reader: Reader, value: Value) -> None:
-    """The weights at 36 points, (36, C_in, C_out); ``turned``: of the window turned around."""
+    """The weights at 36 points, (36, C_in, C_out); ``turned``: of the window turned around, (36, C_out, C_in)."""
     code, (weight,) = reader.code, value.inputs
-    inputs, outputs = weight.shape[2:]
-    with code.loop(0, inputs) as i:
-        for lane in vectors(code, outputs, _width(code, outputs)):
+    turned = value.settings["turned"]
+    with code.loop(0, value.shape[1]) as i:
+        for lane in vectors(code, value.shape[2], _width(code, value.shape[2])):
             square = []
             for row in range(3):
-                places = [(2 - row, 2 - column) if value.settings["turned"] else (row, column) for column in range(3)]
-                square.append([reader.read(weight, (Index((), a), Index((), b), i, lane)) for a, b in places])
+                places = [(2 - row, 2 - column) if turned else (row, column) for column in range(3)]
+                channels = (lane, i) if turned else (i, lane)
+                square.append([reader.read(weight, (Index((), a), Index((), b), *channels)) for a, b in places])
             for point, found in enumerate(found for line in _both_ways(_weight, square) for found in line):
                 reader.write(value, (Index((), point), i, lane), found)
 
@@ -189,20 +191,34 @@ def _tiles(reader: Reader, rows: Rows, steps: Sequence[int]) -> Iterator[tuple[I
 
 
 def _to_points(
-    reader: Reader, rows: Rows, x: Value, steps: Sequence[int], block: int, work: str, way: object, side: int
-) -> None:
-    """Tiles of a picture at 36 points: (36, tiles, C)."""
-    code, channels = reader.code, x.shape[3]
+    reader: Reader, rows: Rows, x: Value, steps: Sequence[int], block: int, work: str, way: object, side: int,
+    first: Index = ZERO, channels: int = 0,
+) -> None:  # fmt: skip
+    """Tiles of a picture at 36 points, (36, tiles, channels): of some channels, from the first on, or of all."""
+    code, channels = reader.code, channels or x.shape[3]
     tiles = block * math.prod(tiles_of(steps))
     for picture, i, j, number in _tiles(reader, rows, steps):
         for lane in vectors(code, channels, _width(code, channels)):
             square = [
-                [reader.read(x, (picture, i.times(TILE).plus(a), j.times(TILE).plus(b), lane)) for b in range(side)]
+                [
+                    reader.read(x, (picture, i.times(TILE).plus(a), j.times(TILE).plus(b), first.plus(lane)))
+                    for b in range(side)
+                ]
                 for a in range(side)
             ]
             for point, found in enumerate(found for line in _both_ways(way, square) for found in line):
-                place = number.times(channels).plus(lane).plus(point * tiles * channels)
+                place = number.times(channels).plus(lane).plus(point * plane(tiles, channels))
                 code.store(work, place, FLOAT, code.width, found.spread(code.width).name)
+
+
+def plane(tiles: int, channels: int) -> int:
+    """Elements from one point to the next: a cache line more than is needed, or all points would share a few sets."""
+    return tiles * channels + 16
+
+
+def panel(channels: int) -> int:
+    """Channels that are gone through together, so that their 36 points stay in the cache."""
+    return PANEL if channels % PANEL == 0 else channels
 
 
 def _count(code: Code, rows: Rows, steps: Sequence[int]) -> int | str:
@@ -214,36 +230,32 @@ def winograd(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: 
     """Rows of a 3×3 convolution by way of 36 products."""
     code, (x, u) = reader.code, value.inputs
     steps, outputs, inputs = value.shape[1:3], value.shape[3], x.shape[3]
-    tiles = block * math.prod(tiles_of(steps))
+    tiles, some = block * math.prod(tiles_of(steps)), panel(outputs)
     _to_points(reader, rows, x, steps, block, work, _input, REACH)
-    second = code.address(work, Index((), POINTS * tiles * inputs), "float")
+    second = code.address(work, Index((), POINTS * plane(tiles, inputs)), "float")
     count = _count(code, rows, steps)
     weights = reader.pointer(u)
-    turned, stride = value.settings["turned"], u.shape[2]
-    with code.loop(0, POINTS) as point:
-        left = Matrix(code.address(work, point.times(tiles * inputs), "float"), count, inputs, inputs)
-        right = Matrix(code.address(weights, point.times(u.strides[0]), "float"), inputs, outputs, stride, turned)
-        product(
-            code,
-            left,
-            right,
-            Matrix(code.address(second, point.times(tiles * outputs), "float"), count, outputs, outputs),
-            FLOAT,
-            blas,
-        )
-    for (picture, i, j, number), (down, across) in _edges(reader, rows, steps):
-        for lane in vectors(code, outputs, _width(code, outputs)):
-            square = []
-            for a in range(REACH):
-                line = []
-                for b in range(REACH):
-                    place = number.times(outputs).plus(lane).plus((a * REACH + b) * tiles * outputs)
-                    line.append(Lane(code, code.load(second, place, FLOAT, code.width), FLOAT, code.width))
-                square.append(line)
-            found = _both_ways(_output, square)
-            for a in range(down):
-                for b in range(across):
-                    reader.write(value, (picture, i.times(TILE).plus(a), j.times(TILE).plus(b), lane), found[a][b])
+    with code.loop(0, outputs, some) as first:
+        with code.loop(0, POINTS) as point:
+            left = Matrix(code.address(work, point.times(plane(tiles, inputs)), "float"), count, inputs, inputs)
+            place = point.times(u.strides[0]).plus(first)
+            right = Matrix(code.address(weights, place, "float"), inputs, some, outputs)
+            result = Matrix(code.address(second, point.times(plane(tiles, some)), "float"), count, some, some)
+            product(code, left, right, result, FLOAT, blas)
+        for (picture, i, j, number), (down, across) in _edges(reader, rows, steps):
+            for lane in vectors(code, some, _width(code, some)):
+                square = []
+                for a in range(REACH):
+                    line = []
+                    for b in range(REACH):
+                        place = number.times(some).plus(lane).plus((a * REACH + b) * plane(tiles, some))
+                        line.append(Lane(code, code.load(second, place, FLOAT, code.width), FLOAT, code.width))
+                    square.append(line)
+                found = _both_ways(_output, square)
+                for a in range(down):
+                    for b in range(across):
+                        target = (picture, i.times(TILE).plus(a), j.times(TILE).plus(b), first.plus(lane))
+                        reader.write(value, target, found[a][b])
 
 
 def _edges(
@@ -269,10 +281,10 @@ def _edges(
 def winograd_size(value: Value) -> int:
     """Bytes of one picture's tiles at 36 points, before and after the products."""
     if value.kind == "winograd":
-        steps, channels = value.shape[1:3], value.inputs[0].shape[3] + value.shape[3]
+        steps, channels = value.shape[1:3], value.inputs[0].shape[3] + panel(value.shape[3])
     else:
-        steps, channels = value.inputs[1].shape[1:3], value.shape[2] + value.shape[3]
-    return 4 * POINTS * math.prod(tiles_of(steps)) * channels
+        steps, channels = value.inputs[1].shape[1:3], value.shape[2] + panel(value.shape[3])
+    return 4 * POINTS * math.prod(tiles_of(steps)) * (channels + 32)
 
 
 def winograd_gradient(
@@ -283,14 +295,16 @@ def winograd_gradient(
     steps, inputs, outputs = g.shape[1:3], value.shape[2], value.shape[3]
     tiles = block * math.prod(tiles_of(steps))
     _to_points(reader, rows, x, steps, block, work, _input, REACH)
-    second = code.address(work, Index((), POINTS * tiles * inputs), "float")
-    _to_points(reader, rows, g, steps, block, second, _points, TILE)
-    count = _count(code, rows, steps)
-    with code.loop(0, POINTS) as point:
-        left = Matrix(code.address(work, point.times(tiles * inputs), "float"), inputs, count, inputs, turned=True)
-        right = Matrix(code.address(second, point.times(tiles * outputs), "float"), count, outputs, outputs)
-        target = Matrix(code.address(sums, point.times(inputs * outputs), "float"), inputs, outputs, outputs)
-        product(code, left, right, target, FLOAT, blas, add=True)
+    second = code.address(work, Index((), POINTS * plane(tiles, inputs)), "float")
+    count, some = _count(code, rows, steps), panel(outputs)
+    with code.loop(0, outputs, some) as first:
+        _to_points(reader, rows, g, steps, block, second, _points, TILE, first, some)
+        with code.loop(0, POINTS) as point:
+            left = Matrix(code.address(work, point.times(plane(tiles, inputs)), "float"), inputs, count, inputs, turned=True)
+            right = Matrix(code.address(second, point.times(plane(tiles, some)), "float"), count, some, some)
+            place = point.times(inputs * outputs).plus(first)
+            target = Matrix(code.address(sums, place, "float"), inputs, some, outputs)
+            product(code, left, right, target, FLOAT, blas, add=True)
 
 
 def winograd_gradient_back(reader: Reader, value: Value, sums: str, partial: str) -> None:

@@ -32,7 +32,7 @@ MANY_WEIGHTS = 1 << 20
 """Elements of a matrix whose columns are shared out, where the rows that it is multiplied with are few."""
 PARTIALS = 24 << 20
 """Bytes that the strands' partial sums of one segment may take."""
-BLOCK = 3 << 19
+BLOCK = 1 << 20
 """Bytes that a block may take in the cache."""
 
 DEAR = 120

@@ -304,8 +304,8 @@ class _Spelled:
         inputs, outputs = weight.shape[2:] if not turned else weight.shape[:1:-1]
         if self.winograd and _suits_winograd(window, inputs, outputs):
             x = self._pad(x, widths=((0, 0), *_tiled(borders, _two(x.shape, 1), (oh, ow)), (0, 0)))
-            u = self.value("winograd_weight", (weight,), (36, *weight.shape[2:]), x.dtype, {"turned": turned})
-            return self.value("winograd", (x, u), (n, oh, ow, outputs), x.dtype, {"turned": turned})
+            u = self.value("winograd_weight", (weight,), (36, inputs, outputs), x.dtype, {"turned": turned})
+            return self.value("winograd", (x, u), (n, oh, ow, outputs), x.dtype)
         x = self._pad(x, widths=((0, 0), *borders, (0, 0)))
         if turned:
             weight = self._flip(weight, axis=(0, 1))
