@@ -36,7 +36,7 @@ SMALL = {
     "linear": {"learning_rate": 0.02},
     "mlp": {"hidden_layer_sizes": (16,), "learning_rate": 0.01},
     "three-layer": {"hidden_layer_sizes": (16, 8), "learning_rate": 0.03},
-    "convnet": {"channels": (4, 8), "convolutions": 1, "learning_rate": 0.02},
+    "convnet": {"channels": (4, 8), "convolutions": 1, "whitening": False, "learning_rate": 0.02},
 }
 QUICK = {"max_iter": 8, "batch_size": 16, "random_state": 0}
 NAMES = np.array(["cat", "나비", "ship"])

@@ -14,10 +14,12 @@ from nabi.classifiers.base import Arrays
 from nabi.classifiers.network import NetworkClassifier
 from nabi.classifiers.registry import register
 from nabi.classifiers.restoring import check_model
-from nabi.classifiers.settings import check_choice, check_sizes, check_whole
+from nabi.classifiers.settings import check_choice, check_flag, check_sizes, check_whole
 from nabi.errors import ModelFileError, ShapeError
 
 ALEXNET_SIDE = 224
+WHITENED = 5000
+"""Training pictures that the first filters are computed from."""
 INITIAL = "initial:"  # before the names of initial weights in a file; no path of a tensor begins so
 ARCHITECTURES = {"convnet": models.convnet, "alexnet": models.alexnet}
 
@@ -40,6 +42,8 @@ class ConvNetClassifier(NetworkClassifier):
         filters it has. A pool is left out where less than 2×2 is left.
     convolutions : int
         Of the "convnet": how many convolutions each block has.
+    whitening : bool
+        Of the "convnet": whether its first filters are computed from the training pictures (see `nabi.nn.Whitening`).
     image_shape : (H, W, C), optional
         Of the picture that a row of numbers is.
     OTHERS
@@ -59,6 +63,7 @@ class ConvNetClassifier(NetworkClassifier):
     _: KW_ONLY
     channels: Sequence[int] = (64, 128, 256)
     convolutions: int = 2
+    whitening: bool = True
     image_shape: tuple[int, int, int] | None = None
     alpha: float = 5e-4
     schedule: str = "one-cycle"
@@ -72,8 +77,14 @@ class ConvNetClassifier(NetworkClassifier):
                 raise ShapeError(f"alexnet takes pictures of (224, 224, 3), these are {shape}")
             model = models.alexnet(len(self.classes_), form="single-tower", seed=seed)
         else:
-            channels, convolutions = tuple(map(int, self.channels)), self.convolutions
-            model = models.convnet(shape, len(self.classes_), channels=channels, convolutions=convolutions, seed=seed)
+            model = models.convnet(
+                shape,
+                len(self.classes_),
+                channels=tuple(map(int, self.channels)),
+                convolutions=self.convolutions,
+                whitening=self.whitening and min(shape[:2]) > 2,
+                seed=seed,
+            )
         if len(self.input_shape_) == 3:
             return model
         if self.image_shape is not None:
@@ -97,6 +108,13 @@ class ConvNetClassifier(NetworkClassifier):
         if images.ndim == 2 and self.image_shape is not None:
             images = images.reshape(len(images), *self._picture_shape())
         super()._standardize(images)
+        for number, layer in enumerate(layers := list(self.model_)):
+            if isinstance(layer, nn.Whitening):
+                some = images[:: max(1, len(images) // WHITENED)][:WHITENED]
+                shown: Any = np.asarray(some)
+                for below in layers[:number]:
+                    shown = below(shown)
+                layer.learn(shown.numpy())
 
     # The weights that one's own network began with are in the file, too: it is an argument of the constructor.
 
@@ -138,5 +156,6 @@ class ConvNetClassifier(NetworkClassifier):
             check_choice("architecture", self.architecture, ARCHITECTURES)
         check_sizes("channels", self.channels)
         check_whole("convolutions", self.convolutions)
+        check_flag("whitening", self.whitening)
         if self.image_shape is not None:
             check_sizes("image_shape", self.image_shape, count=3)

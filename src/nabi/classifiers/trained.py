@@ -330,7 +330,7 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         check_is_fitted(self, "classes_")
         if len(self.input_shape_) != 3:
             return None
-        tensors = [tensor.numpy() for tensor in nn.parameters(self.model_).values() if tensor.ndim > 1]
+        tensors = [tensor.numpy() for tensor in nn.tensors(self.model_).values() if tensor.ndim in (2, 4)]
         if not tensors:
             return None
         weight: NDArray[np.float32] = tensors[0]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from nabi import nn, ops
 from nabi.errors import ShapeError
+from nabi.nn.initializers import dirac_first, he_uniform
 from nabi.random import key
 
 
@@ -13,6 +14,7 @@ def convnet(
     *,
     channels: Sequence[int] = (64, 128, 256),
     convolutions: int = 1,
+    whitening: bool = False,
     standardize: nn.Standardize | None = None,
     seed: int = 0,
 ) -> nn.Sequential:
@@ -30,6 +32,9 @@ def convnet(
         One block for each: how many channels it gives.
     convolutions : int
         How many convolutions a block has, each with its normalisation and rectifier.
+    whitening : bool
+        Whether the first layer is a `nabi.nn.Whitening`, whose filters are to be computed from pictures; the other
+        convolutions then begin with passing their inputs on.
     standardize : Standardize, optional
         The first layer; where it is not given, one with mean 0 and standard deviation 1 per channel.
     seed : int
@@ -49,10 +54,17 @@ def convnet(
         raise ShapeError(f"convnet: pictures are (H, W, C), not {tuple(input_shape)}")
     height, width, depth = input_shape
     layers: list[nn.Layer] = [standardize or nn.Standardize.identity(input_shape)]
+    initializer = he_uniform
+    if whitening:
+        first = nn.Whitening(depth)
+        layers += [first, nn.ReLU()]
+        depth, height, width = first.weight.shape[3], height - 1, width - 1
+        initializer = dirac_first
     for number, outputs in enumerate(channels):
         for repeat in range(convolutions):
             weights = ops.fold_in(key(seed), number + repeat * (len(channels) + 1))
-            layers.append(nn.Conv2d(depth, outputs, 3, key=weights, padding="same", bias=False))  # the norm has a bias
+            conv = nn.Conv2d(depth, outputs, 3, key=weights, padding="same", bias=False, initializer=initializer)
+            layers.append(conv)  # without a bias: the norm has one
             layers += [nn.BatchNorm(outputs), nn.ReLU()]
             if not repeat and min(height, width) >= 2:
                 layers.append(nn.MaxPool2d(2))

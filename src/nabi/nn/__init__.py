@@ -32,6 +32,7 @@ from nabi.nn.reshape import Reshape
 from nabi.nn.standardize import Standardize
 from nabi.nn.state import load_tensors, parameters, tensors
 from nabi.nn.summary import Summary, summary
+from nabi.nn.whitening import Whitening
 
 __all__ = [
     "ACTIVATIONS",
@@ -61,6 +62,7 @@ __all__ = [
     "Standardize",
     "Summary",
     "Tanh",
+    "Whitening",
     "activation",
     "build",
     "describe",

@@ -55,6 +55,27 @@ def glorot_normal(key: Any, shape: tuple[int, ...]) -> Weights:
     return _normal(key, shape, math.sqrt(2 / sum(fans(shape))))
 
 
+def dirac_first(key: Any, shape: tuple[int, ...]) -> Weights:
+    """The first outputs pass the inputs on, the others are as `he_uniform` has them.
+
+    Whatever a layer learns later, the layer above sees its inputs from the first step on. Source: Jordan, "94% on
+    CIFAR-10 in 3.29 seconds on a single GPU" (2024), section 3.2.
+
+    Examples
+    --------
+    >>> import nabi
+    >>> weights = dirac_first(nabi.random.key(0), (3, 3, 4, 8))
+    >>> weights[1, 1, :, :4]  # doctest: +NORMALIZE_WHITESPACE
+    array([[1., 0., 0., 0.], [0., 1., 0., 0.], [0., 0., 1., 0.], [0., 0., 0., 1.]], dtype=float32)
+    """
+    weights = he_uniform(key, shape)
+    height, width, inputs, outputs = shape
+    passed = min(inputs, outputs)
+    weights[..., :passed] = 0
+    weights[height // 2, width // 2, range(passed), range(passed)] = 1
+    return weights
+
+
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """The fan-in and fan-out of a weight.
 

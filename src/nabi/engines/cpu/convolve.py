@@ -300,7 +300,8 @@ def winograd_gradient(
     with code.loop(0, outputs, some) as first:
         _to_points(reader, rows, g, steps, block, second, _points, TILE, first, some)
         with code.loop(0, POINTS) as point:
-            left = Matrix(code.address(work, point.times(plane(tiles, inputs)), "float"), inputs, count, inputs, turned=True)
+            place = point.times(plane(tiles, inputs))
+            left = Matrix(code.address(work, place, "float"), inputs, count, inputs, turned=True)
             right = Matrix(code.address(second, point.times(plane(tiles, some)), "float"), count, some, some)
             place = point.times(inputs * outputs).plus(first)
             target = Matrix(code.address(sums, place, "float"), inputs, some, outputs)
