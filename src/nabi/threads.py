@@ -122,10 +122,12 @@ def map_in_order(
             future.cancel()
 
 
-def together(work: Callable[[int], None], helpers: int) -> None:
+def together(work: Callable[[int], None], helpers: int, *, all_needed: bool = True) -> None:
     """Run ``work`` on this thread and on ``helpers`` of the pool's at once, and wait for all of them.
 
     Each is given its number, this thread 0. Called from a thread of the pool itself, all of it runs on that thread.
+    Where they share pieces of work out among themselves, those that have not begun when this thread finds no more of it
+    are not waited for: ``all_needed`` is False then.
 
     Raises
     ------
@@ -140,15 +142,16 @@ def together(work: Callable[[int], None], helpers: int) -> None:
     [0, 1, 2]
     """
     if getattr(_here, "is_worker", False) or helpers < 1:
-        for number in range(helpers + 1):
+        for number in range(helpers + 1 if all_needed else 1):
             work(number)
         return
     waiting = [pool().submit(work, number) for number in range(1, helpers + 1)]
     try:
         work(0)
     finally:
-        wait(waiting)
-    for one in waiting:
+        begun = [one for one in waiting if all_needed or not one.cancel()]
+        wait(begun)
+    for one in begun:
         one.result()
 
 

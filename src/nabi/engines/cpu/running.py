@@ -141,7 +141,7 @@ def _go(stage: Sequence[Step], here: Room, held: list[Any], scratch: Any, scratc
             _do(tasks[number], here.address, place)
         scratches.append((memory, place))
 
-    threads.together(work, min(threads.count(), len(tasks)) - 1)
+    threads.together(work, min(threads.count(), len(tasks)) - 1, all_needed=False)
 
 
 def _do(task: Task, table: int, scratch: int) -> None:
