@@ -390,3 +390,37 @@ def test_summary_of_a_single_layer_and_of_a_shape_that_does_not_fit() -> None:
     assert nn.summary(nn.Linear(4, 2, key=KEY), (4,)).rows == [("linear", "Linear", (2,), 10, 8)]
     with pytest.raises(ShapeError, match="must end in the 4 inputs"):
         nn.summary(nn.Linear(4, 2, key=KEY), (5,))
+
+
+def test_whitened_patches_are_uncorrelated_and_the_frequent_come_first() -> None:
+    rng = np.random.default_rng(0)
+    rough = rng.standard_normal((50, 9, 8, 3)).astype(np.float32)
+    smooth = rough[:, 1:, 1:] + rough[:, :-1, 1:] + rough[:, 1:, :-1] + rough[:, :-1, :-1]
+    layer = nn.Whitening(3)
+    layer.learn(smooth, floor=1e-9)
+    y = layer(smooth).numpy()
+    assert y.shape == (50, 7, 6, 24)
+    np.testing.assert_array_equal(y[..., 12:], -y[..., :12])
+    np.testing.assert_allclose(np.cov(y[..., :12].reshape(-1, 12), rowvar=False), np.eye(12), atol=1e-3)
+    loud = [np.square(layer.weight.numpy()[..., i]).sum() for i in range(12)]
+    assert loud == sorted(loud)  # what varies most is multiplied least
+    assert not nn.parameters(layer)
+
+
+def test_a_whitening_layer_passes_pixels_on_until_it_has_learnt_and_constant_pictures_do_no_harm() -> None:
+    layer, pictures = nn.Whitening(1, 2), np.full((3, 4, 4, 1), 0.5, np.float32)
+    np.testing.assert_array_equal(layer(pictures).numpy()[0, 0, 0], [0.5] * 4 + [-0.5] * 4)
+    layer.learn(pictures)
+    assert np.isfinite(layer(pictures).numpy()).all()
+
+
+def test_dirac_first_passes_inputs_on() -> None:
+    for inputs, outputs in ((4, 8), (8, 4), (4, 4)):
+        convolution = nn.Conv2d(
+            inputs, outputs, 3, key=KEY, padding="same", bias=False, initializer=nn.initializers.dirac_first
+        )
+        x = np.random.default_rng(0).standard_normal((2, 5, 6, inputs)).astype(np.float32)
+        passed = min(inputs, outputs)
+        np.testing.assert_array_equal(convolution(x).numpy()[..., :passed], x[..., :passed])
+    whole = nn.initializers.he_uniform(KEY, (3, 3, 4, 8))
+    np.testing.assert_array_equal(nn.initializers.dirac_first(KEY, (3, 3, 4, 8))[..., 4:], whole[..., 4:])

@@ -1,8 +1,8 @@
 """The one thread pool of the process, and the one setting that governs it.
 
 Everything in nabi that works in parallel (decoding pictures, running kernels) hands its blocks to this pool, so that
-two layers never fight over the cores. The number of threads is, in this order: what :func:`set_num_threads` was given, the
-environment variable ``NABI_NUM_THREADS``, the number of cores that this process may use.
+two layers never fight over the cores. The number of threads is, in this order: what :func:`set_num_threads` was given,
+the environment variable ``NABI_NUM_THREADS``, the number of cores that this process may use.
 
 How work is cut into blocks must never depend on :func:`count`: results are the same bits for 1 and for 64 threads.
 """
