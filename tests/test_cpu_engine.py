@@ -1,0 +1,797 @@
+"""The engine that makes machine code: random programs, the same bits always, its cache, special numbers, its profile."""
+
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nabi
+from fuzzing import examples
+from nabi import engines, ops, threads
+from nabi.cli import main
+from nabi.cli.profiled import where_time_went
+from nabi.data import cache
+from nabi.engines.cpu import machine, profile, running, segments
+from nabi.engines.cpu.program import Program as Compiled
+from nabi.errors import SettingError
+from nabi.graph.plan import Plan
+from operation_inputs import OPERATIONS, array
+from random_graphs import LARGE, SMALL, Program, Size, compare
+
+
+def plan_of(function: Callable[..., Any], *arrays: Any) -> Plan:
+    """What a function does with arrays of these shapes and dtypes."""
+    found: Plan = nabi.compile(function, engine="reference").plan(*map(nabi.tensor, arrays))
+    return found
+
+
+def check(function: Callable[..., Any], *arrays: Any) -> list[Any]:
+    """The engine's results, none farther from the reference's than rounding carries."""
+    plan = plan_of(function, *arrays)
+    given = [np.asarray(a) for a in arrays]
+    got = engines.prepare("cpu", plan)(given)
+    compare(plan, given, got, engines.prepare("reference", plan)(given))
+    return got
+
+
+def same_bits(some: list[Any], others: list[Any]) -> bool:
+    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(some, others, strict=True))
+
+
+states: list[dict[str, Any]] = []
+"""Machine code stays where it is to the end of the process: what was made of it may still run."""
+
+
+@pytest.fixture
+def new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Call it, and the engine knows as little as in a process that has just begun; so it does after the test."""
+
+    def begin() -> None:
+        states.append(machine._state)
+        monkeypatch.setattr(machine, "_state", {})
+
+    begin()
+    return begin
+
+
+@pytest.fixture
+def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel is looked for on the disk, or written there."""
+    monkeypatch.setattr(machine, "_read", lambda path: None)
+    monkeypatch.setattr(machine, "_keep", lambda path, image: None)
+
+
+@pytest.fixture
+def _forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are cut into strands and blocks where there are hardly any."""
+    monkeypatch.setattr(segments, "FEW", 0)
+    monkeypatch.setattr(segments, "TINY", 0)
+    monkeypatch.setattr(segments, "BLOCK", 1 << 10)
+
+
+# --- random programs ---
+
+
+def check_program(seed: int, size: Size, runs: int = 8) -> None:
+    program = Program(seed, size)
+    plan = program.plan()
+    wanted = engines.prepare("reference", plan)(program.inputs)
+    run = engines.prepare("cpu", plan)
+    with guarded() as overrun:
+        got = run(program.inputs)
+    assert overrun() == 0, "memory was written that belongs to others"
+    compare(plan, program.inputs, got, wanted, runs)
+
+
+def seeds(first: int, count: int) -> Any:
+    """So many seeds; with ``--long`` 100 times as many. A test that fails is called by its seed."""
+    return pytest.mark.parametrize("seed", range(first, first + examples(count)))
+
+
+@pytest.mark.usefixtures("_nothing_kept")
+class TestRandomPrograms:
+    @seeds(0, 20)
+    def test_small(self, seed: int) -> None:
+        check_program(seed, SMALL)
+
+    @pytest.mark.usefixtures("_forced")
+    @seeds(10_000, 16)
+    def test_in_strands_and_blocks(self, seed: int) -> None:
+        check_program(seed, SMALL)
+
+    @seeds(20_000, 6)
+    def test_large(self, seed: int) -> None:
+        check_program(seed, LARGE, runs=4)
+
+    @seeds(30_000, 6)
+    def test_on_a_narrower_processor(self, seed: int) -> None:
+        with machine.pretending(machine.narrower(machine.processor())):
+            check_program(seed, SMALL)
+
+    @pytest.mark.usefixtures("_forced")
+    @seeds(40_000, 6)
+    def test_in_strands_and_blocks_on_a_narrower_processor(self, seed: int) -> None:
+        with machine.pretending(machine.narrower(machine.processor())):
+            check_program(seed, SMALL)
+
+    @pytest.mark.usefixtures("_forced")
+    @seeds(50_000, 6)
+    def test_with_vectors_of_16_bytes(self, seed: int) -> None:
+        with machine.pretending(narrowest(machine.processor())):
+            check_program(seed, SMALL)
+
+
+def narrowest(processor: machine.Processor) -> machine.Processor:
+    """The same with vectors of 16 bytes: on x86, without all that came with AVX."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return processor._replace(vector=16)
+    late = ("avx", "fma", "f16c", "vaes", "vpclmul", "xop")
+    words = processor.features.split(",")
+    kept = ["-" + word[1:] if any(name in word for name in late) else word for word in words]
+    return machine.Processor("x86-64-v2", ",".join(kept), 16)
+
+
+def test_the_engine_itself_is_tested_on_all_widths() -> None:
+    """What pretends to be narrower is: the code differs, and the processor is itself again afterwards."""
+    before = machine.processor()
+    plan = plan_of(lambda x: ops.exp(x) * 2.0, np.ones(64, np.float32))
+    widths = []
+    for other in (before, machine.narrower(before), narrowest(before)):
+        with machine.pretending(other):
+            assert machine.processor() == other
+            program = Compiled(plan)
+            segment = segments.lay_out(program.outputs).stages[0][0]
+            text, _ = program._write(segment, set())
+            widths.append(max(n for n in (4, 8, 16) if f"<{n} x float>" in text) * 4)
+    assert machine.processor() == before
+    assert widths == [before.vector, 32, 16]
+
+
+# --- the same bits, whoever runs it ---
+
+
+def network_step(x: Any, w: Any, v: Any) -> list[Any]:
+    """Something of everything: a convolution, normalised, rectified and pooled, folds, products, and its gradients."""
+
+    def forward() -> list[Any]:
+        y = ops.relu(ops.batch_norm(ops.conv2d(x, w, padding=1), v, v)[0])
+        y = ops.max_pool2d(y, kernel_size=2)
+        flat = ops.mean(y, axis=(1, 2))
+        return [flat, ops.sum(ops.tanh(flat @ ops.permute_dims(flat, (1, 0)))), ops.softmax(flat)]
+
+    return [*forward(), *nabi.gradients(forward()[1], [x, w, v])]
+
+
+@pytest.fixture(scope="module")
+def step() -> tuple[Plan, engines.Run, list[Any]]:
+    rng = np.random.default_rng(0)
+    shapes = ((37, 18, 18, 16), (3, 3, 16, 24), (24,))
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    tensors = [nabi.tensor(a, requires_grad=True) for a in arrays]
+    plan = nabi.compile(network_step, engine="reference").plan(*tensors)
+    return plan, engines.prepare("cpu", plan), arrays
+
+
+@pytest.fixture
+def _default_threads() -> Iterator[None]:
+    yield
+    threads.set_num_threads(None)
+
+
+@pytest.mark.usefixtures("_default_threads")
+def test_same_bits_from_run_to_run_and_for_any_number_of_threads(step: Any) -> None:
+    plan, run, arrays = step
+    assert len(Compiled(plan).stages) > 1, "nothing would be shared out"
+    assert any(len(stage) > 3 for stage in Compiled(plan).stages)
+    threads.set_num_threads(1)
+    one = run(arrays)
+    assert same_bits(one, run(arrays))
+    for count in (2, 3, 2):
+        threads.set_num_threads(count)
+        for _ in range(3):
+            assert same_bits(one, run(arrays)), count
+    assert same_bits(one, engines.prepare("cpu", plan)(arrays))
+    compare(plan, arrays, one, engines.prepare("reference", plan)(arrays), runs=4)
+
+
+@pytest.mark.usefixtures("_default_threads")
+def test_same_bits_from_several_threads_at_once(step: Any) -> None:
+    _, run, arrays = step
+    others = [a * np.float32(1.5) for a in arrays]
+    wanted = [[np.copy(a) for a in run(given)] for given in (arrays, others)]
+    threads.set_num_threads(2)
+    wrong: list[int] = []
+    gate = threading.Barrier(4)
+
+    def go(number: int) -> None:
+        gate.wait(10)
+        for _ in range(8):
+            got = run((arrays, others)[number % 2])
+            time.sleep(0.001 * number)  # meanwhile the others run, and must leave it alone
+            if not same_bits(got, wanted[number % 2]):
+                wrong.append(number)
+
+    workers = [threading.Thread(target=go, args=(number,)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert wrong == []
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_threads_that_prepare_at_once(new_process: Callable[[], None]) -> None:
+    program = Program(3, SMALL)
+    plan = program.plan()
+    found: list[Any] = []
+    workers = [
+        threading.Thread(target=lambda: found.append(engines.prepare("cpu", plan)(program.inputs))) for _ in range(3)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert len(found) == 3
+    assert same_bits(found[0], found[1])
+    assert same_bits(found[0], found[2])
+
+
+def test_what_was_handed_out_is_never_written_to(step: Any) -> None:
+    _, run, arrays = step
+    held = [run(arrays) for _ in range(5)]
+    copies = [[np.copy(a) for a in results] for results in held]
+    part = run(arrays)[0][3:5]  # of which only a view is held
+    as_it_was = part.copy()
+    for factor in (2.0, 3.0, 4.0, 5.0, 6.0):
+        run([a * np.float32(factor) for a in arrays])
+    for results, copy in zip(held, copies, strict=True):
+        assert same_bits(results, copy)
+    np.testing.assert_array_equal(part, as_it_was)
+
+
+def test_memory_is_used_again_where_nobody_holds_it(step: Any) -> None:
+    _, run, arrays = step
+    places = {run(arrays)[0].ctypes.data for _ in range(20)}
+    assert len(places) <= 4  # a few are kept for whoever holds on to some
+
+
+@pytest.mark.usefixtures("_default_threads")
+def test_after_a_fork(step: Any) -> None:
+    """What was prepared goes on working, and so does making more."""
+    plan, run, arrays = step
+    threads.set_num_threads(2)
+    wanted = [np.copy(a) for a in run(arrays)]  # so that there are threads to lose
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            code = 0 if same_bits(run(arrays), wanted) else 3
+            if not same_bits(engines.prepare("cpu", plan)(arrays), wanted):
+                code = 4
+            got = engines.prepare("cpu", plan_of(lambda x: x * 1.2345, np.ones(7)))([np.ones(7)])
+            if not (got[0] == 1.2345).all():
+                code = 5
+        finally:
+            os._exit(code)
+    begun = time.monotonic()
+    while time.monotonic() < begun + 40:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            break
+        time.sleep(0.02)
+    else:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        pytest.fail("the fork hangs")
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert same_bits(run(arrays), wanted)
+
+
+# --- what once was wrong ---
+
+
+CUTS: dict[str, Callable[[Any], Any]] = {
+    "rows left out, columns in steps": lambda t: t[1:, ::2],
+    "the first rows, columns in steps": lambda t: t[:1000, ::2],
+    "rows backwards, columns in steps": lambda t: t[::-1, ::2],
+    "rows backwards in steps": lambda t: t[::-2],
+    "columns in steps": lambda t: t[:, ::3],
+}
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_gradient_of_a_part_of_many_rows(cut: Callable[[Any], Any]) -> None:
+    x = np.random.default_rng(0).standard_normal((1500, 1000)).astype(np.float32)
+    plan = nabi.compile(lambda t: nabi.gradients(ops.sum(t * cut(t)[:1, :1]) + ops.sum(ops.sin(cut(t))), [t])).plan(
+        nabi.tensor(x, requires_grad=True)
+    )
+    got, wanted = engines.prepare("cpu", plan)([x]), engines.prepare("reference", plan)([x])
+    compare(plan, [x], got, wanted, runs=3)
+
+
+@pytest.mark.parametrize("vector", [64, 32, 16])
+@pytest.mark.parametrize("rows", [1, 2, 5, 11, 13, 56, 58])
+def test_products_write_no_row_too_many(rows: int, vector: int) -> None:
+    """Of rows that no tile divides: the array goes on behind them, and must stay as it is."""
+    rng = np.random.default_rng(rows)
+    picture = rng.standard_normal((3, rows, 1, 3)).astype(np.float32)
+    weight = rng.standard_normal((3, 3, 3, 5)).astype(np.float32)
+    plan = plan_of(lambda x, w: ops.conv2d(x, w, padding=1), picture, weight)
+    before = machine.processor()
+    which = {64: before, 32: machine.narrower(before), 16: narrowest(before)}[vector]
+    with machine.pretending(which):
+        run = engines.prepare("cpu-direct", plan)
+    with guarded() as overrun:
+        compare(plan, [picture, weight], run([picture, weight]), engines.prepare("reference", plan)([picture, weight]))
+    assert overrun() == 0
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[Callable[[], int]]:
+    """Memory that runs take for themselves and hand out has room behind it; the function says how much was written."""
+    held: list[Any] = []
+    room = 4096
+
+    def behind(array: Any, end: int) -> None:
+        array[end:] = 0xAB
+        held.append(array[end:])
+
+    def empty(size: int) -> tuple[Any, int]:
+        memory = np.empty(size + running.ALIGNED + room, np.uint8)
+        base = -(-memory.ctypes.data // running.ALIGNED) * running.ALIGNED
+        behind(memory, base - memory.ctypes.data + size)
+        return memory, base
+
+    def take(spare: Any, shape: tuple[int, ...], dtype: Any) -> tuple[Any, int]:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        memory = np.empty(size + room, np.uint8)
+        behind(memory, size)
+        return memory[:size].view(dtype).reshape(shape), memory.ctypes.data
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "_empty", empty)
+        patch.setattr(running, "_take", take)
+        yield lambda: sum(int((end != 0xAB).sum()) for end in held)
+
+
+# --- which engine ---
+
+
+def test_the_engine_is_chosen_by_shapes_alone() -> None:
+    dense = lambda x, w: x @ w
+    numbers = np.zeros((512, 32), np.float32), np.zeros((32, 8), np.float32)
+    assert engines.suited(plan_of(dense, *numbers)) == "cpu"  # 512·32·8 is just enough
+    assert engines.suited(plan_of(dense, numbers[0] * np.nan, numbers[1] + 7)) == "cpu"
+    assert engines.suited(plan_of(dense, numbers[0][1:], numbers[1])) == "reference"
+    picture = np.zeros((1, 32, 32, 3), np.float32), np.zeros((3, 3, 3, 64), np.float32)
+    assert engines.suited(plan_of(lambda x, w: ops.conv2d(x, w, padding=1), *picture)) == "cpu"
+    assert engines.suited(plan_of(lambda x: ops.exp(x), np.zeros((8, 8), np.float32))) == "reference"
+
+
+def test_auto_takes_the_suited_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Plan] = []
+    from nabi.engines import cpu
+
+    prepare = cpu.prepare
+    monkeypatch.setattr(cpu, "prepare", lambda plan, **how: taken.append(plan) or prepare(plan, **how))
+    double = nabi.compile(lambda x, y: x @ y)
+    double(np.ones((4, 4), np.float32), np.ones((4, 4), np.float32))
+    assert not taken
+    double(np.ones((128, 64), np.float32), np.ones((64, 64), np.float32))
+    assert len(taken) == 1
+
+
+@pytest.mark.parametrize("name", ["gpu", "CPU", "", "cpu-winograd"])
+def test_an_unknown_engine_is_refused(name: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        engines.prepare(name, plan_of(lambda x: x, np.ones(2)))
+    assert str(caught.value) == f"engine {name!r} is not one of auto, reference, cpu, cpu-direct"
+    with pytest.raises(SettingError):
+        nabi.compile(lambda x: x, engine=name)(np.ones(2))
+
+
+# --- kernels on the disk ---
+
+
+class Made:
+    """How often machine code was made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        emit = machine._emit
+
+        def counting(text: str, target: machine.Processor) -> bytes:
+            self.count += 1
+            return emit(text, target)
+
+        monkeypatch.setattr(machine, "_emit", counting)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, new_process: Callable[[], None], tmp_path: Path) -> Made:
+    monkeypatch.setenv("NABI_CACHE", str(tmp_path / "cache"))
+    return Made(monkeypatch)
+
+
+def answer(factor: float = 2.0) -> Any:
+    """Make a kernel, and have it compute."""
+    given = np.arange(5, dtype=np.float32)
+    (got,) = engines.prepare("cpu", plan_of(lambda x: x * factor + 1.0, given))([given])
+    np.testing.assert_array_equal(got, given * np.float32(factor) + 1)
+
+
+def kept() -> list[Path]:
+    return sorted((cache.folder() / machine.FOLDER).glob("*.o"))
+
+
+def test_a_second_process_makes_nothing(made: Made, new_process: Callable[[], None]) -> None:
+    answer()
+    answer()
+    assert made.count == 1
+    new_process()
+    answer()
+    assert made.count == 1
+    answer(3.0)
+    assert made.count == 2
+    assert len(kept()) == 2
+
+
+def test_another_processor_has_its_own(made: Made, new_process: Callable[[], None]) -> None:
+    answer()
+    with machine.pretending(narrowest(machine.processor())):
+        answer()
+    assert made.count == 2
+    assert len(kept()) == 2
+
+
+def test_kernels_are_the_users_alone(made: Made) -> None:
+    answer()
+    folder = cache.folder() / machine.FOLDER
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert [path.suffix for path in folder.iterdir() if path.name != cache.TAG] == [".o"]
+    assert any(entry.kind == machine.FOLDER for entry in cache.entries())
+    assert cache.clear(machine.FOLDER) > 0
+    assert kept() == []
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "a bit": lambda data: data[:-20] + bytes([data[-20] ^ 4]) + data[-19:],
+    "its digest": lambda data: bytes([data[0] ^ 1]) + data[1:],
+    "cut off": lambda data: data[: len(data) // 2],
+    "nothing but a digest": lambda data: data[:32],
+    "empty": lambda data: b"",
+    "longer": lambda data: data + b"\0",
+    "something else": lambda data: b"\x7fELF, but not really" * 50,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_kernel_is_made_again(
+    made: Made, new_process: Callable[[], None], damage: Callable[[bytes], bytes]
+) -> None:
+    answer()
+    (path,) = kept()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    new_process()
+    answer()
+    assert made.count == 2
+    assert path.read_bytes() == whole
+    new_process()
+    answer()
+    assert made.count == 2
+
+
+def test_a_kernel_that_is_another_is_made_again(made: Made, new_process: Callable[[], None]) -> None:
+    answer(2.0)
+    (first,) = kept()
+    answer(3.0)
+    (second,) = {*kept()} - {first}
+    first.write_bytes(second.read_bytes())
+    new_process()
+    answer(2.0)
+    assert made.count == 3
+
+
+@pytest.mark.parametrize("obstacle", ["a file", "a file for a folder", "a folder for the kernel", "not to be made"])
+def test_a_cache_that_cannot_be_written(
+    made: Made, new_process: Callable[[], None], obstacle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then each process makes its own."""
+    home = cache.folder()
+    if obstacle == "a file":
+        home.write_text("not a folder")
+    elif obstacle == "a file for a folder":
+        home.mkdir()
+        (home / machine.FOLDER).write_text("not a folder")
+    elif obstacle == "a folder for the kernel":
+        answer()
+        (path,) = kept()
+        path.unlink()
+        (path / "in the way").mkdir(parents=True)
+        made.count = 0
+    else:
+        monkeypatch.setenv("NABI_CACHE", "/proc/nabi")
+    for count in (1, 2):
+        new_process()
+        answer()
+        assert made.count == count
+
+
+def test_the_oldest_kernels_go_where_there_are_too_many(
+    made: Made, new_process: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, factor in enumerate((2.0, 3.0, 4.0)):
+        before = {*kept()}
+        answer(factor)
+        (path,) = {*kept()} - before
+        os.utime(path, (time.time() + 10 * number,) * 2)
+    sizes = [path.stat().st_size for path in kept()]
+    by_age = sorted(kept(), key=lambda path: path.stat().st_mtime)
+    monkeypatch.setattr(machine, "MOST_BYTES", max(sizes))
+    new_process()
+    answer(5.0)
+    left = {*kept()}
+    assert (cache.folder() / machine.FOLDER / cache.TAG).exists()
+    assert by_age[2] in left
+    assert not {*by_age[:2]} & left
+    assert len(left) == 2  # and the new one
+    made.count = 0
+    for _ in range(2):
+        new_process()
+        answer(6.0)
+    assert made.count == 1, "nothing is kept any more"
+
+
+ANOTHER_PROCESS = """
+import sys
+import numpy as np, nabi
+from nabi import engines
+from nabi.engines.cpu import machine
+count, emit = 0, machine._emit
+def counting(*given):
+    global count
+    count += 1
+    return emit(*given)
+machine._emit = counting
+x = np.arange(64, dtype=np.float32)
+f = nabi.compile(lambda x: [x * k + nabi.ops.exp(-x) for k in range(2, 10)] + [nabi.ops.sum(x), x @ x], engine="cpu")
+got = f(x)
+np.testing.assert_allclose(got[1].numpy(), x * 3 + np.exp(-x), rtol=1e-6)
+print(count)
+"""
+
+
+def test_processes_at_once_and_one_after_them(tmp_path: Path) -> None:
+    def start() -> "subprocess.Popen[str]":
+        environment = os.environ | {"NABI_CACHE": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+        return subprocess.Popen([sys.executable, "-c", ANOTHER_PROCESS], stdout=subprocess.PIPE, text=True,
+                                env=environment)  # fmt: skip
+
+    both = [start(), start()]
+    counts = [int(process.communicate(timeout=60)[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert max(counts) > 0
+    after = start()
+    assert int(after.communicate(timeout=60)[0]) == 0
+    folder = tmp_path / "cache" / machine.FOLDER
+    assert not [path for path in folder.iterdir() if path.suffix != ".o" and path.name != cache.TAG]
+
+
+# --- numbers at the edge ---
+
+EDGES = [
+    0.0, -0.0, 1.0, -1.0, 2.5, -2.5, 0.5, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1e-40, -1e-40, 1e-38, 3e38, -3e38,
+    88.7, 88.73, 89.0, -87.3, -88.0, -103.0, -104.0, -110.0,
+]  # fmt: skip
+EDGE_CASES = [o for o in OPERATIONS if o.kind == "elementwise" and o.name not in ("astype",)]
+
+
+@pytest.mark.usefixtures("_nothing_kept")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("arrays", [1, 2, 3])
+def test_elementwise_at_the_edges(dtype: Any, arrays: int) -> None:
+    """Every declared operation, of every pair of numbers where there are two: NaN, infinities, what is hardly above 0."""
+    chosen = [o for o in EDGE_CASES if len(o.arrays) == arrays]
+    assert chosen
+    edges = np.array(EDGES, dtype)
+    tables = [np.ascontiguousarray(t) for t in np.meshgrid(edges, edges[:-8], indexing="ij")]
+    given = [edges] if arrays == 1 else [*tables, tables[0][::-1].copy()][:arrays]
+
+    def all_of_them(*x: Any) -> list[Any]:
+        results = []
+        for operation in chosen:
+            example = operation.examples[0]
+            values = [v > 0 if d.domain == "boolean" else v for v, d in zip(x, example.arrays, strict=True)]
+            results.append(operation(*values, **example.settings))
+        return results
+
+    check(all_of_them, *given)
+
+
+@pytest.mark.parametrize("axis", [0, 1, None])
+def test_folds_at_the_edges(axis: int | None) -> None:
+    """Over rows, along rows, over all: what is not a number passes as in the reference."""
+    x = np.ones((13, 17), np.float32)
+    x[0] = np.nan
+    x[1, 3] = np.nan
+    x[2, 5] = np.inf
+    x[3, 7] = -np.inf
+    x[4], x[5] = np.inf, -np.inf
+    x[6, 0], x[7, 16] = np.nan, np.nan
+    x[8] = -3
+    x[8, 2], x[8, 16] = 0.0, -0.0
+    x[9, 1], x[9, 2] = np.nan, np.inf
+    x[10] = 1e-45
+    x[11] = 3e38
+    folds = (
+        "sum",
+        "max",
+        "min",
+        "argmax",
+        "argmin",
+        "mean",
+        "var",
+        "logsumexp",
+        "softmax",
+        "log_softmax",
+        "any",
+        "all",
+    )
+    present = [name for name in folds if not (axis is None and name.startswith("arg"))]
+    check(lambda t: [getattr(ops, name)(t, axis=axis) for name in present], x)
+    for rows in (slice(1, 4), slice(8, 13), slice(10, 11)):  # among themselves, without the rest
+        check(lambda t: [getattr(ops, name)(t, axis=axis) for name in present], x[rows])
+
+
+@pytest.mark.parametrize("how", [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2}, {"kernel_size": 3, "padding": 1}])
+def test_max_pool_at_the_edges(how: dict[str, Any]) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 7, 7, 3)).astype(np.float32)
+    x[0, 1, 1, 0] = np.nan
+    x[1, 2, 3, 1] = np.inf
+    x[1, :, :, 2] = -np.inf
+    x[2, 3] = np.nan
+    pooled = ops.max_pool2d(nabi.tensor(x), **how)
+    g = np.ones(pooled.shape, np.float32)
+    settings = {"stride": None, "padding": 0, **how}
+    check(lambda t: ops.max_pool2d(t, **how), x)
+    check(lambda g, t: ops.max_pool2d_gradient(g, t, **settings), g, x)
+
+
+@pytest.mark.parametrize("edge", [np.nan, np.inf, -np.inf, 1e-40])
+def test_products_at_the_edges(edge: float) -> None:
+    rng = np.random.default_rng(1)
+    for n in (5, 40):
+        x, y = rng.standard_normal((2, n, n)).astype(np.float32)
+        y[2, 2] = edge
+        check(lambda a, b: a @ b, x, y)
+        check(lambda a, b: ops.permute_dims(a, (1, 0)) @ b, y, x)
+
+
+# --- exp and log ---
+
+
+def every_exponent(low: int, high: int, each: int = 1024) -> Any:
+    """Numbers of every exponent, the first and last of each among them."""
+    rng = np.random.default_rng(0)
+    mantissas = np.concatenate([[0, 1, (1 << 23) - 1, (1 << 23) - 2], rng.integers(0, 1 << 23, each)])
+    bits = (np.arange(low, high, dtype=np.uint32)[:, None] << np.uint32(23)) | mantissas.astype(np.uint32)
+    return bits.ravel().view(np.float32)
+
+
+def units(got: Any, exact: Any) -> Any:
+    """How many units in the last place ``got`` lies from the exact result, which is given in float64."""
+    return np.abs(got.astype(np.float64) - exact) / np.spacing(np.abs(exact.astype(np.float32))).astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "x"),
+    [
+        ("exp", every_exponent(0, 255)),
+        ("exp", -every_exponent(0, 255)),
+        ("exp", np.linspace(-104, 89, 400_001, dtype=np.float32)),
+        ("log", every_exponent(0, 255)),
+        ("log", np.linspace(0.5, 2, 400_001, dtype=np.float32)),
+    ],
+    ids=["exp", "exp of what is below 0", "exp where it is finite", "log", "log near 1"],
+)
+def test_exp_and_log_lie_within_two_units_in_the_last_place(name: str, x: Any) -> None:
+    """As their docstrings say; where the result is subnormal, within one of its steps."""
+    (got,) = engines.prepare("cpu", plan_of(getattr(ops, name), x))([x])
+    with np.errstate(all="ignore"):
+        exact = getattr(np, name)(x.astype(np.float64))
+        rounded = exact.astype(np.float32)
+    finite = np.isfinite(rounded)
+    np.testing.assert_array_equal(got[~finite], rounded[~finite])
+    normal = finite & (np.abs(rounded) >= np.finfo(np.float32).smallest_normal)
+    assert units(got[normal], exact[normal]).max() <= 2
+    tiny = finite & ~normal
+    assert units(got[tiny], exact[tiny]).max(initial=0) <= 1
+    assert (got[exact == 0] == 0).all()
+
+
+# --- where the time goes ---
+
+
+def test_time_is_noted_inside_the_block_alone(step: Any) -> None:
+    _, run, arrays = step
+    run(arrays)
+    with profile.profiling() as noted:
+        run(arrays)
+        once = dict(noted.strands)
+        run(arrays)
+    after = dict(noted.seconds)
+    run(arrays)
+    assert noted.seconds == after
+    assert profile.current is None
+    assert all(seconds > 0 for seconds in noted.seconds.values())
+    assert all(share == pytest.approx(1) for share in once.values()), "once through all strands is once"
+    assert all(share == pytest.approx(2) for what, share in noted.strands.items() if "weight" not in what.what)
+    words = " ".join(about.what for about in noted.seconds)
+    for kernel in ("winograd", "matmul", "moments", "37 rows"):
+        assert kernel in words
+    pictures, tiles, inputs, outputs = 37, 25, 16, 24  # of 18×18, in 5×5 tiles
+    assert max(about.operations for about in noted.seconds) >= 2 * 36 * pictures * tiles * inputs * outputs
+
+
+def test_blocks_inside_blocks(step: Any) -> None:
+    _, run, arrays = step
+    with profile.profiling() as outer:
+        with profile.profiling() as inner:
+            run(arrays)
+        assert inner.seconds
+        assert not outer.seconds
+        run(arrays)
+    assert outer.seconds
+
+
+def test_lines_of_a_profile() -> None:
+    noted = profile.Profile(threads=2)
+    for number in range(15):
+        about = profile.About(f"kernel {number} " + "x" * 90 * (number == 14), 2e9 * (number > 0), 1e9)
+        noted.add(about, float(number + 1), 0.5)
+        noted.add(about, 0.0, 0.5)
+    lines = where_time_went(noted)
+    assert lines[0].split() == "share ms runs GFLOP/s GB/s what, as all threads together do it".split()
+    first = lines[1].split()
+    assert first[:6] == ["12.5%", "7500.00", "1", "0", "0.1", "kernel"]  # 15 of 120 s, by two threads
+    assert lines[1].endswith("x…")
+    assert len(lines[1]) < 120
+    assert lines[13].split() == ["5.0%", "3", "others"]  # 1, 2 and 3 s
+    assert "this machine: at most" in lines[14]
+    assert len(lines) == 15
+    assert where_time_went(profile.Profile()) == [
+        "no step ran as machine code: the network is so small that NumPy alone takes its steps"
+    ]
+
+
+@pytest.mark.parametrize(("hidden", "said"), [("64", "this machine: at most"), ("2", "no step ran as machine code")])
+def test_train_with_a_profile(
+    hidden: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NABI_DATA", raising=False)
+    arguments = ["train", "--hidden", hidden, "--batch-size", "64", "--epochs", "1", "--profile", "--out", "run"]
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    printed = " ".join((out + err).split())
+    assert said in printed
+    assert ("matmul" in printed) == (hidden == "64")
+    assert profile.current is None
+
+
+def test_every_operation_has_an_array_to_be_called_with() -> None:
+    """So that none is left out above in silence."""
+    rng = np.random.default_rng(0)
+    for operation in EDGE_CASES:
+        for draw in operation.examples[0].arrays:
+            assert array(draw, rng).shape == draw.shape
