@@ -5,8 +5,8 @@ declares. New elementwise operations and reductions are part of it as soon as th
 that none of `MOVES` knows shapes for is called as its own examples do.
 
 How far two engines may lie apart is not one number: where a program subtracts near numbers, or asks which of two is
-larger, the least difference in rounding grows. `Rounding` runs the plan over NumPy with noise in every operation that
-rounds, of the size that is stated in there, and the spread of some runs is how far rounding carries.
+larger, the least difference in rounding grows. `noisy_run` runs the plan over NumPy with noise in every operation that
+rounds, of the size that `Noisy` states, and the spread of some runs is how far rounding carries.
 """
 
 import math
@@ -65,7 +65,8 @@ class Program:
         self.seed = seed
         self.size = size
         self.inputs: list[Any] = []
-        self(None)
+        with np.errstate(all="ignore"):
+            self(None)
 
     def __call__(self, given: Sequence[Any] | None) -> list[Any]:
         return _Run(self, given).outputs()
@@ -533,34 +534,66 @@ class Noisy(np.ndarray[Any, Any]):
         plain = [x.view(np.ndarray) if isinstance(x, Noisy) else x for x in inputs]
         if method == "at":
             getattr(ufunc, method)(*plain, **settings)
+            plain[0][plain[1]] = self.rounded(ufunc, method, plain, plain[0][plain[1]], settings)
             return None
         if out is not None:
-            settings["out"] = tuple(x.view(np.ndarray) if isinstance(x, Noisy) else x for x in out)
-        result = getattr(ufunc, method)(*plain, **settings)
-        if out is not None:
+            (target,) = (x.view(np.ndarray) if isinstance(x, Noisy) else x for x in out)
+            getattr(ufunc, method)(*plain, out=target, **settings)
+            target[...] = self.rounded(ufunc, method, plain, target, settings)
             return out[0]
+        result = getattr(ufunc, method)(*plain, **settings)
         if isinstance(result, tuple):
             return tuple(np.asarray(r).view(Noisy) for r in result)
-        result = np.asarray(result)
-        if result.dtype.kind == "f" and ufunc not in EXACT:
-            unit = float(np.finfo(result.dtype).eps) / 2
-            if ufunc is np.matmul:  # λ·√n·u·Σ|x|·|y| with λ = 4: Higham and Mary (2019), theorem 2.4
-                size = np.matmul(*map(np.abs, plain))
-                units = max(4 * math.sqrt(plain[0].shape[-1]), self.factor, UNITS)
-            elif ufunc is np.add and method == "reduce":
-                size = np.add.reduce(np.abs(plain[0]), **settings)
-                units = max(4 * math.sqrt(plain[0].size / max(1, result.size)), UNITS)
-            else:
-                size, units = np.abs(result), UNITS
-            noise = self.rng.uniform(-1, 1, result.shape).astype(result.dtype)
-            tiny = np.finfo(result.dtype).smallest_subnormal * UNITS
-            result = result + noise * np.maximum(size * result.dtype.type(units * unit), tiny * (result != 0))
-            result = np.asarray(result, dtype=noise.dtype)
-        return result.view(Noisy)
+        return self.rounded(ufunc, method, plain, np.asarray(result), settings).view(Noisy)
 
-    def __array_function__(self, function: Any, types: Any, arguments: Any, settings: Any) -> Any:
-        result = super().__array_function__(function, types, arguments, settings)
+    @classmethod
+    def rounded(cls, ufunc: Any, method: str, plain: list[Any], result: Any, settings: dict[str, Any]) -> Any:
+        """What a function gave, with the noise of its rounding."""
+        if result.dtype.kind != "f" or ufunc in EXACT:
+            return result
+        unit = float(np.finfo(result.dtype).eps) / 2
+        if ufunc is np.matmul:  # λ·√n·u·Σ|x|·|y| with λ = 4: Higham and Mary (2019), theorem 2.4
+            size = np.matmul(*map(np.abs, plain))
+            units = max(4 * math.sqrt(plain[0].shape[-1]), cls.factor, UNITS)
+        elif ufunc is np.add and method == "reduce":
+            size = np.add.reduce(np.abs(plain[0]), **settings)
+            units = max(4 * math.sqrt(plain[0].size / max(1, result.size)), UNITS)
+        else:
+            size, units = np.abs(result), UNITS
+        noise = cls.rng.uniform(-1, 1, result.shape).astype(result.dtype)
+        tiny = np.finfo(result.dtype).smallest_subnormal * UNITS
+        result = result + noise * np.maximum(size * result.dtype.type(units * unit), tiny * (result != 0))
+        return np.asarray(result, dtype=noise.dtype)
+
+
+def _noisily(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, giving arrays in whose arithmetic there is noise: of zeros that something is added to, too."""
+
+    def call(*arguments: Any, **settings: Any) -> Any:
+        result = function(*arguments, **settings)
         return np.asarray(result).view(Noisy) if isinstance(result, np.ndarray | np.generic) else result
+
+    return call
+
+
+def _noisy_sum(x: Any, **settings: Any) -> Any:
+    """NumPy's namespace adds float32 up in float64, where noise has no weight; then it rounds once."""
+    result = np.asarray(namespace.numpy.sum(x, **settings)).view(np.ndarray)
+    return np.asarray(Noisy.rounded(np.add, "", [], result, {})).view(Noisy)
+
+
+class _Library:
+    """NumPy, every function of it `_noisily`."""
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(np, name)
+        return _noisily(found) if callable(found) and not isinstance(found, type) else found
+
+
+_adapters = {name: _noisily(getattr(namespace.numpy, name)) for name in
+             ("matmul", "erf", "pad", "getitem", "scatter_add")}  # fmt: skip
+NOISE = namespace.Namespace(_Library(), sum=_noisy_sum, **_adapters)
+"""NumPy as ``xp``, with noise."""
 
 
 def noisy_run(plan: Plan, inputs: Sequence[Any], seed: int) -> list[Any]:
@@ -573,7 +606,7 @@ def noisy_run(plan: Plan, inputs: Sequence[Any], seed: int) -> list[Any]:
             assert node.operation is not None
             Noisy.factor = WINOGRAD if node.operation.name.startswith("conv2d") else 1.0
             given = [values[s.serial] for s in node.inputs]
-            values[node.serial] = node.operation.forward(namespace.numpy, *given, **node.settings)
+            values[node.serial] = node.operation.forward(NOISE, *given, **node.settings)
     return [np.asarray(values[n.serial]) for n in plan.outputs]
 
 
@@ -585,13 +618,17 @@ class Compared(NamedTuple):
 
 
 def compare(plan: Plan, inputs: Sequence[Any], got: Sequence[Any], wanted: Sequence[Any], runs: int = 8) -> Compared:
-    """Raise AssertionError where ``got`` lies farther from ``wanted`` than rounding carries.
+    """Raise AssertionError where ``got`` lies farther from ``wanted`` than rounding carries: see `within`."""
+    return within(got, wanted, [noisy_run(plan, inputs, seed) for seed in range(runs)])
 
-    For each element: four units in the last place, and the largest that noise in `runs` runs carried it, or a quarter
-    of what noise carries the elements of its array in the mean, where that is more.
+
+def within(got: Sequence[Any], wanted: Sequence[Any], noisy: Sequence[Sequence[Any]]) -> Compared:
+    """Raise AssertionError where ``got`` lies farther from ``wanted`` than some noisy runs do.
+
+    For each element: four units in the last place, and the largest that noise carried it, or a quarter of what noise
+    carries the elements of its array in the mean, where that is more.
     """
     wanted = [np.asarray(w) for w in wanted]
-    noisy = [noisy_run(plan, inputs, seed) for seed in range(runs)]
     elements, loose = 0, 0
     for place, (a, b) in enumerate(zip(got, wanted, strict=True)):
         a = np.asarray(a)

@@ -1,4 +1,4 @@
-"""The engine that makes machine code: random programs, the same bits always, its cache, special numbers, its profile."""
+"""The engine that makes machine code: random programs, the same bits, its cache, numbers at the edge, its profile."""
 
 import contextlib
 import os
@@ -600,7 +600,7 @@ EDGE_CASES = [o for o in OPERATIONS if o.kind == "elementwise" and o.name not in
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("arrays", [1, 2, 3])
 def test_elementwise_at_the_edges(dtype: Any, arrays: int) -> None:
-    """Every declared operation, of every pair of numbers where there are two: NaN, infinities, what is hardly above 0."""
+    """Every declared operation, of every pair where there are two: NaN, infinities, what is hardly above 0."""
     chosen = [o for o in EDGE_CASES if len(o.arrays) == arrays]
     assert chosen
     edges = np.array(EDGES, dtype)

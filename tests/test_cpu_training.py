@@ -1,0 +1,397 @@
+"""The engine that makes machine code, in what it is for: convolutions by Winograd's way, and steps of training."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nabi
+from nabi import engines, nn, ops, optim
+from nabi.engines.cpu import machine
+from nabi.engines.cpu.program import Program as Compiled
+from nabi.graph.plan import Plan
+from nabi.losses import softmax_cross_entropy
+from nabi.models import convnet, mlp
+from nabi.training.learner import GradientDescent
+from random_graphs import WINOGRAD, compare, noisy_run, within
+
+UNIT = float(np.finfo(np.float32).eps) / 2
+
+# --- Winograd: y = Aᵀ[(G w Gᵀ) ⊙ (Bᵀ x B)]A, by tiles of 4×4 outputs ---
+
+INPUT = np.array([  # Bᵀ
+    [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+    [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1],
+], np.float64)  # fmt: skip
+WEIGHT = np.array([  # G
+    [1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
+    [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1],
+])  # fmt: skip
+OUTPUT = np.array([  # Aᵀ
+    [1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1],
+], np.float64)  # fmt: skip
+ROUNDINGS = {"input": 2 * 2, "weight": 2 * 4, "output": 2 * 3, "points": 2 * 2, "weights back": 2 * 5, "product": 1}
+"""Roundings one after another that a number goes through at most, along rows and along columns; in a product, where the
+processor does not multiply and add at once. Those of factors such as 1/6, which are rounded too, are among them."""
+
+
+def tiles(x: Any, side: int, steps: tuple[int, int]) -> Any:
+    """Pictures, with their border, in tiles of side×side in steps of 4: (N, down, across, side, side, C)."""
+    down, across = (-(-n // 4) for n in steps)
+    whole = np.zeros((x.shape[0], 4 * down + side - 4, 4 * across + side - 4, x.shape[3]))
+    whole[:, : x.shape[1], : x.shape[2]] = x[:, : whole.shape[1], : whole.shape[2]]
+    rows = [whole[:, 4 * i : 4 * i + side] for i in range(down)]
+    return np.stack([np.stack([row[:, :, 4 * j : 4 * j + side] for j in range(across)], 1) for row in rows], 1)
+
+
+def winograd(x: Any, w: Any, padding: int, of: Callable[[Any], Any] = lambda a: a) -> Any:
+    """The convolution in float64; with ``of=np.abs`` what its roundings are relative to, element by element."""
+    x = np.pad(x.astype(np.float64), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    steps = x.shape[1] - 2, x.shape[2] - 2
+    points = np.einsum("pi,nhwijc,qj->nhwpqc", of(INPUT), of(tiles(x, 6, steps)), of(INPUT), optimize=True)
+    weights = np.einsum("pa,abio,qb->pqio", of(WEIGHT), of(w.astype(np.float64)), of(WEIGHT), optimize=True)
+    products = np.einsum("nhwpqi,pqio->nhwpqo", points, weights, optimize=True)
+    found = np.einsum("ap,nhwpqo,bq->nhawbo", of(OUTPUT), products, of(OUTPUT), optimize=True)
+    n, down, _, across, _, outputs = found.shape
+    return found.reshape(n, 4 * down, 4 * across, outputs)[:, : steps[0], : steps[1]]
+
+
+def winograd_gradient(x: Any, g: Any, padding: int, of: Callable[[Any], Any] = lambda a: a) -> Any:
+    """The gradient on the weights, likewise: Gᵀ[Σ (Bᵀ x B) ⊙ (A g Aᵀ)]G."""
+    x = np.pad(x.astype(np.float64), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    steps = g.shape[1:3]
+    points = np.einsum("pi,nhwijc,qj->nhwpqc", of(INPUT), of(tiles(x, 6, steps)), of(INPUT), optimize=True)
+    others = np.einsum("ap,nhwabo,bq->nhwpqo", of(OUTPUT), of(tiles(g.astype(np.float64), 4, steps)), of(OUTPUT),
+                       optimize=True)  # fmt: skip
+    sums = np.einsum("nhwpqi,nhwpqo->pqio", points, others, optimize=True)
+    return np.einsum("pa,pqio,qb->abio", of(WEIGHT), sums, of(WEIGHT), optimize=True)
+
+
+def gamma(roundings: float) -> float:
+    """How much n roundings may change a number, relatively. Source: Higham (2002), lemma 3.1."""
+    return roundings * UNIT / (1 - roundings * UNIT)
+
+
+def with_gradients(padding: int) -> Callable[..., list[Any]]:
+    """A convolution, and its gradients for ``g`` upstream."""
+
+    def function(x: Any, w: Any, g: Any) -> list[Any]:
+        y = ops.conv2d(x, w, padding=padding)
+        return [y, *nabi.gradients(ops.sum(y * g), [x, w])]
+
+    return function
+
+
+def convolved(engine: str, x: Any, w: Any, g: Any, padding: int) -> list[Any]:
+    tensors = [nabi.tensor(a, requires_grad=i < 2) for i, a in enumerate((x, w, g))]
+    plan = nabi.compile(with_gradients(padding), engine="reference").plan(*tensors)
+    return engines.prepare(engine, plan)([x, w, g])
+
+
+CONVOLUTIONS = [  # pictures, height, width, inputs, outputs, padding
+    (2, 8, 8, 16, 16, 1),
+    (3, 7, 13, 16, 17, 1),
+    (1, 4, 4, 33, 16, 1),
+    (2, 5, 6, 24, 40, 2),
+    (2, 9, 6, 16, 16, 0),
+    (70, 4, 5, 16, 16, 1),
+    (2, 32, 32, 64, 64, 1),
+]
+
+
+def numbers(n: int, h: int, w: int, inputs: int, outputs: int, padding: int) -> tuple[Any, Any, Any]:
+    rng = np.random.default_rng([n, h, w, inputs, outputs])
+    shapes = (n, h, w, inputs), (3, 3, inputs, outputs), (n, h + 2 * padding - 2, w + 2 * padding - 2, outputs)
+    x, weight, g = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+    return np.maximum(x, 0), weight, g  # as they come out of a rectifier
+
+
+def backwards(weight: Any) -> Any:
+    """From outputs to inputs: the window turned around."""
+    return weight[::-1, ::-1].swapaxes(2, 3)
+
+
+@pytest.mark.parametrize("shape", CONVOLUTIONS[1:2], ids=str)
+def test_winograd_bound_on_a_narrower_processor(shape: tuple[int, ...]) -> None:
+    with machine.pretending(machine.narrower(machine.processor())):
+        test_winograd_bound(shape)
+
+
+@pytest.mark.parametrize("shape", CONVOLUTIONS, ids=str)
+def test_winograd_bound(shape: tuple[int, ...]) -> None:
+    """No element lies farther from the convolution in float64 than roundings can carry it.
+
+    A sum of products of numbers that were transformed, transformed back: each number goes through so many roundings,
+    and each rounding is relative to what the same formula gives with all signs positive. Source: Barabasz, Anderson,
+    Soodhalter and Gregg, "Error analysis and improving the accuracy of Winograd convolution for deep neural networks"
+    (2020), theorem 2. `random_graphs` takes this as `WINOGRAD` times the noise of a sum: none is farther off.
+    """
+    padding, pictures, (x, w, g) = shape[-1], shape[0], numbers(*shape)
+    exact = convolved("reference", *(a.astype(np.float64) for a in (x, w, g)), padding)
+    back = 2 - padding
+    formulas = winograd(x, w, padding), winograd(g, backwards(w), back), winograd_gradient(x, g, padding)
+    for formula, y in zip(formulas, exact, strict=True):
+        np.testing.assert_allclose(formula, y, rtol=1e-9, atol=1e-9)  # the transformations above are the right ones
+    sizes = (
+        winograd(x, w, padding, np.abs),
+        winograd(g, backwards(w), back, np.abs),
+        winograd_gradient(x, g, padding, np.abs),
+    )
+    forward = ROUNDINGS["input"] + ROUNDINGS["weight"] + ROUNDINGS["output"] + ROUNDINGS["product"]
+    summed = pictures * -(-g.shape[1] // 4) * -(-g.shape[2] // 4)
+    backward = ROUNDINGS["input"] + ROUNDINGS["points"] + ROUNDINGS["weights back"] + ROUNDINGS["product"]
+    roundings = forward + shape[3], forward + shape[4], backward + summed
+    got = convolved("cpu", x, w, g, padding)
+    direct = convolved("reference", *(np.abs(a).astype(np.float64) for a in (x, w, g)), padding)
+    for name, a, y, size, count, whole in zip("ygw", got, exact, sizes, roundings, direct, strict=True):
+        error = np.abs(a - y)
+        assert (error <= gamma(count) * size).all(), name
+        assert (error <= WINOGRAD * UNIT * whole.max()).all(), name
+        assert np.sqrt((error**2).mean() / (y**2).mean()) < 1e-5, f"{name}: the error that is stated"
+
+
+@pytest.mark.parametrize("shape", CONVOLUTIONS, ids=str)
+def test_direct_bound(shape: tuple[int, ...]) -> None:
+    """As for any sum of products: |error| ≤ γₙ·Σ|x|·|w|. Source: Higham, "Accuracy and stability of
+    numerical algorithms" (2002), equation 3.5.
+    """
+    padding, (x, w, g) = shape[-1], numbers(*shape)
+    exact = convolved("reference", *(a.astype(np.float64) for a in (x, w, g)), padding)
+    sizes = convolved("reference", *(np.abs(a).astype(np.float64) for a in (x, w, g)), padding)
+    lengths = 9 * shape[3], 9 * shape[4], g.shape[0] * g.shape[1] * g.shape[2]
+    for name, a, y, size, n in zip(
+        "ygw", convolved("cpu-direct", x, w, g, padding), exact, sizes, lengths, strict=True
+    ):
+        assert (np.abs(a - y) <= gamma(n) * size).all(), name
+        assert np.sqrt(((a - y) ** 2).mean() / (y**2).mean()) < 1e-6, f"{name}: the error that is stated"
+
+
+def kinds(engine: str, shape: tuple[int, ...], **how: Any) -> set[str]:
+    """The kinds of all values that a convolution and its gradients are made of."""
+    x, w = np.zeros(shape[:4], np.float32), np.zeros((*how.pop("kernel", (3, 3)), shape[3], shape[4]), np.float32)
+
+    def function(x: Any, w: Any) -> list[Any]:
+        return nabi.gradients(ops.sum(ops.sin(ops.conv2d(x, w, **how))), [x, w])
+
+    tensors = nabi.tensor(x, requires_grad=True), nabi.tensor(w, requires_grad=True)
+    plan = nabi.compile(function, engine="reference").plan(*tensors)
+    _, settings = engines.ENGINES[engine]
+    found, pending = set(), list(Compiled(plan, **settings).outputs)
+    while pending:
+        value = pending.pop()
+        found.add(value.kind)
+        pending += value.inputs
+    return {kind for kind in found if kind.startswith(("winograd", "convolution", "external"))}
+
+
+WINOGRAD_KINDS = {"winograd", "winograd_weight", "winograd_gradient"}
+DIRECT_KINDS = {"convolution", "convolution_gradient"}
+
+
+def test_which_convolutions_go_winograds_way() -> None:
+    """3×3 windows in steps of 1, from 16 channels on; and none where the engine is told not to."""
+    assert kinds("cpu", (2, 8, 8, 16, 16), padding=1) == WINOGRAD_KINDS
+    assert kinds("cpu", (2, 6, 9, 64, 33), padding=0) >= {"winograd", "winograd_gradient"}
+    for shape, how in [
+        ((2, 8, 8, 15, 16), {"padding": 1}),
+        ((2, 8, 8, 3, 64), {"padding": 1}),
+        ((2, 8, 8, 16, 10), {"padding": 1}),
+        ((2, 8, 8, 16, 16), {"padding": 1, "dilation": 2}),
+        ((2, 8, 8, 16, 16), {"kernel": (1, 1)}),
+        ((2, 8, 8, 16, 16), {"kernel": (5, 5), "padding": 2}),
+    ]:
+        assert kinds("cpu", shape, **dict(how)) == DIRECT_KINDS, (shape, how)
+    assert kinds("cpu", (2, 9, 9, 16, 16), stride=2, padding=1) > DIRECT_KINDS  # back it goes in steps of 1
+    assert kinds("cpu-direct", (2, 8, 8, 16, 16), padding=1) == DIRECT_KINDS
+    assert kinds("cpu-direct", (2, 32, 32, 64, 64), padding=1) == DIRECT_KINDS
+
+
+@pytest.mark.parametrize("edge", [np.nan, np.inf, -np.inf])
+def test_winograd_makes_nothing_finite_of_what_is_not(edge: float) -> None:
+    """It spreads what is not finite over its tile, and over no other; a sum that is infinite may come out as NaN."""
+    x, w, g = numbers(2, 12, 12, 16, 16, 1)
+    x[0, 5, 6, 3] = edge
+    wanted = convolved("reference", x, w, g, 1)
+    got = convolved("cpu", x, w, g, 1)
+    for a, y in zip(got, wanted, strict=True):
+        assert not np.isfinite(a[~np.isfinite(y)]).any()
+    assert np.isfinite(got[0][1]).all(), "the other picture"
+    assert not np.isfinite(wanted[0][0, 4:7, 5:8]).any()
+    touched = ~np.isfinite(got[0][0]).all(axis=-1)
+    assert touched[4:8, 4:8].all()
+    assert not touched[8:].any(), "a tile that does not see the place"
+    for a, y in zip(convolved("cpu-direct", x, w, g, 1), wanted, strict=True):
+        np.testing.assert_array_equal(np.isnan(a), np.isnan(y))
+        np.testing.assert_array_equal(np.isinf(a), np.isinf(y))
+
+
+# --- steps of training ---
+
+
+def overlapping(seed: int) -> nn.Sequential:
+    """A small network in the manner of 2012: strides, pools that overlap, dropout, dense layers."""
+    keys = (ops.fold_in(nabi.random.key(seed), number) for number in range(9))
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 5, stride=2, padding=2, key=next(keys)),
+        nn.ReLU(),
+        nn.MaxPool2d(3, stride=2),
+        nn.Conv2d(16, 24, 3, padding=1, key=next(keys)),
+        nn.ReLU(),
+        nn.MaxPool2d(3, stride=2),
+        nn.Flatten(),
+        nn.Dropout(0.5, key=next(keys)),
+        nn.Linear(24 * 9, 48, key=next(keys)),
+        nn.ReLU(),
+        nn.Dropout(0.25, key=next(keys)),
+        nn.Linear(48, 7, key=next(keys)),
+    )
+
+
+Make = Callable[[Any], optim.Optimizer]
+MODELS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
+    "convnet": (lambda: convnet((8, 8, 3), 7, channels=(16, 24)), (12, 8, 8, 3)),
+    "convnet, two convolutions a block": (
+        lambda: convnet((9, 9, 3), 7, channels=(16, 24), convolutions=2),
+        (10, 9, 9, 3),
+    ),
+    "mlp": (lambda: mlp((6, 6, 3), 7, hidden=(40, 24), dropout=0.3), (64, 6, 6, 3)),
+    "overlapping pools": (lambda: overlapping(1), (9, 31, 31, 3)),
+}
+OPTIMIZERS: dict[str, Make] = {
+    "sgd": lambda p: optim.SGD(p, 0.1),
+    "nesterov": lambda p: optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "rmsprop": lambda p: optim.RMSProp(p, 0.01, momentum=0.9, weight_decay=0.01),
+    "adam": lambda p: optim.Adam(p, 0.01, weight_decay=0.01),
+    "adamw": lambda p: optim.AdamW(p, 0.01, weight_decay=0.1),
+}
+EVERYTHING = {"clip_norm": 0.5, "average": 0.9}
+RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "convnet": ("convnet", "nesterov", EVERYTHING),
+    "two convolutions a block": ("convnet, two convolutions a block", "nesterov", {}),
+    "overlapping pools": ("overlapping pools", "nesterov", EVERYTHING),
+    "mlp, nesterov": ("mlp", "nesterov", {}),
+    **{f"mlp, {optimizer}": ("mlp", optimizer, EVERYTHING) for optimizer in OPTIMIZERS if optimizer != "nesterov"},
+    "convnet, adamw": ("convnet", "adamw", {}),
+}
+
+
+def learner_of(model: str, optimizer: str, how: dict[str, Any], engine: str) -> GradientDescent:
+    made = MODELS[model][0]()
+    return GradientDescent(
+        made, OPTIMIZERS[optimizer](nn.parameters(made)), softmax_cross_entropy, engine=engine, **how
+    )
+
+
+def batches(model: str, count: int) -> Iterator[list[Any]]:
+    rng = np.random.default_rng(0)
+    shape = MODELS[model][1]
+    for _ in range(count):
+        yield [rng.standard_normal(shape).astype(np.float32), rng.integers(0, 7, shape[0])]
+
+
+def held(learner: GradientDescent) -> list[Any]:
+    return [np.array(t.held) for t in nabi.graph.nest.tensors(learner.state).values()]
+
+
+def after(plan: Plan, state: list[Any], results: list[Any], changed: list[int]) -> list[Any]:
+    """The state after a step."""
+    new = list(state)
+    for place, value in zip(changed, results[2:], strict=True):
+        new[place] = np.asarray(value)
+    return new
+
+
+@pytest.mark.parametrize(("model", "optimizer", "how"), RUNS.values(), ids=RUNS)
+def test_steps_of_training(model: str, optimizer: str, how: dict[str, Any]) -> None:
+    """Each step, from where the reference stands, as near to the reference's as rounding carries; and several in a row.
+
+    The steps in a row are compared with rows of steps in every operation of which there is noise.
+    """
+    ours, theirs = (learner_of(model, optimizer, how, engine) for engine in ("cpu", "reference"))
+    given = list(batches(model, 3))
+    plan = theirs._step.plan(*given[0])
+    changed = changes(theirs, given[0])
+    run = engines.prepare("cpu", plan)
+    rows = [held(theirs) for _ in range(3)]
+    losses: list[list[Any]] = [[] for _ in rows]
+    for number, batch in enumerate(given):
+        before = held(theirs)
+        value, correct = theirs.step(*batch)
+        state = held(theirs)
+        compare(plan, [*batch, *before], run([*batch, *before]),
+                [value.numpy(), correct.numpy(), *(state[i] for i in changed)], runs=3)  # fmt: skip
+        mine, _ = ours.step(*batch)
+        for i, row in enumerate(rows):
+            results = noisy_run(plan, [*batch, *row], 100 * number + i)
+            rows[i] = after(plan, row, results, changed)
+            losses[i].append(results[0])
+        within([mine.numpy()], [value.numpy()], [[row[-1]] for row in losses])
+    places = [i for i in changed if np.asarray(rows[0][i]).dtype.kind == "f"]
+    mine = held(ours)
+    within([mine[i] for i in places], [state[i] for i in places], [[row[i] for i in places] for row in rows])
+    counts = [i for i in changed if i not in places]
+    assert all((mine[i] == state[i]).all() for i in counts)
+
+
+def changes(learner: GradientDescent, batch: list[Any]) -> list[int]:
+    """Which of the state's tensors a step changes, in the order of its plan's outputs."""
+    state = list(nabi.graph.nest.tensors(learner.state).values())
+    (recordings,) = learner._step._cache.values()
+    (recording,) = recordings.values()
+    numbers = {id(t): i for i, t in enumerate(state)}
+    return [numbers[id(t)] for t in recording.updates]
+
+
+def test_every_optimiser_is_among_the_runs() -> None:
+    classes = {c for c in vars(optim).values() if isinstance(c, type) and issubclass(c, optim.Optimizer)}
+    parameter = [nabi.tensor(0.0, requires_grad=True)]
+    assert {type(make(parameter)) for make in OPTIMIZERS.values()} == classes - {optim.Optimizer}
+
+
+# --- what is prepared ---
+
+
+def test_weights_that_were_assigned_are_seen() -> None:
+    """What was computed of weights beforehand is computed again for others."""
+    rng = np.random.default_rng(0)
+    layer = nn.Conv2d(16, 16, 3, padding=1, key=nabi.random.key(0))
+    forward = {engine: nabi.compile(lambda x: ops.relu(layer(x)), state=layer, engine=engine)
+               for engine in ("cpu", "reference")}  # fmt: skip
+    x = rng.standard_normal((4, 12, 12, 16)).astype(np.float32)
+    answers = []
+    for number in range(3):
+        got, wanted = (forward[engine](x).numpy() for engine in ("cpu", "reference"))
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(forward["cpu"](x).numpy(), got)
+        answers.append(got)
+        layer.weight.assign(layer.weight * -(number + 2.0))
+    assert not np.allclose(answers[0], answers[1])
+    layer.weight.assign(layer.weight * 0.0)
+    np.testing.assert_array_equal(
+        forward["cpu"](x).numpy(), np.maximum(np.broadcast_to(layer.bias.numpy(), x.shape), 0)
+    )
+
+
+def test_an_array_that_is_changed_in_place_is_seen() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 12, 12, 16)).astype(np.float32)
+    w = rng.standard_normal((3, 3, 16, 16)).astype(np.float32)
+    function = lambda x, w: ops.conv2d(x, w, padding=1)
+    ours, theirs = nabi.compile(function, engine="cpu"), nabi.compile(function, engine="reference")
+    for _ in range(3):
+        np.testing.assert_allclose(ours(x, w).numpy(), theirs(x, w).numpy(), rtol=1e-3, atol=1e-3)
+        w *= -2.0
+        np.testing.assert_allclose(ours(x, w).numpy(), theirs(x, w).numpy(), rtol=1e-3, atol=1e-3)
+        x[:, 1:] += 1.0
+
+
+def test_a_product_reads_its_arrays_anew() -> None:
+    w = nabi.tensor(np.ones((64, 64), np.float32))
+    x = np.ones((256, 64), np.float32)
+    double = nabi.compile(lambda x, w: x @ w, engine="cpu")
+    assert (double(x, w).numpy() == 64).all()
+    x[:] = 2
+    assert (double(x, w).numpy() == 128).all()
+    w.assign(w * 0.5)
+    assert (double(x, w).numpy() == 64).all()
