@@ -24,7 +24,7 @@ from nabi.engines.cpu import machine, profile, running, segments
 from nabi.engines.cpu.program import Program as Compiled
 from nabi.errors import SettingError
 from nabi.graph.plan import Plan
-from operation_inputs import OPERATIONS, array
+from operation_inputs import OPERATIONS
 from random_graphs import LARGE, SMALL, Program, Size, compare
 
 
@@ -463,6 +463,16 @@ def test_kernels_are_the_users_alone(made: Made) -> None:
     assert kept() == []
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give folders away")
+def test_kernels_of_somebody_else_are_not_run(made: Made, new_process: Callable[[], None]) -> None:
+    """Machine code is run as it is: whoever may write it may do everything that the user may."""
+    answer()
+    os.chown(cache.folder() / machine.FOLDER, 12345, 12345)
+    new_process()
+    answer()
+    assert made.count == 2
+
+
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "a bit": lambda data: data[:-20] + bytes([data[-20] ^ 4]) + data[-19:],
     "its digest": lambda data: bytes([data[0] ^ 1]) + data[1:],
@@ -593,7 +603,11 @@ EDGES = [
     0.0, -0.0, 1.0, -1.0, 2.5, -2.5, 0.5, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 1e-40, -1e-40, 1e-38, 3e38, -3e38,
     88.7, 88.73, 89.0, -87.3, -88.0, -103.0, -104.0, -110.0,
 ]  # fmt: skip
-EDGE_CASES = [o for o in OPERATIONS if o.kind == "elementwise" and o.name not in ("astype",)]
+EDGE_CASES = [o for o in OPERATIONS if o.kind == "elementwise" and o.name != "astype"]
+
+
+def test_no_operation_is_left_out_at_the_edges() -> None:
+    assert {len(o.arrays) for o in EDGE_CASES} == {1, 2, 3}
 
 
 @pytest.mark.usefixtures("_nothing_kept")
@@ -787,11 +801,3 @@ def test_train_with_a_profile(
     assert said in printed
     assert ("matmul" in printed) == (hidden == "64")
     assert profile.current is None
-
-
-def test_every_operation_has_an_array_to_be_called_with() -> None:
-    """So that none is left out above in silence."""
-    rng = np.random.default_rng(0)
-    for operation in EDGE_CASES:
-        for draw in operation.examples[0].arrays:
-            assert array(draw, rng).shape == draw.shape
