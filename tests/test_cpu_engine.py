@@ -66,8 +66,8 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 @pytest.fixture
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """No kernel is looked for on the disk, or written there."""
-    monkeypatch.setattr(machine, "_read", lambda path: None)
-    monkeypatch.setattr(machine, "_keep", lambda path, image: None)
+    monkeypatch.setattr(machine, "_read", lambda digest: None)
+    monkeypatch.setattr(machine, "_keep", lambda digest, image: None)
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_the_engine_itself_is_tested_on_all_widths() -> None:
         with machine.pretending(other):
             assert machine.processor() == other
             program = Compiled(plan)
-            segment = segments.lay_out(program.outputs).stages[0][0]
+            segment = segments.lay_out(program.outputs, set()).stages[0][0]
             text, _ = program._write(segment, set())
             widths.append(max(n for n in (4, 8, 16) if f"<{n} x float>" in text) * 4)
     assert machine.processor() == before
@@ -382,7 +382,7 @@ def test_auto_takes_the_suited_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     from nabi.engines import cpu
 
     prepare = cpu.prepare
-    monkeypatch.setattr(cpu, "prepare", lambda plan, **how: taken.append(plan) or prepare(plan, **how))
+    monkeypatch.setattr(cpu, "prepare", lambda plan, *rest, **how: taken.append(plan) or prepare(plan, *rest, **how))
     double = nabi.compile(lambda x, y: x @ y)
     double(np.ones((4, 4), np.float32), np.ones((4, 4), np.float32))
     assert not taken
@@ -544,7 +544,7 @@ def test_the_oldest_kernels_go_where_there_are_too_many(
         before = {*kept()}
         answer(factor)
         (path,) = {*kept()} - before
-        os.utime(path, (time.time() + 10 * number,) * 2)
+        os.utime(path, (time.time() - 100 + 10 * number,) * 2)
     sizes = [path.stat().st_size for path in kept()]
     by_age = sorted(kept(), key=lambda path: path.stat().st_mtime)
     monkeypatch.setattr(machine, "MOST_BYTES", max(sizes))

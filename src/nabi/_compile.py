@@ -323,7 +323,7 @@ class Compiled:
         return Recording(
             parts,
             plan,
-            engines.prepare(self.engine, plan),
+            engines.prepare(self.engine, plan, len(state)),
             again if all(is_output) else rebuild,
             list(state.values()),
             updates,

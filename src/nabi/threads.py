@@ -2,7 +2,8 @@
 
 Everything in nabi that works in parallel (decoding pictures, running kernels) hands its blocks to this pool, so that
 two layers never fight over the cores. The number of threads is, in this order: what :func:`set_num_threads` was given,
-the environment variable ``NABI_NUM_THREADS``, the number of cores that this process may use.
+the environment variable ``NABI_NUM_THREADS``, ``OMP_NUM_THREADS`` (which joblib sets for its workers, so that together
+they use each core once), the number of cores that this process may use.
 
 How work is cut into blocks must never depend on :func:`count`: results are the same bits for 1 and for 64 threads.
 """
@@ -44,12 +45,19 @@ def count() -> int:
         return _chosen
     given = os.environ.get("NABI_NUM_THREADS", "").strip()
     if given:
-        if not (given.isascii() and given.isdigit() and int(given) >= 1):
+        if not _is_count(given):
             raise SettingError(f"NABI_NUM_THREADS is {given!r}: it must be a whole number, 1 or more")
         return int(given)
+    shared = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if _is_count(shared):
+        return int(shared)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) >= 1
 
 
 def set_num_threads(number: int | None) -> None:
@@ -75,15 +83,25 @@ def set_num_threads(number: int | None) -> None:
 
 def pool() -> ThreadPoolExecutor:
     """The pool, with :func:`count` threads; made when it is first needed and when the count has changed."""
+    with _lock:
+        return _fitting_pool()
+
+
+def _fitting_pool() -> ThreadPoolExecutor:
     global _pool, _pool_size
     wanted = count()
+    if _pool is None or _pool_size != wanted:
+        if _pool is not None:
+            _pool.shutdown(wait=False)  # what it has begun, it finishes
+        _pool = ThreadPoolExecutor(wanted, thread_name_prefix="nabi", initializer=_mark_worker)
+        _pool_size = wanted
+    return _pool
+
+
+def _submit(function: Callable[[Item], Result], item: Item) -> "Future[Result]":
+    """Hand work to the pool, which nobody may replace in between."""
     with _lock:
-        if _pool is None or _pool_size != wanted:
-            if _pool is not None:
-                _pool.shutdown(wait=False)  # what it has begun, it finishes
-            _pool = ThreadPoolExecutor(wanted, thread_name_prefix="nabi", initializer=_mark_worker)
-            _pool_size = wanted
-        return _pool
+        return _fitting_pool().submit(function, item)
 
 
 def map_in_order(
@@ -112,7 +130,7 @@ def map_in_order(
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
-            waiting.append(pool().submit(function, item))
+            waiting.append(_submit(function, item))
             if len(waiting) >= window:
                 yield waiting.popleft().result()
         while waiting:
@@ -145,8 +163,9 @@ def together(work: Callable[[int], None], helpers: int, *, all_needed: bool = Tr
         for number in range(helpers + 1 if all_needed else 1):
             work(number)
         return
-    waiting = [pool().submit(work, number) for number in range(1, helpers + 1)]
+    waiting: list[Future[None]] = []
     try:
+        waiting += (_submit(work, number) for number in range(1, helpers + 1))
         work(0)
     finally:
         begun = [one for one in waiting if all_needed or not one.cancel()]
@@ -187,9 +206,13 @@ def _mark_worker() -> None:
 
 def _forget_pool() -> None:
     """A forked child has the pool's object but none of its threads."""
-    global _pool, _lock
+    global _pool, _lock, _alone
     _pool = None
     _lock = threading.Lock()
+    if _alone and _blas is not None:  # nor has it those who asked for one BLAS thread
+        for library, before in zip(_blas.lib_controllers, _blas_before, strict=True):
+            library.set_num_threads(before)
+    _alone = 0
 
 
 if hasattr(os, "register_at_fork"):

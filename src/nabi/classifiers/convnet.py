@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
@@ -57,7 +57,7 @@ class ConvNetClassifier(NetworkClassifier):
     True
     """
 
-    rates: ClassVar[Mapping[str, float]] = {"sgd": 0.1, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.003}
+    rates: ClassVar[Mapping[str, float]] = {"sgd": 0.2, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.003}
 
     architecture: Any = "convnet"
     _: KW_ONLY
@@ -108,13 +108,11 @@ class ConvNetClassifier(NetworkClassifier):
         if images.ndim == 2 and self.image_shape is not None:
             images = images.reshape(len(images), *self._picture_shape())
         super()._standardize(images)
-        for number, layer in enumerate(layers := list(self.model_)):
-            if isinstance(layer, nn.Whitening):
-                some = images[:: max(1, len(images) // WHITENED)][:WHITENED]
-                shown: Any = np.asarray(some)
-                for below in layers[:number]:
-                    shown = below(shown)
-                layer.learn(shown.numpy())
+        whitenings = list(_whitenings(self.model_))
+        if whitenings:
+            pixels = math.prod(self._picture_shape()[:2])
+            most = max(1, min(WHITENED, WHITENED * 32**2 // pixels))
+            _whiten(self.model_, np.asarray(images[:: max(1, len(images) // most)][:most]), whitenings[-1])
 
     # The weights that one's own network began with are in the file, too: it is an argument of the constructor.
 
@@ -138,8 +136,8 @@ class ConvNetClassifier(NetworkClassifier):
 
     def _rate(self, batch_size: int) -> float:
         rate = super()._rate(batch_size)
-        # What has no batch normalisation, or is not known to have it, takes a tenth of the steps.
-        return rate if self.architecture == "convnet" or self.learning_rate != "auto" else rate / 10
+        # What has no batch normalisation, or is not known to have it, takes a twentieth of the steps.
+        return rate if self.architecture == "convnet" or self.learning_rate != "auto" else rate / 20
 
     def _picture_shape(self) -> tuple[int, ...]:
         if len(self.input_shape_) == 3:
@@ -159,3 +157,26 @@ class ConvNetClassifier(NetworkClassifier):
         check_flag("whitening", self.whitening)
         if self.image_shape is not None:
             check_sizes("image_shape", self.image_shape, count=3)
+
+
+def _whitenings(layers: nn.Sequential) -> Iterator[nn.Whitening]:
+    """The layers that are computed from pictures."""
+    for layer in layers:
+        if isinstance(layer, nn.Sequential):
+            yield from _whitenings(layer)
+        elif isinstance(layer, nn.Whitening):
+            yield layer
+
+
+def _whiten(layers: nn.Sequential, shown: Any, last: nn.Whitening) -> Any:
+    """Let every layer that is computed from pictures, to the last, see what it is given; None when it has seen it."""
+    for layer in layers:
+        if isinstance(layer, nn.Sequential):
+            shown = _whiten(layer, shown, last)
+        else:
+            if isinstance(layer, nn.Whitening):
+                layer.learn(shown.numpy())
+            shown = None if layer is last else layer(shown)
+        if shown is None:
+            return None
+    return shown

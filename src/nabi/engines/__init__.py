@@ -1,11 +1,13 @@
 """Engines: what runs a plan.
 
-An engine is a module with one function, ``prepare(plan)``, which gives a function from the values of the plan's inputs
-to the values of its outputs. It is loaded when it is first asked for. An operation needs nothing from an engine: every
-engine runs the operation's own formula over some ``xp``, unless it knows a better way, which must give the same.
+An engine is a module with one function, ``prepare(plan, kept)``, which gives a function from the values of the plan's
+inputs to the values of its outputs. It is loaded when it is first asked for. An operation needs nothing from an engine:
+every engine runs the operation's own formula over some ``xp``, unless it knows a better way, which must give the same.
 """
 
 import importlib
+import logging
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from nabi.graph.cost import forward_cost
 from nabi.graph.plan import Plan
 
 Run = Callable[[Sequence[Any]], list[Any]]
+log = logging.getLogger("nabi.compile")
 
 ENGINES: dict[str, tuple[str, dict[str, bool]]] = {
     "reference": ("nabi.engines.reference", {}),
@@ -22,6 +25,16 @@ ENGINES: dict[str, tuple[str, dict[str, bool]]] = {
 }
 """Modules, and what each is told; "cpu-direct" computes every convolution as it is defined."""
 
+
+def _references() -> int:
+    """What `sys.getrefcount` says of an array that a list held, and nobody but a name holds now."""
+    spare = [object()]
+    array = spare.pop(0)
+    return sys.getrefcount(array)
+
+
+UNHELD = _references()
+"""By this an engine knows that an array may be used again; Python's versions count differently."""
 ENOUGH = 1 << 17
 """Multiply-adds of a plan that is worth machine code of its own."""
 
@@ -31,17 +44,34 @@ def suited(plan: Plan) -> str:
     return "cpu" if sum(map(forward_cost, plan.nodes)) >= ENOUGH else "reference"
 
 
-def prepare(engine: str, plan: Plan) -> Run:
+def _suited(plan: Plan, kept: int) -> Run:
+    """The suited engine's run, or the reference engine's, where the other cannot make code on this machine."""
+    name = suited(plan)
+    try:
+        return prepare(name, plan, kept)
+    except Exception:
+        if name == "reference":
+            raise
+        log.warning("no machine code for a function: the reference engine runs it, in its own time", exc_info=True)
+        return prepare("reference", plan, kept)
+
+
+def prepare(engine: str, plan: Plan, kept: int = 0) -> Run:
     """A function that runs the plan on an engine.
 
     Parameters
     ----------
     engine : str
         A name among `ENGINES`, or "auto": whichever suits the plan by its operations and shapes alone.
+    plan : Plan
+    kept : int
+        How many of the plan's inputs, the last ones, are state: arrays that are replaced, but never changed in place.
     """
-    name = suited(plan) if engine == "auto" else engine
+    if engine == "auto":
+        return _suited(plan, kept)
+    name = engine
     if name not in ENGINES:
         raise SettingError(f"engine {engine!r} is not one of auto, {', '.join(ENGINES)}")
     module, how = ENGINES[name]
-    run: Run = importlib.import_module(module).prepare(plan, **how)
+    run: Run = importlib.import_module(module).prepare(plan, kept, **how)
     return run

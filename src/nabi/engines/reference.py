@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nabi.engines import Run
+from nabi.engines import UNHELD, Run
 from nabi.graph import namespace
 from nabi.graph.node import Node
 from nabi.graph.plan import Plan, last_uses
@@ -30,7 +30,7 @@ class Step(NamedTuple):
     dead: list[int]
 
 
-def prepare(plan: Plan) -> Run:
+def prepare(plan: Plan, kept: int) -> Run:
     """A function that runs the plan; see `nabi.engines`."""
     slots: dict[int, int] = {}
     for node in (*plan.inputs, *plan.constants, *plan.nodes):
@@ -38,7 +38,7 @@ def prepare(plan: Plan) -> Run:
     groups = cluster(plan.nodes)
     ordered = Plan(plan.inputs, plan.constants, tuple(node for group in groups for node in group), plan.outputs)
     dead = [[slots[serial] for serial in serials] for serials in last_uses(ordered)]
-    kept = {output.serial for output in plan.outputs}
+    wanted = {output.serial for output in plan.outputs}
     program: list[Step] = []
     done = 0
     for group in groups:
@@ -48,7 +48,7 @@ def prepare(plan: Plan) -> Run:
             program.append(Step(_one(group[0], slots), gone))
         else:
             inside = {node.serial for node in group}
-            used = {s.serial for node in ordered.nodes if node.serial not in inside for s in node.inputs} | kept
+            used = {s.serial for node in ordered.nodes if node.serial not in inside for s in node.inputs} | wanted
             program.append(Step(_together(group, slots, used), gone))
     places = [slots[node.serial] for node in plan.inputs]
     fixed = [(slots[node.serial], node.held) for node in plan.constants]
@@ -132,7 +132,7 @@ def _take(spare: list[Any], shape: tuple[int, ...], dtype: Any) -> Any:
             array = spare.pop(0)
         except IndexError:  # another thread took the last
             break
-        if sys.getrefcount(array) == 2:  # the name here, and the call itself
+        if sys.getrefcount(array) == UNHELD:
             return array
         if len(spare) < 2:
             spare.append(array)

@@ -9,6 +9,9 @@ from nabi import ops
 from nabi._tensor import Tensor, tensor
 from nabi.nn.layer import Layer, size
 
+AT_ONCE = 1 << 22
+"""Numbers in the patches that are looked at together."""
+
 
 class Whitening(Layer):
     """y[n, p, q, o] = Σ x[n, p + i, q + j, c]·w[i, j, c, o], with filters by which small patches are uncorrelated
@@ -63,9 +66,15 @@ class Whitening(Layer):
         """
         kernel, _, channels, _ = self.weight.shape
         height, width = pictures.shape[1] - kernel + 1, pictures.shape[2] - kernel + 1
-        taps = [pictures[:, i : i + height, j : j + width] for i in range(kernel) for j in range(kernel)]
-        patches = np.concatenate(taps, axis=3).reshape(-1, kernel * kernel * channels).astype(np.float64)
-        values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False).reshape(len(taps) * channels, -1))
+        length = kernel * kernel * channels
+        count, total, products = 0, np.zeros(length), np.zeros((length, length))
+        for start in range(0, len(pictures), some := max(1, AT_ONCE // (height * width * length))):
+            part = np.asarray(pictures[start : start + some], np.float64)
+            taps = [part[:, i : i + height, j : j + width] for i in range(kernel) for j in range(kernel)]
+            patches = np.concatenate(taps, axis=3).reshape(-1, length)
+            count, total, products = count + len(patches), total + patches.sum(axis=0), products + patches.T @ patches
+        mean = total / count
+        values, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
         filters = (vectors / np.sqrt(np.maximum(values, 0) + floor))[:, ::-1]  # the most frequent first
         self.weight.assign(_filters(filters, kernel, channels))
 

@@ -11,13 +11,15 @@ from nabi.engines.cpu.running import make_run
 from nabi.graph.plan import Plan
 
 
-def prepare(plan: Plan, winograd: bool = True) -> Run:
+def prepare(plan: Plan, kept: int, winograd: bool = True) -> Run:
     """A function that runs the plan; see `nabi.engines`.
 
     Parameters
     ----------
+    plan : Plan
+    kept : int
     winograd : bool
         Whether 3×3 convolutions may be computed by Winograd's way: with a quarter of the multiplications, and a
         relative error near 1e-5 where the direct way has 1e-6.
     """
-    return make_run(Program(plan, winograd))
+    return make_run(Program(plan, kept, winograd))

@@ -75,10 +75,13 @@ class Code:
         The lanes that are inside: the rest is neither read nor written.
     width : int
         Lanes of the vectors that are being worked on.
+    rounds_once : bool
+        Whether the processor multiplies and adds in one instruction.
     """
 
-    def __init__(self, vector: int) -> None:
+    def __init__(self, vector: int, rounds_once: bool = True) -> None:
         self.vector = vector
+        self.rounds_once = rounds_once
         self.width = 1
         self.mask: str | None = None
         self.lines: list[str] = []

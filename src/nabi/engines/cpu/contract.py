@@ -9,7 +9,7 @@ import numpy as np
 
 from nabi.engines.cpu.code import TYPES, Code, Index
 from nabi.engines.cpu.kernels import Rows
-from nabi.engines.cpu.lanes import Lane, constant
+from nabi.engines.cpu.lanes import Lane, constant, fused
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import Value
 
@@ -96,7 +96,7 @@ def _written(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtype[n
         """All rows of some columns."""
         begin: int | str = 0
         for height in (high, 4, 1):
-            end = _multiple(code, rows, height)
+            end = _multiple(code, rows, height, begin)
             with code.loop(begin, end, height) as row:
                 tile.write(row, height, column, vectors, width, mask)
             begin = end
@@ -118,13 +118,15 @@ def _written(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtype[n
                 below(column, 1, code.first_lanes(left, width))
 
 
-def _multiple(code: Code, length: int | str, step: int) -> int | str:
-    """The most that is a multiple of a step."""
-    if isinstance(length, int):
-        return length // step * step
+def _multiple(code: Code, length: int | str, step: int, begin: int | str = 0) -> int | str:
+    """How far whole steps go from the beginning."""
+    if isinstance(length, int) and isinstance(begin, int):
+        return begin + (length - begin) // step * step
     if step == 1:
         return length
-    return code.let(f"mul i64 {code.let(f'udiv i64 {length}, {step}')}, {step}")
+    left = length if begin == 0 else code.let(f"sub i64 {length}, {begin}")
+    whole = code.let(f"mul i64 {code.let(f'udiv i64 {left}, {step}')}, {step}")
+    return whole if begin == 0 else code.let(f"add i64 {begin}, {whole}")
 
 
 class _Tile(NamedTuple):
@@ -141,8 +143,6 @@ class _Tile(NamedTuple):
         code, dtype = self.code, self.dtype
         one = TYPES[dtype.name]
         kind = f"<{width} x {one}>" if width > 1 else one
-        called = f"@llvm.fma.{f'v{width}' if width > 1 else ''}{'f32' if dtype == np.float32 else 'f64'}"
-        code.declarations[called] = f"declare {kind} {called}({kind}, {kind}, {kind})"
         zero = constant(code, 0, dtype).spread(width).name
         lanes = [column.plus(v * width)._replace(lanes=1) for v in range(vectors)]
         places = [[self.result.offset(row.plus(i), lane) for lane in lanes] for i in range(height)]
@@ -158,11 +158,11 @@ class _Tile(NamedTuple):
                 right = [code.load(self.y.pointer, self.y.offset(k, lane), dtype, width) for lane in lanes]
                 for i, line in enumerate(totals):
                     number = code.load(self.x.pointer, self.x.offset(row.plus(i), k), dtype, 1)
-                    left = Lane(code, number, dtype, 1).spread(width).name
+                    left = Lane(code, number, dtype, 1).spread(width)
                     for total, factor in zip(line, right, strict=True):
-                        old = code.let(f"load {kind}, ptr {total}")
-                        new = code.let(f"call {kind} {called}({kind} {left}, {kind} {factor}, {kind} {old})")
-                        code.emit(f"store {kind} {new}, ptr {total}")
+                        old = Lane(code, code.let(f"load {kind}, ptr {total}"), dtype, width)
+                        new = fused(left, Lane(code, factor, dtype, width), old)
+                        code.emit(f"store {kind} {new.name}, ptr {total}")
             for line, spots in zip(totals, places, strict=True):
                 for total, place in zip(line, spots, strict=True):
                     found = code.let(f"load {kind}, ptr {total}")

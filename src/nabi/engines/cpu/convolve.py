@@ -13,7 +13,7 @@ import numpy as np
 from nabi.engines.cpu.code import ZERO, Code, Index
 from nabi.engines.cpu.contract import Blas, Matrix, product
 from nabi.engines.cpu.kernels import Rows, _width, vectors
-from nabi.engines.cpu.lanes import Lane, constant, lanes_xp
+from nabi.engines.cpu.lanes import Lane, constant, fused, lanes_xp
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import Value
 
@@ -94,16 +94,10 @@ Lanes = list[Lane]
 
 
 def _times(factor: float, x: Lane, plus: Lane | None = None) -> Lane:
-    """factor·x + plus, rounded once."""
+    """factor·x + plus."""
     if plus is None:
         return lanes_xp.multiply(x, factor)
-    code = x.code
-    suffix = f"v{x.width}f32" if x.width > 1 else "f32"
-    called = f"@llvm.fma.{suffix}"
-    code.declarations[called] = f"declare {x.kind} {called}({x.kind}, {x.kind}, {x.kind})"
-    scale = constant(code, factor, FLOAT).spread(x.width).name
-    line = f"call {x.kind} {called}({x.kind} {scale}, {x.kind} {x.name}, {x.kind} {plus.name})"
-    return Lane(code, code.let(line), FLOAT, x.width)
+    return fused(constant(x.code, factor, FLOAT).spread(x.width), x, plus)
 
 
 def _input(x: Lanes) -> Lanes:

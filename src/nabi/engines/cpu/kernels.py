@@ -433,46 +433,44 @@ def fold(reader: Reader, rows: Rows, value: Value) -> None:
 def _position(reader: Reader, rows: Rows, value: Value) -> None:
     """Where along the last axis the largest, or smallest, stands: the first of equals, or of what is not a number."""
     code, (x,) = reader.code, value.inputs
-    one = x.shape[-1]
-    with code.of_width(1):
+    length = x.shape[-1]
+    extreme = Value(None, value.kind.removeprefix("arg"), (x,), value.shape, x.dtype)
+    width = _width(code, rows.length if x.ndim == 1 else length)
 
-        def row(index: tuple[Index, ...]) -> None:
-            best = code.variable(_scalar(x), reader.read(x, (*index, ZERO)).name)
-            place = code.variable("i64", "0")
-            with code.loop(1, one) as i:
-                now = reader.read(x, (*index, i))
-                before = Lane(code, code.let(f"load {_scalar(x)}, ptr {best}"), x.dtype, 1)
-                better = now > before if value.kind == "argmax" else now < before
-                if x.dtype.kind == "f":  # the first that is not a number wins
-                    better = lanes_xp.where(before == before, better | (now != now), constant(code, False, bool))
-                chosen = lanes_xp.where(better, now, before)
-                code.emit(f"store {_scalar(x)} {chosen.name}, ptr {best}")
-                old = code.let(f"load i64, ptr {place}")
-                new = code.let(f"select i1 {better.name}, i64 {code.integer(i)}, i64 {old}")
-                code.emit(f"store i64 {new}, ptr {place}")
-            found = Lane(code, code.let(f"load i64, ptr {place}"), np.int64, 1)
-            reader.write(value, index, found)
+    def row(index: tuple[Index, ...]) -> None:
+        best = _Accumulator(code, extreme, width)
+        first = _Accumulator(code, _PLACE, width)
 
-        def over(axes: Sequence[int], index: tuple[Index, ...]) -> None:
-            if not axes:
-                row(index)
-                return
-            axis, *rest = axes
-            with code.loop(0, rows.length if axis == 0 else x.shape[axis]) as i:
-                over(rest, (*index, rows.first.plus(i) if axis == 0 else i))
+        def place(lane: Index) -> tuple[Index, ...]:
+            return (*index, rows.first.plus(lane) if x.ndim == 1 else lane)
 
-        if x.ndim == 1:
-            row(())
-        else:
-            over(range(x.ndim - 1), ())
+        for lane in vectors(code, length, width):
+            best.take(reader.read(x, place(lane)))
+        with code.of_width(1):
+            most = best.joined()
+        for lane in vectors(code, length, width):
+            here = reader.read(x, place(lane))
+            found = here == most
+            if x.dtype.kind == "f":  # the first that is not a number, where there is one
+                found = found | ((most != most) & (here != here))
+            number = reader.number(lane)
+            first.take(lanes_xp.where(found, number, length))
+        with code.of_width(1):
+            reader.write(value, index, first.joined())
+
+    def over(axes: Sequence[int], index: tuple[Index, ...]) -> None:
+        if not axes:
+            row(index)
+            return
+        axis, *rest = axes
+        with code.loop(0, rows.length if axis == 0 else x.shape[axis]) as i:
+            over(rest, (*index, rows.first.plus(i) if axis == 0 else i))
+
+    over(range(x.ndim - 1), ())
 
 
-def _scalar(x: Value) -> str:
-    return (
-        "i1"
-        if x.dtype.kind == "b"
-        else {"float32": "float", "float64": "double"}.get(x.dtype.name, f"i{8 * x.dtype.itemsize}")
-    )
+_PLACE = Value(None, "min", (Value(None, "input", (), (1,), np.int64),), (), np.int64)
+"""A fold to the lowest place."""
 
 
 def fold_rows(reader: Reader, rows: Rows, values: Sequence[Value], partial: dict[int, str]) -> None:

@@ -148,11 +148,18 @@ def _of_bits(x: Lane) -> Lane:
     return Lane(x.code, x.code.let(f"bitcast {x.kind} {x.name} to {kind}"), np.float32, x.width)
 
 
+def fused(x: Lane, y: Lane, z: Lane) -> Lane:
+    """x·y + z, rounded once where the processor can; a processor that cannot would take a hundred times as long."""
+    if x.code.rounds_once:
+        return _intrinsic("fma", x, y, z)
+    return lanes_xp.add(x * y, z)
+
+
 def _polynomial(x: Lane, *factors: float) -> Lane:
     """Horner's rule, in one rounding a step."""
     result = constant(x.code, factors[0], x.dtype).spread(x.width)
     for factor in factors[1:]:
-        result = _intrinsic("fma", result, x, constant(x.code, factor, x.dtype).spread(x.width))
+        result = fused(result, x, constant(x.code, factor, x.dtype).spread(x.width))
     return result
 
 
@@ -218,13 +225,19 @@ class _Lanes:
         x, y = _together(x, y)
         if x.dtype.kind != "u":
             raise Unwritten(f"floor_divide of {x.dtype}")
-        return _binary("", "", "udiv", x, y)
+        return self._divided("udiv", x, y)
 
     def remainder(self, x: Any, y: Any) -> Lane:
         x, y = _together(x, y)
         if x.dtype.kind != "u":
             raise Unwritten(f"remainder of {x.dtype}")
-        return _binary("", "", "urem", x, y)
+        return self._divided("urem", x, y)
+
+    def _divided(self, which: str, x: Lane, y: Lane) -> Lane:
+        """Division of whole numbers: by zero it is zero, as in NumPy, and no trap."""
+        none = y == 0
+        found = _binary("", "", which, x, self.where(none, constant(y.code, 1, y.dtype), y))
+        return self.where(none, constant(y.code, 0, y.dtype), found)
 
     def pow(self, x: Any, y: Any) -> Lane:
         if isinstance(y, int | float) and y == 2:
@@ -351,12 +364,12 @@ class _Lanes:
         high = self.minimum(self.maximum(x, -104.0), 89.0)
         n = _intrinsic("rint", high * 1.44269504088896341)
         minus = -n
-        r = _intrinsic("fma", minus, constant(x.code, 0.693359375, x.dtype).spread(x.width), high)
-        r = _intrinsic("fma", minus, constant(x.code, -2.12194440e-4, x.dtype).spread(x.width), r)
+        r = fused(minus, constant(x.code, 0.693359375, x.dtype).spread(x.width), high)
+        r = fused(minus, constant(x.code, -2.12194440e-4, x.dtype).spread(x.width), r)
         p = _polynomial(
             r, 1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1
         )
-        y = _intrinsic("fma", p, r * r, r) + 1.0
+        y = fused(p, r * r, r) + 1.0
         whole = self.astype(self.where(n == n, n, 0.0), np.int32)
         half = self.bitwise_right_shift(whole, 1)
         return self.multiply(y * self._power_of_two(half), self._power_of_two(whole - half))
@@ -388,19 +401,36 @@ class _Lanes:
         return self.where(x < 0, math.nan, result)
 
     def expm1(self, x: Lane) -> Lane:
-        return _library("expm1", x)
+        """eˣ - 1 = tanh(x/2)·(eˣ + 1), in which no near numbers are subtracted: within three units in the last place."""
+        if x.dtype != np.float32:
+            return _library("expm1", x)
+        e = self.exp(x)
+        return self.where(self.abs(x) < 1.0, self.tanh(x * 0.5) * (e + 1.0), e - 1.0)
 
     def log1p(self, x: Lane) -> Lane:
-        return _library("log1p", x)
+        """ln u + (x - (u - 1)) / u with u = 1 + x rounded: what rounding lost is added again."""
+        if x.dtype != np.float32:
+            return _library("log1p", x)
+        u = x + 1.0
+        lost = (x - (u - 1.0)) / u
+        return self.add(self.log(u), self.where((u > 0) & (u < math.inf), lost, 0.0))
+
+    def tanh(self, x: Lane) -> Lane:
+        """1 - 2 / (e²ˣ + 1), near 0 Cephes' polynomial: within two units in the last place."""
+        if x.dtype != np.float32:
+            return _library("tanh", x)
+        size = self.abs(x)
+        far = 1.0 - 2.0 / (self.exp(size + size) + 1.0)
+        z = x * x
+        p = _polynomial(z, -5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+        near = fused(p * z, x, x)
+        return self.where(size < 0.625, near, self.where(x < 0, -far, far))
 
     def sin(self, x: Lane) -> Lane:
         return _library("sin", x)
 
     def cos(self, x: Lane) -> Lane:
         return _library("cos", x)
-
-    def tanh(self, x: Lane) -> Lane:
-        return _library("tanh", x)
 
     def erf(self, x: Lane) -> Lane:
         return _library("erf", x)

@@ -43,6 +43,12 @@ class Processor(NamedTuple):
     features: str
     vector: int
 
+    @property
+    def rounds_once(self) -> bool:
+        """Whether it multiplies and adds in one instruction: of x86, not all do."""
+        words = self.features.split(",")
+        return "+fma" in words or not any(word[1:] == "sse2" for word in words)
+
 
 def this_processor() -> Processor:
     """The processor that this process runs on, with the widest registers that it has."""
@@ -59,7 +65,7 @@ def narrower(processor: Processor) -> Processor:
     return Processor("x86-64-v3" if processor.vector == 64 else processor.name, ",".join(kept), 32)
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _state: dict[str, Any] = {}
 
 
@@ -76,11 +82,22 @@ def _prepare() -> Any:
 
 def processor() -> Processor:
     """The processor that kernels are made for."""
-    if "processor" not in _state:
-        _prepare()
-        _state["processor"] = this_processor()
-    found: Processor = _state["processor"]
-    return found
+    with _lock:
+        if "processor" not in _state:
+            _prepare()
+            _state["processor"] = this_processor()
+        found: Processor = _state["processor"]
+        return found
+
+
+def _new_lock() -> None:
+    """A forked child has the lock as it was, but not the thread that would let go of it."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
 
 
 @contextlib.contextmanager
@@ -118,11 +135,10 @@ def compile(text: str) -> Function:
             made: Function = _state["made"][digest]
             return made
         begun = time.perf_counter()
-        path = cache.folder() / FOLDER / f"{digest}.o"
-        image = _read(path)
+        image = _read(digest)
         if image is None:
             image = _emit(text.replace("@kernel", f"@k{digest}"), target)
-            _keep(path, image)
+            _keep(digest, image)
         library = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
         tracker = library.export_symbol(f"k{digest}").link(jit, digest)
         address = tracker[f"k{digest}"]
@@ -153,31 +169,45 @@ def _emit(text: str, target: Processor) -> bytes:
     return image
 
 
-def _read(path: Any) -> bytes | None:
-    """A kept kernel, unless it is damaged: then it is made again."""
+def _folder() -> Path | None:
+    """Where kernels are kept, if that is the user's own: what lies there is run."""
+    with contextlib.suppress(OSError):
+        folder = cache.private_folder(FOLDER)
+        if _state.get("tidied") != folder:
+            _tidy(folder)
+            _state["tidied"] = folder
+        return folder
+    return None
+
+
+def _sum(digest: str, image: bytes) -> bytes:
+    return hashlib.sha256(digest.encode() + image).digest()
+
+
+def _read(digest: str) -> bytes | None:
+    """A kept kernel, unless it is damaged or another's: then it is made again."""
+    folder = _folder()
     try:
-        data = path.read_bytes()
+        data = b"" if folder is None else (folder / f"{digest}.o").read_bytes()
     except OSError:
         return None
-    return data[32:] if hashlib.sha256(data[32:]).digest() == data[:32] else None
+    return data[32:] if _sum(digest, data[32:]) == data[:32] else None
 
 
-def _keep(path: Path, image: bytes) -> None:
+def _keep(digest: str, image: bytes) -> None:
     """Keep a kernel; where the disk will not have it, the next process compiles it again."""
-    with contextlib.suppress(OSError):
-        if "tidied" not in _state:
-            _tidy(cache.private_folder(FOLDER))
-            _state["tidied"] = True
-        with replace_file(path) as file:
-            file.write(hashlib.sha256(image).digest() + image)
+    folder = _folder()
+    if folder is not None:
+        with contextlib.suppress(OSError), replace_file(folder / f"{digest}.o") as file:
+            file.write(_sum(digest, image) + image)
 
 
 def _tidy(folder: Path) -> None:
-    """Let the oldest kernels go where there are too many: once a process, before its first is kept."""
-    kept = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(folder))
+    """Let the oldest kernels go where there are too many: once a process."""
+    kept = [(path.stat().st_mtime, path.stat().st_size, path) for path in folder.glob("*.o")]
     total = sum(size for _, size, _ in kept)
-    for _, size, path in kept:
+    for _, size, path in sorted(kept):
         if total <= MOST_BYTES:
             break
-        Path(path).unlink()
+        path.unlink()
         total -= size

@@ -69,10 +69,10 @@ class Program:
         For each value that is an array, its place in the table of addresses.
     """
 
-    def __init__(self, plan: Plan, winograd: bool = True) -> None:
+    def __init__(self, plan: Plan, kept: int = 0, winograd: bool = True) -> None:
         spelling = Spelling(plan, winograd)
         self.inputs, self.outputs = spelling.inputs, spelling.outputs
-        layout = lay_out(self.outputs)
+        layout = lay_out(self.outputs, {v.serial for v in self.inputs[len(self.inputs) - kept :]})
         self.library = blas.find()
         self.slots: dict[int, int] = {}
         self.partials: dict[int, int] = {}
@@ -156,7 +156,7 @@ class Program:
 
     def _write(self, segment: Segment, local: set[int]) -> tuple[str, int]:
         """The text of a segment's function, and the bytes of scratch memory that it needs."""
-        code = Code(machine.processor().vector)
+        code = Code(machine.processor().vector, machine.processor().rounds_once)
         used = 0
         places = dict(self.places)
         for root in segment.roots:

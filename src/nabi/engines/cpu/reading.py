@@ -174,8 +174,10 @@ class Reader:
                 continue
             whole = moved.divided(item.step)
             if whole is None:
-                if moved.lanes or item.step < 0:
-                    raise Unwritten("a scatter in steps along the last axis")
+                if moved.lanes:
+                    return self._lane_by_lane(value, index)
+                if item.step < 0:
+                    raise Unwritten("a scatter backwards in steps")
                 if all(factor % item.step == 0 for _, factor in moved.terms):
                     return before  # never one of the places
                 number = self.code.integer(moved)
@@ -186,14 +188,37 @@ class Reader:
             inner.append(whole)
         return self._inside(inner, updates.shape, lambda places: before + self.read(updates, places), before, exact)
 
+    def _lane_by_lane(self, value: Value, index: tuple[Index, ...]) -> Lane:
+        """Each lane read by itself, where it is not known beforehand which of them are among the places."""
+        code, width, mask = self.code, self.code.width, self.code.mask
+        first = constant(code, 0, value.dtype).spread(width)
+        name = first.name
+        with code.masked(None), code.of_width(1):
+            for lane in range(width):
+                places = [place._replace(constant=place.constant + lane * place.lanes, lanes=0) for place in index]
+                if mask is not None:  # a lane that is not there may lie outside of the array
+                    inside = code.let(f"extractelement <{width} x i1> {mask}, i64 {lane}")
+                    for axis, place in enumerate(places):
+                        if index[axis].lanes:
+                            safe = code.let(f"select i1 {inside}, i64 {code.integer(place)}, i64 0")
+                            code.bounds[safe] = (0, value.shape[axis] - 1)
+                            places[axis] = Index(((safe, 1),))
+                one = self.read(value, tuple(places))
+                name = code.let(f"insertelement {first.kind} {name}, {one.kind} {one.name}, i64 {lane}")
+        return Lane(code, name, value.dtype, width)
+
     def _arange(self, value: Value, index: tuple[Index, ...]) -> Lane:
         place = index[0].times(value.settings["step"]).plus(value.settings["start"])
+        return lanes_xp.astype(self.number(place), value.dtype)
+
+    def number(self, place: Index) -> Lane:
+        """A place as a number, int64; that of each lane, where they are at different ones."""
         lane = Lane(self.code, self.code.integer(place), np.int64, 1)
-        if place.lanes:
-            steps = ", ".join(f"i64 {i * place.lanes}" for i in range(self.code.width))
-            spread = lane.spread(self.code.width)
-            lane = Lane(self.code, self.code.let(f"add {spread.kind} {spread.name}, <{steps}>"), np.int64, spread.width)
-        return lanes_xp.astype(lane, value.dtype)
+        if not place.lanes or self.code.width == 1:
+            return lane
+        steps = ", ".join(f"i64 {i * place.lanes}" for i in range(self.code.width))
+        spread = lane.spread(self.code.width)
+        return Lane(self.code, self.code.let(f"add {spread.kind} {spread.name}, <{steps}>"), np.int64, spread.width)
 
     # --- choices by place ---
 
@@ -219,13 +244,7 @@ class Reader:
                 continue
             if i == 0 and n == self.rows and self._is_row(place):
                 continue  # there are no other rows than those asked for
-            number = Lane(self.code, self.code.integer(place), np.int64, 1)
-            if place.lanes:
-                steps = ", ".join(f"i64 {lane * place.lanes}" for lane in range(self.code.width))
-                spread = number.spread(self.code.width)
-                number = Lane(
-                    self.code, self.code.let(f"add {spread.kind} {spread.name}, <{steps}>"), np.int64, spread.width
-                )
+            number = self.number(place)
             # One comparison for both ends: below zero is far above, without a sign.
             hit = Lane(
                 self.code,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nabi import threads
-from nabi.engines import Run
+from nabi.engines import UNHELD, Run
 from nabi.engines.cpu import blas, profile
 from nabi.engines.cpu.program import ALIGNED, External, Prepared, Program, Step, Task
 from nabi.graph import namespace
@@ -161,7 +161,7 @@ def _take(spare: list[tuple[NDArray[Any], int]], shape: tuple[int, ...], dtype: 
             array, address = spare.pop(0)
         except IndexError:  # another thread took the last
             break
-        if sys.getrefcount(array) == 2:  # the name here, and the call itself
+        if sys.getrefcount(array) == UNHELD:
             return array, address
         if len(spare) < 3:
             spare.append((array, address))

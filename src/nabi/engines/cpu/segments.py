@@ -11,14 +11,14 @@ there are, so that sums are added in one order.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from nabi.engines.cpu import convolve
 from nabi.engines.cpu.kernels import FOLDS
 from nabi.engines.cpu.lanes import Unwritten
 from nabi.engines.cpu.reading import only_unit_axes
-from nabi.engines.cpu.values import VIEWS, Value, is_awkward
+from nabi.engines.cpu.values import VIEWS, Value, is_awkward, is_by_rows
 
 TINY = 1 << 13
 """Elements of a root that is not worth a strand of its own."""
@@ -39,6 +39,8 @@ DEAR = 120
 """Instructions an element that are not repeated in another kernel: storing and loading costs less."""
 PREPARED = "prepared"
 ONE_BY_ONE = "one by one"
+DEEP = 40
+"""Formulas within formulas, at most."""
 TILES = 64
 """Tiles of a block that is convolved by Winograd's way, at least: rows of its products."""
 
@@ -86,7 +88,7 @@ class Segment:
     rows : int
         0 where all is done at once, by one thread.
     prepared : bool
-        Whether it is made of inputs alone, and worth being kept while they are the same.
+        Whether it is made of state alone, and worth being kept while that is the same.
     """
 
     rows: int
@@ -105,13 +107,13 @@ class Layout:
     stored: dict[int, Value]
 
 
-def lay_out(outputs: Sequence[Value]) -> Layout:
-    """Decide what is stored, and in which segment of which stage."""
+def lay_out(outputs: Sequence[Value], kept: Set[int]) -> Layout:
+    """Decide what is stored, and in which segment of which stage. ``kept``: inputs that are never changed in place."""
     everything = _walk(outputs)
     stored = _choose(everything, outputs)
     roots = [root for value in everything if value.serial in stored for root in _roots(value, stored)]
     serial = sum(_work(root.value) for root in roots) < FEW
-    stages = _place(roots, stored, serial)
+    stages = _place(roots, kept, serial)
     for stage in stages:
         for segment in stage:
             _cut(segment, stored)
@@ -186,6 +188,12 @@ def _choose(everything: Sequence[Value], outputs: Sequence[Value]) -> dict[int, 
                 store(x)
     for value in everything:
         if taken.get(value.serial, 0) > 1.5 * value.size and value.kind in ("elementwise", "pad", "scatter_add"):
+            store(value)
+    depths: dict[int, int] = {}  # formulas within formulas: each is a call within a call when code is written
+    for value in everything:
+        deepest = max((depths[x.serial] for x in value.inputs if x.serial not in stored), default=0)
+        depths[value.serial] = 0 if value.kind in LEAVES else deepest + 1
+        if depths[value.serial] >= DEEP and value.kind not in LEAVES:
             store(value)
     while True:  # what costs much and is read in several kernels, from the outputs down
         readers: dict[int, set[int]] = {}
@@ -325,7 +333,7 @@ def _parts(value: Value, row: bool, rows: int) -> list[tuple[Value, bool]]:
 # --- stages ---
 
 
-def _place(roots: Sequence[Root], stored: dict[int, Value], serial: bool) -> list[list[Segment]]:
+def _place(roots: Sequence[Root], kept: Set[int], serial: bool) -> list[list[Segment]]:
     stages: list[dict[int | str, Segment]] = []
     home: dict[int, Segment] = {}  # where a value is ready, or its rows are
     folding: dict[int, Segment] = {}  # where a value's partial sums are made
@@ -357,11 +365,13 @@ def _place(roots: Sequence[Root], stored: dict[int, Value], serial: bool) -> lis
                 else:
                     together = max(together, there.stage + 1)
             whole = root.how == "write" and (
-                value.kind == "winograd_weight" or not value.shape
+                value.kind == "winograd_weight"
+                or (value.kind == "scatter_add" and is_awkward(value) and not is_by_rows(value))
+                or not value.shape
                 or (value.kind in FOLDS and 0 in value.settings["axes"])
             )  # fmt: skip
             tiny = _work(value) <= 4 * TINY and not joined
-            if value.kind == "winograd_weight" and not any(s in home for s in root.reads):
+            if value.kind == "winograd_weight" and root.reads.keys() <= kept:
                 segment = at(0, f"{PREPARED} {value.serial}")
             elif serial or whole or tiny:
                 segment = at(alone, ONE_BY_ONE)

@@ -98,6 +98,12 @@ def is_awkward(value: Value) -> bool:
     return bool(key) and (abs(key[-1].step) > 1 or any(item.step < -1 for item in key))
 
 
+def is_by_rows(value: Value) -> bool:
+    """Whether a scatter adds rows to the same rows, so that each can be dealt with by itself."""
+    first = value.settings["key"][0]
+    return (first.start, first.step) == (0, 1) and value.inputs[1].shape[0] == value.shape[0]
+
+
 class _Spelled:
     """The namespace: operations on values give values."""
 
