@@ -401,7 +401,7 @@ class _Lanes:
         return self.where(x < 0, math.nan, result)
 
     def expm1(self, x: Lane) -> Lane:
-        """eˣ - 1 = tanh(x/2)·(eˣ + 1), in which no near numbers are subtracted: within three units in the last place."""
+        """eˣ - 1 = tanh(x/2)·(eˣ + 1), without a difference of near numbers: within three units in the last place."""
         if x.dtype != np.float32:
             return _library("expm1", x)
         e = self.exp(x)

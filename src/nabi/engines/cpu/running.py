@@ -3,6 +3,7 @@
 import itertools
 import sys
 import time
+from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,13 +16,16 @@ from nabi.engines.cpu import blas, profile
 from nabi.engines.cpu.program import ALIGNED, External, Prepared, Program, Step, Task
 from nabi.graph import namespace
 
+ELSEWHERE = ("input", "constant", "array", "external", "external_part")
+"""Kinds of values that no kernel writes."""
+
 
 class Room(NamedTuple):
     """What one run needs for itself: two that run at once have two."""
 
     memory: NDArray[np.uint8]
     base: int
-    table: NDArray[np.int64]
+    table: "array[int]"
     address: int
     prepared: dict[int, list[Any]]  # for each piece of work done beforehand, the inputs that it was done for
 
@@ -32,19 +36,57 @@ def _empty(size: int) -> tuple[NDArray[np.uint8], int]:
     return memory, -(-memory.ctypes.data // ALIGNED) * ALIGNED
 
 
+class Results:
+    """Arrays for one of the outputs: a new one, or one that nobody holds any more.
+
+    What was handed out is never written to: whoever still has it, or a view of it, shows in its reference count. One
+    that was taken out of the list cannot be taken by another thread.
+    """
+
+    def __init__(self, slot: int, shape: tuple[int, ...], dtype: Any, known: dict[int, tuple[Any, int]]) -> None:
+        self.slot = slot
+        self.shape = shape
+        self.dtype = dtype
+        self.spare: list[NDArray[Any]] = []
+        self.known = known
+
+    def take(self) -> NDArray[Any]:
+        spare = self.spare
+        for _ in range(len(spare)):
+            try:
+                found = spare.pop(0)
+            except IndexError:  # another thread took the last
+                break
+            if sys.getrefcount(found) == UNHELD + 1:  # those who know where it lies hold it, too
+                return found
+            if len(spare) < 3:
+                spare.append(found)
+            else:
+                del self.known[id(found)]
+        made = np.empty(self.shape, self.dtype)
+        self.known[id(made)] = made, made.ctypes.data
+        return made
+
+
+def _located(value: Any, dtype: Any) -> tuple[NDArray[Any], int]:
+    """A value as its numbers lie together in memory, and where."""
+    if type(value) is not np.ndarray or not value.flags.c_contiguous:
+        value = np.ascontiguousarray(value, dtype) if np.ndim(value) else np.array(value, dtype)
+    return value, value.__array_interface__["data"][0]
+
+
 def make_run(program: Program) -> Run:
     """A function from the values of a plan's inputs to those of its outputs."""
     rooms: list[Room] = []
     scratches: list[tuple[NDArray[np.uint8], int]] = []
-    spare: dict[int, list[tuple[NDArray[Any], int]]] = {}
+    known: dict[int, tuple[Any, int]] = {}  # arrays that were handed out, and where they lie
     slots = program.slots
     given = [(slots[v.serial], v.dtype) for v in program.inputs]
-    places = {v.serial: i for i, v in enumerate(program.inputs)}
-    elsewhere = ("input", "constant", "array", "external", "external_part")
-    computed = {v.serial: v for v in program.outputs if v.kind not in elsewhere}
-    made = [(slots[v.serial], v.shape, v.dtype) for v in computed.values()]
-    for slot, _, _ in made:
-        spare[slot] = []
+    places = {v.serial: number for number, v in enumerate(program.inputs)}
+    computed = {v.serial: v for v in program.outputs if v.kind not in ELSEWHERE}
+    made = [Results(slots[v.serial], v.shape, v.dtype, known) for v in computed.values()]
+    numbers = {serial: number for number, serial in enumerate(computed)}
+    wanted = [(v, numbers.get(v.serial, -1)) for v in program.outputs]
     steps = [step for stage in program.stages for step in stage]
     has_external = any(isinstance(step, External) for step in steps)
     in_line = [step for step in steps if isinstance(step, Task)]
@@ -53,13 +95,13 @@ def make_run(program: Program) -> Run:
 
     def room() -> Room:
         memory, base = _empty(program.size)
-        table = np.zeros(program.count, np.int64)
-        table[:2] = blas.addresses()
+        table = array("q", bytes(8 * program.count))
+        table[:2] = array("q", blas.addresses())
         for slot, offset in program.offsets.items():
             table[slot] = base + offset
-        for slot, array in program.arrays:
-            table[slot] = array.ctypes.data
-        return Room(memory, base, table, table.ctypes.data, {})
+        for slot, constant in program.arrays:
+            table[slot] = constant.ctypes.data
+        return Room(memory, base, table, table.buffer_info()[0], {})
 
     def scratch() -> tuple[NDArray[np.uint8], int]:
         try:
@@ -75,15 +117,16 @@ def make_run(program: Program) -> Run:
         table = here.table
         held = []  # so that they live as long as the run
         for (slot, dtype), value in zip(given, inputs, strict=True):
-            if type(value) is not np.ndarray or not value.flags.c_contiguous:
-                value = np.ascontiguousarray(value, dtype) if np.ndim(value) else np.array(value, dtype)
-            held.append(value)
-            table[slot] = value.__array_interface__["data"][0]
-        results: dict[int, NDArray[Any]] = {}
-        for slot, shape, dtype in made:
-            array, address = _take(spare[slot], shape, dtype)
-            results[slot] = array
-            table[slot] = address
+            where = known.get(id(value))
+            if where is None or where[0] is not value:
+                where = _located(value, dtype)
+            held.append(where[0])
+            table[slot] = where[1]
+        results = []
+        for one in made:
+            result = one.take()
+            table[one.slot] = known[id(result)][1]
+            results.append(result)
         external: dict[int, Any] = {}
         if alone:
             memory, place = scratch()
@@ -95,25 +138,21 @@ def make_run(program: Program) -> Run:
                 for stage in program.stages:
                     _go(stage, here, held, scratch, scratches)
                     if has_external:
+                        stored = {one.slot: result for one, result in zip(made, results, strict=True)}
                         for step in stage:
                             if isinstance(step, External):
-                                _compute(step, program, here, held, results, external)
+                                _compute(step, program, here, held, stored, external)
         rooms.append(here)
         values: list[Any] = []
-        for v in program.outputs:
-            if v.kind == "input":
-                value = inputs[places[v.serial]]
-            elif v.kind in ("constant", "array"):
-                value = v.held
-            elif v.kind in ("external", "external_part"):
-                value = external[v.serial]
+        for v, number in wanted:
+            if number >= 0:
+                values.append(results[number] if v.shape else results[number][()])
+            elif v.kind == "input":
+                values.append(inputs[places[v.serial]])
             else:
-                value = results[slots[v.serial]]
-                if not v.shape:
-                    value = value[()]
-            values.append(value)
-        for slot, array in results.items():
-            spare[slot].append((array, int(table[slot])))
+                values.append(external.get(v.serial, v.held))
+        for one, result in zip(made, results, strict=True):
+            one.spare.append(result)
         return values
 
     return run
@@ -154,28 +193,13 @@ def _do(task: Task, table: int, scratch: int) -> None:
     noting.add(task.about, time.perf_counter() - begun, task.share)
 
 
-def _take(spare: list[tuple[NDArray[Any], int]], shape: tuple[int, ...], dtype: Any) -> tuple[NDArray[Any], int]:
-    """An array that nobody holds any more of those made for this purpose, or a new one."""
-    for _ in range(len(spare)):
-        try:
-            array, address = spare.pop(0)
-        except IndexError:  # another thread took the last
-            break
-        if sys.getrefcount(array) == UNHELD:
-            return array, address
-        if len(spare) < 3:
-            spare.append((array, address))
-    array = np.empty(shape, dtype)
-    return array, array.ctypes.data
-
-
 def _compute(
     task: External, program: Program, here: Room, held: list[Any], results: dict[int, Any], external: dict[int, Any]
 ) -> None:
     """What NumPy computes: the operation's formula over arrays that lie where the kernels left them."""
     value = task.value
 
-    def array(v: Any) -> Any:
+    def stored(v: Any) -> Any:
         if v.kind == "constant":
             return v.held
         if v.serial in external:
@@ -200,7 +224,7 @@ def _compute(
         settings = {name: setting for name, setting in value.settings.items() if name != "specs"}
         assert value.formula is not None
         with np.errstate(all="ignore"):
-            found = value.formula(namespace.numpy, *(array(v) for v in value.inputs), **settings)
+            found = value.formula(namespace.numpy, *(stored(v) for v in value.inputs), **settings)
     if not isinstance(found, tuple):
         whole = np.ndim(found) and found.base is None and found.flags.c_contiguous
         found = found if whole else np.array(found, value.dtype, order="C")  # not a view of what is used again
