@@ -15,6 +15,8 @@ from nabi.engines.cpu.values import Value
 
 DEPTH = 512
 """The longest sum of a product that is written out: longer ones are better cut, and laid out anew, as BLAS does."""
+NARROW = 32
+"""Columns of a second matrix that is near enough as it is, however long the sum."""
 SMALL = 1 << 18
 """Multiply-adds of a product whose second matrix is better turned first than given to BLAS."""
 
@@ -54,7 +56,8 @@ def product(
     add: bool = False,
 ) -> None:
     """result = x·y, or result += x·y."""
-    deep = isinstance(x.columns, int) and x.columns > DEPTH
+    narrow = isinstance(y.columns, int) and y.columns <= NARROW
+    deep = isinstance(x.columns, int) and x.columns > DEPTH and not narrow
     if blas is None or (not deep and not y.turned):
         _written(code, x, y, result, dtype, add)
         return

@@ -42,21 +42,10 @@ def write(reader: Reader, rows: Rows, values: Sequence[Value]) -> None:
     if not value.ndim:
         with code.of_width(1):
             for one in values:
-                reader.write(one, (), _defined(reader, one, ()))
+                reader.write(one, (), reader.define(one, ()))
         return
-    if flat := _flat(reader, values):
-        inner = math.prod(value.shape[1:])
-        count = (
-            rows.length * inner
-            if isinstance(rows.length, int)
-            else (rows.length if inner == 1 else code.let(f"mul nsw i64 {rows.length}, {inner}"))
-        )
-        start = rows.first.times(inner)
-        views = {one.serial: one for one in flat}
-        with _Flattened(reader, views) as flattened:
-            for place in vectors(code, count, _width(code, count)):
-                index = (start.plus(place),)
-                _store(flattened, values, [index])
+    if period := _period(reader, values):
+        _write_flat(reader, rows, values, period)
         return
     tiles = _tiles(reader, values)
     offsets = list(itertools.product(*(range(t) for t in tiles)))
@@ -88,14 +77,9 @@ def _scatter(reader: Reader, rows: Rows, value: Value) -> None:
 
 def _store(reader: Reader, values: Sequence[Value], indices: list[tuple[Index, ...]]) -> None:
     """Everything is read before anything is written, so that what is read twice is read once."""
-    lanes = [(value, index, _defined(reader, value, index)) for index in indices for value in values]
+    lanes = [(value, index, reader.define(value, index)) for index in indices for value in values]
     for value, index, lane in lanes:
         reader.write(value, index, lane)
-
-
-def _defined(reader: Reader, value: Value, index: tuple[Index, ...]) -> Lane:
-    """What is to be stored: the value by its formula, not from the place where it will be."""
-    return reader.define(value, index)
 
 
 def places(code: Code, rows: Rows, shape: Sequence[int], tiles: Sequence[int]) -> Iterator[tuple[Index, ...]]:
@@ -165,48 +149,94 @@ def _leaves(reader: Reader, values: Sequence[Value]) -> Iterator[Value]:
             pending += value.inputs
 
 
-def _flat(reader: Reader, values: Sequence[Value]) -> list[Value]:
-    """All values that are read, where each is of the one shape, in elementwise order, or a single number."""
-    shape = values[0].shape
-    found = []
+MOST_PHASES = 8
+"""Vectors until a period begins at the first lane again, at most."""
+
+
+def _period(reader: Reader, values: Sequence[Value]) -> int:
+    """1 where all that is read has the one shape, in elementwise order, or is a single number; else 0.
+
+    Where there are numbers for each of a few channels as well, the channels: at every so-many-th element all is as at
+    the first.
+    """
+    shape, own = values[0].shape, {value.serial for value in values}
+    period = 1
     for value in _leaves(reader, values):
-        stored = value.serial in reader.places and value not in _Identity(values)
         plain = (
-            stored
+            (value.serial in reader.places and value.serial not in own)
             or value.kind in ("elementwise", "constant")
             or (value.kind in ("broadcast_to", "reshape") and value.inputs[0].size == 1)
         )
-        if not plain or not (value.shape == shape or value.size == 1):
-            return []
-        found.append(value)
-    return found
+        if plain and (value.shape == shape or value.size == 1):
+            continue
+        if not plain or value.shape != shape[-1:] or len(shape) < 2:
+            return 0
+        period = shape[-1]
+    width = _width(reader.code, "many")
+    return period if math.lcm(period, width) <= MOST_PHASES * width and period < width else 0
 
 
-class _Identity:
-    """Membership by identity: values compare as arrays do."""
-
-    def __init__(self, values: Sequence[Value]) -> None:
-        self.serials = {value.serial for value in values}
-
-    def __contains__(self, value: object) -> bool:
-        return isinstance(value, Value) and value.serial in self.serials
+def _write_flat(reader: Reader, rows: Rows, values: Sequence[Value], period: int) -> None:
+    """Write rows as if they had a single axis."""
+    code, inner = reader.code, math.prod(values[0].shape[1:])
+    if isinstance(rows.length, int):
+        count: int | str = rows.length * inner
+    else:
+        count = rows.length if inner == 1 else code.let(f"mul nsw i64 {rows.length}, {inner}")
+    start, flat = rows.first.times(inner), _Flattened(reader)
+    if period == 1:
+        for place in vectors(code, count, _width(code, count)):
+            _store(flat, values, [(start.plus(place),)])
+        return
+    width = _width(code, "many")
+    step = math.lcm(period, width)
+    if isinstance(count, int):
+        whole: int | str = count // step * step
+    else:
+        whole = code.let(f"mul i64 {code.let(f'udiv i64 {count}, {step}')}, {step}")
+    with code.of_width(width):
+        for phase in range(0, step, width):  # before the loop, so that it need not be done again and again
+            flat.phase = phase % period
+            flat.prefetch(values, period)
+        with code.loop(0, whole, step) as place:
+            for phase in range(0, step, width):
+                flat.phase = phase % period
+                _store(flat, values, [(start.plus(place).plus(phase)._replace(lanes=1),)])
+        with code.loop(whole, count, step) as place:
+            left = code.let(f"sub i64 {count}, {code.integer(place)}")
+            for phase in range(0, step, width):
+                flat.phase = phase % period
+                rest = code.let(f"sub i64 {left}, {phase}")
+                with code.masked(code.first_lanes(rest, width)):
+                    _store(flat, values, [(start.plus(place).plus(phase)._replace(lanes=1),)])
 
 
 class _Flattened(Reader):
-    """Reads values of one shape as if they had a single axis."""
+    """Reads values of one shape as if they had a single axis; and others, one number a channel, in turn.
 
-    def __init__(self, reader: Reader, views: dict[int, Value]) -> None:
+    Attributes
+    ----------
+    phase : int
+        The channel that stands in the first lane.
+    """
+
+    def __init__(self, reader: Reader) -> None:
         super().__init__(reader.code, reader.places, reader.first, reader.rows)
-        self.size = max(value.size for value in views.values())
+        self.phase = 0
+        self.in_turn: set[int] = set()
 
-    def __enter__(self) -> "_Flattened":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return
+    def prefetch(self, values: Sequence[Value], period: int) -> None:
+        """Read what there is one of for each channel."""
+        channels = [value for value in _leaves(self, values) if value.shape == (period,)]
+        self.in_turn |= {value.serial for value in channels}
+        for value in channels:
+            self.read(value, ())
 
     def read(self, value: Value, index: tuple[Index, ...]) -> Lane:
-        key = ("flat", value.serial, index, self.code.mask, self.code.width)
+        if value.serial in self.in_turn:
+            key: tuple[Any, ...] = ("in turn", value.serial, self.phase, self.code.width)
+        else:
+            key = ("flat", value.serial, index, self.code.mask, self.code.width)
         found = self.code.known(key)
         if found is None:
             found = self.code.remember(key, self._read(value, index))
@@ -219,9 +249,22 @@ class _Flattened(Reader):
         return index[0].minus(self.first.times(inner)) if self.places[value.serial].local else index[0]
 
     def _read(self, value: Value, index: tuple[Index, ...]) -> Lane:
+        if value.serial in self.places and value.serial in self.in_turn:
+            return self._channels(value)
         if value.kind == "constant" or value.serial in self.places:
             return super()._read(value, index)
         return self.define(value, index)
+
+    def _channels(self, value: Value) -> Lane:
+        """A lane for each channel, and from the first on again."""
+        code, pointer, width = self.code, self.pointer(value), self.code.width
+        first = constant(code, 0, value.dtype).spread(width)
+        name = first.name
+        for lane in range(width):
+            place = Index((), (self.phase + lane) % value.size)
+            one = Lane(code, code.load(pointer, place, value.dtype, 1), value.dtype, 1)
+            name = code.let(f"insertelement {first.kind} {name}, {one.kind} {one.name}, i64 {lane}")
+        return Lane(code, name, value.dtype, width)
 
     def define(self, value: Value, index: tuple[Index, ...]) -> Lane:
         if value.kind == "elementwise":
