@@ -26,8 +26,10 @@ FEW = 1 << 22
 """Operations of a plan that one thread does faster than two can agree on it."""
 STRANDS = 16
 """Rows are cut into so many strands at most; sums are added strand by strand, in their order."""
+FAR = 1 << 14
+"""Elements of a matrix that is fetched anew for every block: many rows of one block should be multiplied with it."""
 STRAND_ROWS = 128
-"""Rows of a strand with a product of matrices, at least."""
+"""Rows of a strand with such a product, at least."""
 MANY_WEIGHTS = 1 << 20
 """Elements of a matrix whose columns are shared out, where the rows that it is multiplied with are few."""
 PARTIALS = 24 << 20
@@ -42,7 +44,9 @@ ONE_BY_ONE = "one by one"
 DEEP = 40
 """Formulas within formulas, at most."""
 TILES = 64
-"""Tiles of a block that is convolved by Winograd's way, at least: rows of its products."""
+"""Tiles of a block that is convolved by Winograd's way: rows of its products."""
+FEWEST_TILES = 16
+"""Where pictures of several sizes pass through a block, tiles of the smallest."""
 
 STORED = ("sum", "max", "min", "any", "all", "argmax", "argmin", "matmul", "convolution", "convolution_gradient",
           "winograd", "winograd_weight", "winograd_gradient", "moments", "external", "external_part")  # fmt: skip
@@ -393,21 +397,25 @@ def _cut(segment: Segment, stored: dict[int, Value]) -> None:
         return
     work = sum(_work(root.value) for root in segment.roots)
     strands = min(STRANDS, segment.rows, max(1, work >> 18))
-    if any(root.value.kind == "matmul" for root in segment.roots):
+    rows_together = any(r.value.kind == "matmul" and r.value.inputs[1].size >= FAR for r in segment.roots)
+    if rows_together:
         strands = min(strands, max(1, segment.rows // STRAND_ROWS))
     partial = sum(partial_size(root.value) for root in segment.roots if root.how == "fold")
     segment.strands = max(1, min(strands, max(2, PARTIALS // partial) if partial else strands))
     longest = -(-segment.rows // segment.strands)
     each = sum(_block_bytes(root) for root in segment.roots)
-    most, tiles = 0, 0
+    most, least = 0, 0
+    enough: list[int] = []
     for root in segment.roots:
         if root.value.kind in ("winograd", "winograd_gradient"):
             most = max(most, convolve.winograd_size(root.value))
             steps = root.value.shape[1:3] if root.value.kind == "winograd" else root.value.inputs[1].shape[1:3]
-            tiles = max(tiles, -(-TILES // math.prod(convolve.tiles_of(steps))))
-    block = max(1, tiles, BLOCK // max(each + most, 1))
-    if any(root.value.kind == "matmul" for root in segment.roots):
-        block = longest
+            tiles = math.prod(convolve.tiles_of(steps))
+            enough.append(-(-TILES // tiles))
+            least = max(least, -(-FEWEST_TILES // tiles))
+    block = max(1, least, min(enough, default=0), BLOCK // max(each + most, 1))
+    if rows_together:
+        block = max(block, min(longest, STRAND_ROWS))
     segment.block = min(block, longest)
 
 
