@@ -21,6 +21,7 @@ from nabi.cli import main
 from nabi.cli.profiled import where_time_went
 from nabi.data import cache
 from nabi.engines.cpu import machine, profile, running, segments
+from nabi.engines.cpu.memory import ALIGNED, aligned
 from nabi.engines.cpu.program import Program as Compiled
 from nabi.errors import SettingError
 from nabi.graph.plan import Plan
@@ -346,8 +347,8 @@ def guarded() -> Iterator[Callable[[], int]]:
         held.append(array[end:])
 
     def empty(size: int) -> tuple[Any, int]:
-        memory = np.empty(size + running.ALIGNED + room, np.uint8)
-        base = -(-memory.ctypes.data // running.ALIGNED) * running.ALIGNED
+        memory = np.empty(size + ALIGNED + room, np.uint8)
+        base = aligned(memory.ctypes.data)
         behind(memory, base - memory.ctypes.data + size)
         return memory, base
 

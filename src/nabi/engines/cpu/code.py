@@ -123,8 +123,8 @@ class Code:
     # --- loops ---
 
     @contextmanager
-    def loop(self, start: str | int, stop: str | int, step: int = 1, most: int | None = None) -> Iterator[Index]:
-        """A loop; gives its variable. ``most``: an inclusive bound on it, where ``stop`` is only known to the code."""
+    def loop(self, start: str | int, stop: str | int, step: int = 1) -> Iterator[Index]:
+        """A loop; gives its variable."""
         if isinstance(start, int) and isinstance(stop, int) and 0 <= stop - start <= step:
             if stop > start:
                 yield Index((), start)
@@ -147,7 +147,7 @@ class Code:
         self.lines.append(f"{label}b:")
         self.block = f"{label}b"
         low = start if isinstance(start, int) else 0
-        high = stop - 1 if isinstance(stop, int) else most
+        high = stop - 1 if isinstance(stop, int) else None
         self.bounds[variable] = (low, high if high is None else high - (high - low) % step)
         self.memory.append({})
         yield Index(((variable, 1),))

@@ -12,7 +12,7 @@ import numpy as np
 
 from nabi.engines.cpu.code import ZERO, Code, Index
 from nabi.engines.cpu.contract import Blas, Matrix, product
-from nabi.engines.cpu.kernels import Rows, _width, vectors
+from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
 from nabi.engines.cpu.lanes import Lane, constant, fused, lanes_xp
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import Value
@@ -59,7 +59,7 @@ def _patches(reader: Reader, row: Index, value: Value, work: str) -> Matrix:
             for j in range(runs):
                 start = p.times(sh * down).plus(q.times(sw * across)).plus(i * dh * down + j * dw * across)
                 target = p.times(ow * depth).plus(q.times(depth)).plus(i * kw * channels + j * channels)
-                for lane in vectors(code, run, _width(code, run)):
+                for lane in vectors(code, run, lanes_for(code, run)):
                     found = code.load(source, start.plus(lane), FLOAT, code.width)
                     code.store(work, target.plus(lane), FLOAT, code.width, found)
     return Matrix(work, oh * ow, depth, depth)
@@ -162,7 +162,7 @@ def winograd_weight(reader: Reader, value: Value) -> None:
     code, (weight,) = reader.code, value.inputs
     turned = value.settings["turned"]
     with code.loop(0, value.shape[1]) as i:
-        for lane in vectors(code, value.shape[2], _width(code, value.shape[2])):
+        for lane in vectors(code, value.shape[2], lanes_for(code, value.shape[2])):
             square = []
             for row in range(3):
                 places = [(2 - row, 2 - column) if turned else (row, column) for column in range(3)]
@@ -192,7 +192,7 @@ def _to_points(
     code, channels = reader.code, channels or x.shape[3]
     tiles = block * math.prod(tiles_of(steps))
     for picture, i, j, number in _tiles(reader, rows, steps):
-        for lane in vectors(code, channels, _width(code, channels)):
+        for lane in vectors(code, channels, lanes_for(code, channels)):
             square = [
                 [
                     reader.read(x, (picture, i.times(TILE).plus(a), j.times(TILE).plus(b), first.plus(lane)))
@@ -237,7 +237,7 @@ def winograd(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: 
             result = Matrix(code.address(second, point.times(plane(tiles, some)), "float"), count, some, some)
             product(code, left, right, result, FLOAT, blas)
         for (picture, i, j, number), (down, across) in _edges(reader, rows, steps):
-            for lane in vectors(code, some, _width(code, some)):
+            for lane in vectors(code, some, lanes_for(code, some)):
                 square = []
                 for a in range(REACH):
                     line = []
@@ -306,7 +306,7 @@ def winograd_gradient_back(reader: Reader, value: Value, sums: str, partial: str
     """From sums at 36 points to a strand's part of the gradient."""
     code, (inputs, outputs) = reader.code, value.shape[2:]
     each = inputs * outputs
-    for lane in vectors(code, each, _width(code, each)):
+    for lane in vectors(code, each, lanes_for(code, each)):
         square = [
             [
                 Lane(code, code.load(sums, lane.plus((a * REACH + b) * each), FLOAT, code.width), FLOAT, code.width)

@@ -6,19 +6,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from nabi.engines.cpu import blas, contract, convolve, kernels, machine
+from nabi.engines.cpu import blas, contract, convolve, folds, kernels, machine
 from nabi.engines.cpu.code import ZERO, Code
-from nabi.engines.cpu.kernels import FOLDS, Rows
+from nabi.engines.cpu.folds import FOLDS
+from nabi.engines.cpu.kernels import Rows
+from nabi.engines.cpu.memory import aligned, share_out
 from nabi.engines.cpu.profile import About, about
 from nabi.engines.cpu.reading import Place, Reader
 from nabi.engines.cpu.segments import Layout, Root, Segment, lay_out, partial_size
-from nabi.engines.cpu.values import Spelling, Value
+from nabi.engines.cpu.values import Value, spell
 from nabi.graph.plan import Plan
 
 log = logging.getLogger("nabi.compile")
-
-ALIGNED = 64
-"""Bytes that arrays begin at multiples of."""
 
 
 class Task(NamedTuple):
@@ -48,10 +47,6 @@ class External(NamedTuple):
 Step = Task | Prepared | External
 
 
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNED) * ALIGNED
-
-
 def bounds(segment: Segment) -> list[tuple[int, int]]:
     """The rows of each strand."""
     return [
@@ -70,8 +65,7 @@ class Program:
     """
 
     def __init__(self, plan: Plan, kept: int = 0, winograd: bool = True) -> None:
-        spelling = Spelling(plan, winograd)
-        self.inputs, self.outputs = spelling.inputs, spelling.outputs
+        self.inputs, self.outputs = spell(plan, winograd)
         layout = lay_out(self.outputs, {v.serial for v in self.inputs[len(self.inputs) - kept :]})
         self.library = blas.find()
         self.slots: dict[int, int] = {}
@@ -163,14 +157,14 @@ class Program:
             value = root.value
             if value.serial in local:
                 places[value.serial] = Place(-1, used)
-                used += _aligned(segment.block * value.size // value.shape[0] * value.dtype.itemsize)
+                used += aligned(segment.block * value.size // value.shape[0] * value.dtype.itemsize)
         sums: dict[int, int] = {}
         for root in segment.roots:
             if root.value.kind == "winograd_gradient" and root.how == "fold":
                 sums[root.value.serial] = used
-                used += _aligned(4 * convolve.POINTS * math.prod(root.value.shape[2:]))
+                used += aligned(4 * convolve.POINTS * math.prod(root.value.shape[2:]))
         work_at = used
-        used += max((_aligned(_workspace(root, segment)) for root in segment.roots), default=0)
+        used += max((aligned(_workspace(root, segment)) for root in segment.roots), default=0)
         work = code.let(f"getelementptr i8, ptr %scratch, i64 {work_at}", "work")
         partial: dict[int, str] = {}
         for root in segment.roots:
@@ -215,17 +209,17 @@ class Program:
         if root.how == "combine":
             home = self.homes[value.serial]
             counts = [stop - start for start, stop in bounds(home)] if home.rows else [root.value.inputs[0].shape[0]]
-            kernels.combine(reader, value, code.pointer(self.partials[value.serial]), counts)
+            folds.combine(reader, value, code.pointer(self.partials[value.serial]), counts)
             return
         if rows is None:
             rows = Rows(ZERO, root.rows)
         block = segment.block or (rows.length if isinstance(rows.length, int) else 0)
         if root.how == "fold":
             if value.kind == "sum":
-                kernels.fold_rows(reader, rows, [r.value for r in roots], partial)
+                folds.fold_rows(reader, rows, [r.value for r in roots], partial)
             elif value.kind == "moments":
                 before = "0" if not segment.rows else code.let(f"sub i64 {code.integer(rows.first)}, %start")
-                kernels.moments(reader, rows, value, partial[value.serial], before)
+                folds.moments(reader, rows, value, partial[value.serial], before)
             elif value.kind == "winograd_gradient":
                 place = code.let(f"getelementptr i8, ptr %scratch, i64 {sums[value.serial]}", "sums")
                 convolve.winograd_gradient(reader, rows, value, place, self.library, work, block)
@@ -246,14 +240,14 @@ class Program:
         elif value.kind in FOLDS or value.kind in ("argmax", "argmin"):
             if 0 in value.settings["axes"]:
                 rows = Rows(ZERO, value.inputs[0].shape[0])
-            kernels.fold(reader, rows, value)
+            folds.fold(reader, rows, value)
         else:
             kernels.write(reader, rows, [r.value for r in roots])
 
     # --- memory ---
 
     def _memory(self, layout: Layout, local: set[int]) -> tuple[int, dict[int, int]]:
-        """Where arrays between stages lie in one piece of memory: two share a place where they never live together."""
+        """Bytes of all arrays between stages, and where each lies."""
         given = {v.serial for v in (*self.inputs, *self.outputs)}
         born: dict[int, int] = {}
         dies: dict[int, int] = {}
@@ -277,22 +271,7 @@ class Program:
                         slot = self.slots.get(serial, -1)
                         if slot in sizes:
                             dies[slot] = max(dies[slot], number)
-        offsets: dict[int, int] = {}
-        total = 0
-        for slot in sorted(sizes, key=lambda s: -sizes[s]):
-            taken = sorted(
-                (offsets[other], offsets[other] + _aligned(sizes[other]))
-                for other in offsets
-                if born[other] <= dies[slot] and born[slot] <= dies[other]
-            )
-            place = 0
-            for begin, end in taken:
-                if place + sizes[slot] <= begin:
-                    break
-                place = max(place, end)
-            offsets[slot] = place
-            total = max(total, place + _aligned(sizes[slot]))
-        return total, offsets
+        return share_out(sizes, born, dies)
 
 
 def _clear(code: Code, pointer: str, size: int) -> None:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from nabi import threads
 from nabi.engines import UNHELD, Run
 from nabi.engines.cpu import blas, profile
-from nabi.engines.cpu.program import ALIGNED, External, Prepared, Program, Step, Task
+from nabi.engines.cpu.memory import ALIGNED, aligned
+from nabi.engines.cpu.program import External, Prepared, Program, Step, Task
 from nabi.graph import namespace
 
 ELSEWHERE = ("input", "constant", "array", "external", "external_part")
@@ -33,7 +34,7 @@ class Room(NamedTuple):
 def _empty(size: int) -> tuple[NDArray[np.uint8], int]:
     """Memory that begins at a multiple of a cache line, and where."""
     memory = np.empty(size + ALIGNED, np.uint8)
-    return memory, -(-memory.ctypes.data // ALIGNED) * ALIGNED
+    return memory, aligned(memory.ctypes.data)
 
 
 class Results:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from nabi.engines.cpu import convolve
-from nabi.engines.cpu.kernels import FOLDS
+from nabi.engines.cpu.folds import FOLDS
 from nabi.engines.cpu.lanes import Unwritten
 from nabi.engines.cpu.reading import only_unit_axes
 from nabi.engines.cpu.values import VIEWS, Value, is_awkward, is_by_rows
@@ -159,29 +159,38 @@ def _folds_by_strand(value: Value) -> bool:
 def _choose(everything: Sequence[Value], outputs: Sequence[Value]) -> dict[int, Value]:
     """The values to store."""
     stored = {v.serial: v for v in outputs if v.kind not in LEAVES}
+    for rule in (_needed_in_memory, _read_again_and_again, _deep):
+        for value in rule(everything, stored):
+            if value.kind not in LEAVES:
+                stored.setdefault(value.serial, value)
+    while (dear := _dear(everything, stored)) is not None:
+        stored[dear.serial] = dear
+    return stored
 
-    def store(value: Value) -> None:
-        if value.kind not in LEAVES:
-            stored.setdefault(value.serial, value)
 
+def _needed_in_memory(everything: Sequence[Value], stored: dict[int, Value]) -> Iterator[Value]:
+    """What has a kernel of its own, and what such kernels take as it lies in memory."""
     for value in everything:
         if value.kind in STORED:
-            store(value)
+            yield value
         if value.kind in OPERANDS_STORED:
             for x in value.inputs:
                 if value.kind == "matmul":  # it takes matrices as they lie in memory
                     x = x.inputs[0] if x.kind == "permute_dims" else x
                     x = x.inputs[0] if keeps_rows(x) else x
-                store(x)
+                yield x
         if value.kind == "winograd_weight":
-            store(value.inputs[0])
+            yield value.inputs[0]
         if value.kind == "reshape" and not only_unit_axes(value) and value.inputs[0].size != 1:
-            store(value.inputs[0])
+            yield value.inputs[0]
         if value.kind == "scatter_add" and is_awkward(value):
-            store(value)
+            yield value
         if value.kind == "permute_dims" and any(v.kind == "scatter_add" for v in _inlined(value, stored)):
-            store(value.inputs[0])
-    # What is computed again and again where it is read: for windows that overlap, and for a channel at every pixel.
+            yield value.inputs[0]
+
+
+def _read_again_and_again(everything: Sequence[Value], stored: dict[int, Value]) -> Iterator[Value]:
+    """What would be computed for windows that overlap, or for a channel at every pixel."""
     taken: dict[int, int] = {}
     for value in everything:
         for x in value.inputs:
@@ -189,28 +198,33 @@ def _choose(everything: Sequence[Value], outputs: Sequence[Value]) -> dict[int, 
                 taken[x.serial] = taken.get(x.serial, 0) + value.size
             spread = value.kind in ("elementwise", "broadcast_to") and value.size >= 8 * x.size
             if spread and x.kind == "elementwise" and _cost(x, stored) >= 3:
-                store(x)
+                yield x
     for value in everything:
         if taken.get(value.serial, 0) > 1.5 * value.size and value.kind in ("elementwise", "pad", "scatter_add"):
-            store(value)
-    depths: dict[int, int] = {}  # formulas within formulas: each is a call within a call when code is written
+            yield value
+
+
+def _deep(everything: Sequence[Value], stored: dict[int, Value]) -> Iterator[Value]:
+    """Now and then one of a long chain: a formula within a formula is a call within a call when code is written."""
+    depths: dict[int, int] = {}
     for value in everything:
         deepest = max((depths[x.serial] for x in value.inputs if x.serial not in stored), default=0)
         depths[value.serial] = 0 if value.kind in LEAVES else deepest + 1
-        if depths[value.serial] >= DEEP and value.kind not in LEAVES:
-            store(value)
-    while True:  # what costs much and is read in several kernels, from the outputs down
-        readers: dict[int, set[int]] = {}
-        for root in stored.values():
-            for value in _inlined(root, stored):
-                readers.setdefault(value.serial, set()).add(root.serial)
-        shared = [
-            v for v in everything
-            if len(readers.get(v.serial, ())) > 1 and v.kind == "elementwise" and _cost(v, stored) > DEAR
-        ]  # fmt: skip
-        if not shared:
-            return stored
-        store(shared[-1])
+        if depths[value.serial] >= DEEP:
+            yield value
+
+
+def _dear(everything: Sequence[Value], stored: dict[int, Value]) -> Value | None:
+    """The last of what costs much and is read in several kernels."""
+    readers: dict[int, set[int]] = {}
+    for root in stored.values():
+        for value in _inlined(root, stored):
+            readers.setdefault(value.serial, set()).add(root.serial)
+    for value in reversed(everything):
+        shared = len(readers.get(value.serial, ())) > 1 and value.kind == "elementwise"
+        if shared and _cost(value, stored) > DEAR:
+            return value
+    return None
 
 
 def _inlined(root: Value, stored: dict[int, Value]) -> Iterator[Value]:

@@ -85,8 +85,7 @@ class Value(Operators):
         return f"%{self.serial} = {self.kind} {self.spec}"
 
 
-REDUCTIONS = ("sum", "max", "min", "any", "all", "argmax", "argmin")
-VIEWS = ("reshape", "broadcast_to", "permute_dims", "getitem", "scatter_add", "pad", "flip", "concat", "fill", "arange")
+VIEWS = ("reshape", "broadcast_to", "permute_dims", "getitem", "scatter_add", "pad", "flip", "concat", "arange")
 """Read where they are used: an element of theirs is an element of another value, a number, or a choice of them."""
 WINOGRAD_CHANNELS = 16
 """Fewer are not worth the transformations."""
@@ -448,42 +447,29 @@ def _tiled(borders: Any, size: tuple[int, int], steps: tuple[int, ...]) -> list[
     return [(low, 4 * -(-step // 4) + 2 - n - low) for (low, _), n, step in zip(borders, size, steps, strict=True)]
 
 
-class Spelling:
-    """A plan in values.
+def spell(plan: Plan, winograd: bool) -> tuple[list[Value], list[Value]]:
+    """A plan's inputs and its outputs, as values."""
+    xp = _Spelled(winograd)
+    found: dict[int, Any] = {}
+    for number, node in enumerate(plan.inputs):
+        found[node.serial] = xp.value("input", (), node.shape, node.dtype, {"number": number})
+    for node in plan.constants:
+        if np.ndim(node.held):
+            held = np.ascontiguousarray(node.held)
+            found[node.serial] = xp.value("array", (), node.shape, node.dtype, held=held, key=node.serial)
+        else:
+            found[node.serial] = xp.constant(node.held)
+    for node in plan.nodes:
+        found[node.serial] = _spelled(xp, node, [found[source.serial] for source in node.inputs])
+    return [found[node.serial] for node in plan.inputs], [found[node.serial] for node in plan.outputs]
 
-    Attributes
-    ----------
-    inputs : list of Value
-    outputs : list of Value
-    """
 
-    def __init__(self, plan: Plan, winograd: bool = True) -> None:
-        xp = _Spelled(winograd)
-        found: dict[int, Any] = {}
-        self.inputs = []
-        for number, node in enumerate(plan.inputs):
-            value = xp.value("input", (), node.shape, node.dtype, {"number": number})
-            found[node.serial] = value
-            self.inputs.append(value)
-        for node in plan.constants:
-            found[node.serial] = (
-                xp.constant(node.held)
-                if np.ndim(node.held) == 0
-                else xp.value(
-                    "array", (), node.shape, node.dtype, held=np.ascontiguousarray(node.held), key=node.serial
-                )
-            )
-        for node in plan.nodes:
-            found[node.serial] = self._value(xp, node, [found[source.serial] for source in node.inputs])
-        self.outputs: list[Value] = [found[node.serial] for node in plan.outputs]
-
-    @staticmethod
-    def _value(xp: _Spelled, node: Node, inputs: list[Any]) -> Any:
-        operation = node.operation
-        assert operation is not None
-        if operation.kind == "projection":
-            return inputs[0][node.settings["index"]]
-        try:
-            return xp.apply(operation, tuple(inputs), node.settings)
-        except (Unwritten, AttributeError):
-            return xp.external(node, inputs)
+def _spelled(xp: _Spelled, node: Node, inputs: list[Any]) -> Any:
+    operation = node.operation
+    assert operation is not None
+    if operation.kind == "projection":
+        return inputs[0][node.settings["index"]]
+    try:
+        return xp.apply(operation, tuple(inputs), node.settings)
+    except Unwritten:
+        return xp.external(node, inputs)
