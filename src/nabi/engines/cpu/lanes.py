@@ -167,6 +167,8 @@ class _Lanes:
     """The namespace; what it lacks is looked up among the declared operations, and their formulas written."""
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         operation = registry.get(name)
         if operation is None or operation.native or operation.kind != "elementwise":
             raise Unwritten(f"{name} is not written in lanes")
