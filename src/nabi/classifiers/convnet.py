@@ -39,7 +39,7 @@ class ConvNetClassifier(NetworkClassifier):
         pictures to scores, of which each fit trains a copy.
     channels : sequence of int
         Of the "convnet": for each block (3×3 convolution, batch normalisation, rectifier, 2×2 max-pooling) how many
-        filters it has. A pool is left out where less than 2×2 is left.
+        filters it has. A pool is left out where less than 2×2 would be left.
     convolutions : int
         Of the "convnet": how many convolutions each block has.
     whitening : bool

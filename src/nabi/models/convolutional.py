@@ -20,7 +20,7 @@ def convnet(
 ) -> nn.Sequential:
     """Blocks of 3×3 convolution, batch normalisation, rectifier and 2×2 max-pooling; then the mean over the picture.
 
-    A pool is left out where less than 2×2 is left. Further convolutions of a block come after its pool, where they
+    A pool is left out where less than 2×2 would be left. Further convolutions of a block come after its pool, where they
     cost a quarter. Source: Simonyan and Zisserman, "Very deep convolutional networks" (2015), for the 3×3 windows.
 
     Parameters
@@ -66,7 +66,7 @@ def convnet(
             conv = nn.Conv2d(depth, outputs, 3, key=weights, padding="same", bias=False, initializer=initializer)
             layers.append(conv)  # without a bias: the norm has one
             layers += [nn.BatchNorm(outputs), nn.ReLU()]
-            if not repeat and min(height, width) >= 2:
+            if not repeat and min(height, width) >= 4:
                 layers.append(nn.MaxPool2d(2))
                 height, width = height // 2, width // 2
             depth = outputs

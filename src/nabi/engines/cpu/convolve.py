@@ -20,6 +20,8 @@ from nabi.engines.cpu.values import Value
 FLOAT = np.dtype(np.float32)
 TILE, REACH, POINTS = 4, 6, 36
 PANEL = 32
+ENOUGH_ROWS = 48
+"""Windows of a picture that make a product by themselves."""
 
 # --- windows laid out as rows ---
 
@@ -29,10 +31,11 @@ def _is_plain(kernel: Sequence[int], value: Value) -> bool:
     return tuple(kernel) == (1, 1) and value.settings["stride"] == (1, 1)
 
 
-def patches_size(value: Value) -> int:
-    """Bytes of one picture's windows."""
+def patches_size(value: Value, rows: int) -> int:
+    """Bytes of the windows of the pictures that are laid out together, of ``rows`` at hand."""
     kernel, steps, channels = _geometry(value)
-    return 0 if _is_plain(kernel, value) else 4 * math.prod(kernel) * channels * math.prod(steps)
+    rows = 1 if is_one_by_one(value) else rows
+    return 0 if _is_plain(kernel, value) else 4 * rows * math.prod(kernel) * channels * math.prod(steps)
 
 
 def _geometry(value: Value) -> tuple[tuple[int, ...], tuple[int, ...], int]:
@@ -65,14 +68,36 @@ def _patches(reader: Reader, row: Index, value: Value, work: str) -> Matrix:
     return Matrix(work, oh * ow, depth, depth)
 
 
+def _laid_out(reader: Reader, rows: Rows, value: Value, work: str) -> Iterator[tuple[Index, Matrix]]:
+    """Windows as rows of one matrix: of one picture after another, or of all rows at hand, where each has but few."""
+    code = reader.code
+    if is_one_by_one(value):
+        with code.loop(0, rows.length) as r:
+            row = rows.first.plus(r)
+            yield row, _patches(reader, row, value, work)
+        return
+    kernel, steps, channels = _geometry(value)
+    each, depth = math.prod(steps), math.prod(kernel) * channels
+    count = rows.length * each if isinstance(rows.length, int) else code.let(f"mul nsw i64 {rows.length}, {each}")
+    if _is_plain(kernel, value):
+        yield rows.first, Matrix(reader.pointer(value.inputs[0], rows.first), count, depth, depth)
+        return
+    with code.loop(0, rows.length) as r:
+        _patches(reader, rows.first.plus(r), value, code.address(work, r.times(each * depth), "float"))
+    yield rows.first, Matrix(work, count, depth, depth)
+
+
+def is_one_by_one(value: Value) -> bool:
+    """Whether each picture has windows enough for a product of its own."""
+    return math.prod(_geometry(value)[1]) >= ENOUGH_ROWS
+
+
 def convolution(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: str) -> None:
     """Rows of a convolution of a padded picture."""
     code, weight = reader.code, value.inputs[1]
     outputs = value.shape[3]
     right = Matrix(reader.pointer(weight), math.prod(weight.shape[:3]), outputs, outputs)
-    with code.loop(0, rows.length) as r:
-        row = rows.first.plus(r)
-        left = _patches(reader, row, value, work)
+    for row, left in _laid_out(reader, rows, value, work):
         product(code, left, right, Matrix(reader.pointer(value, row), left.rows, outputs, outputs), FLOAT, blas)
 
 
@@ -80,9 +105,7 @@ def convolution_gradient(reader: Reader, rows: Rows, value: Value, partial: str,
     """Add the rows at hand to the partial sum of a gradient on weights."""
     code, g = reader.code, value.inputs[1]
     outputs = value.shape[3]
-    with code.loop(0, rows.length) as r:
-        row = rows.first.plus(r)
-        left = _patches(reader, row, value, work)
+    for row, left in _laid_out(reader, rows, value, work):
         turned = Matrix(left.pointer, left.columns, left.rows, left.stride, turned=True)
         right = Matrix(reader.pointer(g, row), left.rows, outputs, outputs)
         product(code, turned, right, Matrix(partial, left.columns, outputs, outputs), FLOAT, blas, add=True)

@@ -288,7 +288,7 @@ def _workspace(root: Root, segment: Segment) -> int:
     if value.kind == "matmul":
         return contract.workspace(value)
     if value.kind in ("convolution", "convolution_gradient"):
-        return convolve.patches_size(value)
+        return convolve.patches_size(value, rows)
     if value.kind in ("winograd", "winograd_gradient"):
         return rows * convolve.winograd_size(value)
     return 0

@@ -427,6 +427,8 @@ def _cut(segment: Segment, stored: dict[int, Value]) -> None:
             tiles = math.prod(convolve.tiles_of(steps))
             enough.append(-(-TILES // tiles))
             least = max(least, -(-FEWEST_TILES // tiles))
+        elif root.value.kind in ("convolution", "convolution_gradient") and not convolve.is_one_by_one(root.value):
+            most = max(most, convolve.patches_size(root.value, 1))
     block = max(1, least, min(enough, default=0), BLOCK // max(each + most, 1))
     if rows_together:
         block = max(block, min(longest, STRAND_ROWS))
