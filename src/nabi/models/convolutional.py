@@ -20,8 +20,8 @@ def convnet(
 ) -> nn.Sequential:
     """Blocks of 3×3 convolution, batch normalisation, rectifier and 2×2 max-pooling; then the mean over the picture.
 
-    A pool is left out where less than 2×2 would be left. Further convolutions of a block come after its pool, where they
-    cost a quarter. Source: Simonyan and Zisserman, "Very deep convolutional networks" (2015), for the 3×3 windows.
+    A pool is left out where less than 2×2 would be left. Further convolutions of a block come after its pool, where
+    they cost a quarter. Source: Simonyan and Zisserman, "Very deep convolutional networks" (2015), for the 3×3 windows.
 
     Parameters
     ----------
