@@ -8,18 +8,27 @@ import typer
 from nabi.cli.characters import printable
 from nabi.data import cache as kept
 
+KERNELS = "kernels"
+"""What the fast engine calls its folder; it is not loaded for this."""
+
 
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
 ) -> None:
-    """List what is kept of decoded pictures and downloads, or clear it."""
+    """List what is kept of decoded pictures, downloads and machine code, or clear it."""
     if clear:
         print(f"{_size(kept.clear())} removed from {kept.folder()}")
         return
     entries = kept.entries()
+    code = [entry for entry in entries if entry.kind == KERNELS]
     for entry in entries:
+        if entry.kind == KERNELS:  # hundreds, of which none says anything by itself
+            continue
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         print(f"{entry.kind}  {_size(entry.size):>9}  {used}  {printable(str(entry.source))}")
+    if code:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(entry.used for entry in code)))
+        print(f"{KERNELS}  {_size(sum(entry.size for entry in code)):>9}  {used}  machine code: {len(code)} pieces")
     print(f"{_size(sum(entry.size for entry in entries))} in {kept.folder()}; nabi cache --clear removes it")
 
 
