@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "softmax": classifiers.LinearClassifier("softmax", **settings),
         "perceptron": classifiers.Perceptron(**settings),
         "mlp": classifiers.MLPClassifier((7,), **settings),
-        "convnet": classifiers.ConvNetClassifier(channels=(4, 5), **settings),
+        "convnet": classifiers.ConvNetClassifier(channels=(4, 5), convolutions=1, whitening=False, **settings),
         "knn": classifiers.KNNClassifier(3),
     }
     for name, classifier in made.items():

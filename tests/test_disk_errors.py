@@ -135,7 +135,8 @@ def test_files_that_may_not_be_long(forks: Forks, train, expected, tmp_path: Pat
         failed += [ended.err.partition(": ")[2].partition(": ")[0]] if ended.code else []
         check_to_the_end(forks, train, home, expected)
     assert ended.code == 0
-    assert {Path(path).name for path in failed} >= {"shades", "checkpoint"}
+    # The cache of decoded pictures is one of them, but does without: the pictures are decoded again.
+    assert {Path(path).name for path in failed} == {"checkpoint", "curves.svg"}
 
 
 @pytest.mark.parametrize("size", [8, 16, 32])
