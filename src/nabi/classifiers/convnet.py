@@ -59,6 +59,9 @@ class ConvNetClassifier(NetworkClassifier):
 
     rates: ClassVar[Mapping[str, float]] = {"sgd": 0.2, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.003}
 
+    enough_steps: ClassVar[int] = 3000
+    usual_epochs: ClassVar[tuple[int, int]] = (10, 30)
+
     architecture: Any = "convnet"
     _: KW_ONLY
     channels: Sequence[int] = (64, 128, 256)
@@ -127,12 +130,6 @@ class ConvNetClassifier(NetworkClassifier):
         super()._restore({path: array for path, array in arrays.items() if path not in initial}, header)
         if isinstance(self.architecture, nn.Sequential):
             nn.load_tensors(self.architecture, {path[len(INITIAL) :]: array for path, array in initial.items()})
-
-    def _epochs(self, steps: int) -> int:
-        """How many epochs: by default what makes 3,000 steps, but 10 to 30; more where 30 are not 500 steps."""
-        if self.max_iter != "auto":
-            return int(self.max_iter)
-        return max(min(max(math.ceil(3000 / steps), 10), 30), math.ceil(500 / steps))
 
     def _rate(self, batch_size: int) -> float:
         rate = super()._rate(batch_size)

@@ -39,6 +39,9 @@ class NetworkClassifier(NetworkSettings, TrainedClassifier):
 
     rates: ClassVar[Mapping[str, float]]
     """The learning rate that ``learning_rate="auto"`` stands for, by optimiser."""
+    enough_steps: ClassVar[int] = 1000
+    usual_epochs: ClassVar[tuple[int, int]] = (30, 50)
+    """What ``max_iter="auto"`` stands for: the epochs that make so many steps, but within these bounds."""
 
     @available_if(_gives_probabilities)
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
@@ -96,10 +99,11 @@ class NetworkClassifier(NetworkSettings, TrainedClassifier):
         return {"epochs": epochs, "schedule": SCHEDULES[self.schedule](learner.learning_rate, epochs * steps)}
 
     def _epochs(self, steps: int) -> int:
-        """How many epochs: by default what makes 1,000 steps, between 30 and 50; more where 50 are not 500 steps."""
+        """How many epochs: by default what makes enough steps, within bounds; more where the most are not 500 steps."""
         if self.max_iter != "auto":
             return int(self.max_iter)
-        return max(min(max(math.ceil(1000 / steps), 30), 50), math.ceil(500 / steps))
+        fewest, most = self.usual_epochs
+        return max(min(max(math.ceil(self.enough_steps / steps), fewest), most), math.ceil(500 / steps))
 
     def _rate(self, batch_size: int) -> float:
         """The highest learning rate of the run; by default lower for small batches, whose gradients are noisier."""

@@ -22,14 +22,16 @@ def cache(
     entries = kept.entries()
     code = [entry for entry in entries if entry.kind == KERNELS]
     for entry in entries:
-        if entry.kind == KERNELS:  # hundreds, of which none says anything by itself
-            continue
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        print(f"{entry.kind}  {_size(entry.size):>9}  {used}  {printable(str(entry.source))}")
-    if code:
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(entry.used for entry in code)))
-        print(f"{KERNELS}  {_size(sum(entry.size for entry in code)):>9}  {used}  machine code: {len(code)} pieces")
+        if entry.kind != KERNELS:
+            print(_line(entry.kind, entry.size, entry.used, printable(str(entry.source))))
+    if code:  # hundreds, of which none says anything by itself
+        used = max(entry.used for entry in code)
+        print(_line(KERNELS, sum(entry.size for entry in code), used, f"machine code: {len(code)} pieces"))
     print(f"{_size(sum(entry.size for entry in entries))} in {kept.folder()}; nabi cache --clear removes it")
+
+
+def _line(kind: str, size: int, used: float, what: str) -> str:
+    return f"{kind}  {_size(size):>9}  {time.strftime('%Y-%m-%d %H:%M', time.localtime(used))}  {what}"
 
 
 def _size(count: float) -> str:

@@ -69,9 +69,8 @@ def prepare(engine: str, plan: Plan, kept: int = 0) -> Run:
     """
     if engine == "auto":
         return _suited(plan, kept)
-    name = engine
-    if name not in ENGINES:
+    if engine not in ENGINES:
         raise SettingError(f"engine {engine!r} is not one of auto, {', '.join(ENGINES)}")
-    module, how = ENGINES[name]
+    module, how = ENGINES[engine]
     run: Run = importlib.import_module(module).prepare(plan, kept, **how)
     return run

@@ -163,7 +163,7 @@ def measure_pixels(
     places = [array.ctypes.data for array in (queries, candidates, rows, columns, sums)]
     given = np.array([*places, queries.strides[0], candidates.strides[0]], np.int64)
     kernel = machine.compile(text(metric, machine.processor()))
-    kernel.call(given.ctypes.data, 0, len(order), queries.shape[1], None)
+    kernel(given.ctypes.data, 0, len(order), queries.shape[1], 0)
     found = np.empty(len(order))
     found[order] = sums
     return found

@@ -22,6 +22,22 @@ TYPES = {
 """The types of numbers in memory; in registers, a truth value is a single bit."""
 
 
+def in_register(dtype: np.dtype[Any]) -> str:
+    """The type of a number in a register."""
+    return "i1" if dtype.kind == "b" else TYPES[dtype.name]
+
+
+def suffix(kind: str, width: int = 1) -> str:
+    """How LLVM's own functions end that take so many numbers of a type."""
+    one = {"float": "f32", "double": "f64"}.get(kind, kind)
+    return one if width == 1 else f"v{width}{one}"
+
+
+def lane_numbers(width: int, step: int = 1) -> str:
+    """0, step, 2·step, …: as the text of a vector of int64."""
+    return "<" + ", ".join(f"i64 {lane * step}" for lane in range(width)) + ">"
+
+
 class Index(NamedTuple):
     """A place along an axis: a sum of loop variables, each times a whole number, and a constant.
 
@@ -225,7 +241,7 @@ class Code:
             if self.mask is None:
                 found = self.let(f"load {vector}, ptr {place}, align {size}", "x")
             else:
-                called = f"@llvm.masked.load.v{width}{_suffix(kind)}.p0"
+                called = f"@llvm.masked.load.{suffix(kind, width)}.p0"
                 self.declare(called, f"declare {vector} {called}(ptr, i32, <{width} x i1>, {vector})")
                 found = self.let(
                     f"call {vector} {called}(ptr {place}, i32 {size}, <{width} x i1> {self.mask}, "
@@ -234,11 +250,10 @@ class Code:
                 )
         else:
             first = self.integer(offset)
-            steps = ", ".join(f"i64 {lane * offset.lanes}" for lane in range(width))
             spread = self.splat("i64", first, width)
-            places = self.let(f"add <{width} x i64> {spread}, <{steps}>")
+            places = self.let(f"add <{width} x i64> {spread}, {lane_numbers(width, offset.lanes)}")
             pointers = self.let(f"getelementptr {kind}, ptr {pointer}, <{width} x i64> {places}")
-            called = f"@llvm.masked.gather.v{width}{_suffix(kind)}.v{width}p0"
+            called = f"@llvm.masked.gather.{suffix(kind, width)}.v{width}p0"
             self.declare(called, f"declare {vector} {called}(<{width} x ptr>, i32, <{width} x i1>, {vector})")
             mask = self.mask or "splat (i1 true)"
             found = self.let(
@@ -260,10 +275,20 @@ class Code:
         elif self.mask is None:
             self.emit(f"store <{width} x {kind}> {value}, ptr {place}, align {size}")
         else:
-            called = f"@llvm.masked.store.v{width}{_suffix(kind)}.p0"
+            called = f"@llvm.masked.store.{suffix(kind, width)}.p0"
             vector = f"<{width} x {kind}>"
             self.declare(called, f"declare void {called}({vector}, ptr, i32, <{width} x i1>)")
             self.emit(f"call void {called}({vector} {value}, ptr {place}, i32 {size}, <{width} x i1> {self.mask})")
+
+    def whole_steps(self, length: int | str, step: int, begin: int | str = 0) -> int | str:
+        """How far whole steps go from the beginning."""
+        if isinstance(length, int) and isinstance(begin, int):
+            return begin + (length - begin) // step * step
+        if step == 1:
+            return length
+        left = length if begin == 0 else self.let(f"sub i64 {length}, {begin}")
+        whole = self.let(f"mul i64 {self.let(f'udiv i64 {left}, {step}')}, {step}")
+        return whole if begin == 0 else self.let(f"add i64 {begin}, {whole}")
 
     def splat(self, kind: str, value: str, width: int) -> str:
         """The same number in every lane."""
@@ -280,8 +305,7 @@ class Code:
         """A mask of the first ``count`` lanes."""
         if isinstance(count, int):
             return "<" + ", ".join(f"i1 {'true' if lane < count else 'false'}" for lane in range(width)) + ">"
-        numbers = "<" + ", ".join(f"i64 {lane}" for lane in range(width)) + ">"
-        return self.let(f"icmp slt <{width} x i64> {numbers}, {self.splat('i64', count, width)}")
+        return self.let(f"icmp slt <{width} x i64> {lane_numbers(width)}, {self.splat('i64', count, width)}")
 
     @contextmanager
     def masked(self, mask: str | None) -> Iterator[None]:
@@ -294,7 +318,3 @@ class Code:
         before, self.width = self.width, width
         yield
         self.width = before
-
-
-def _suffix(kind: str) -> str:
-    return {"float": "f32", "double": "f64"}.get(kind, kind)

@@ -99,17 +99,17 @@ def _written(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtype[n
         """All rows of some columns."""
         begin: int | str = 0
         for height in (high, 4, 1):
-            end = _multiple(code, rows, height, begin)
+            end = code.whole_steps(rows, height, begin)
             with code.loop(begin, end, height) as row:
                 tile.write(row, height, column, vectors, width, mask)
             begin = end
 
     with code.of_width(width):
         step = broad * width
-        whole = _multiple(code, columns, step)
+        whole = code.whole_steps(columns, step)
         with code.loop(0, whole, step) as column:
             below(column, broad, None)
-        single = _multiple(code, columns, width)
+        single = code.whole_steps(columns, width)
         with code.loop(whole, single, width) as column:
             below(column, 1, None)
         if isinstance(columns, int):
@@ -119,17 +119,6 @@ def _written(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtype[n
             with code.loop(single, columns, width) as column:
                 left = code.let(f"sub i64 {columns}, {code.integer(column)}")
                 below(column, 1, code.first_lanes(left, width))
-
-
-def _multiple(code: Code, length: int | str, step: int, begin: int | str = 0) -> int | str:
-    """How far whole steps go from the beginning."""
-    if isinstance(length, int) and isinstance(begin, int):
-        return begin + (length - begin) // step * step
-    if step == 1:
-        return length
-    left = length if begin == 0 else code.let(f"sub i64 {length}, {begin}")
-    whole = code.let(f"mul i64 {code.let(f'udiv i64 {left}, {step}')}, {step}")
-    return whole if begin == 0 else code.let(f"add i64 {begin}, {whole}")
 
 
 class _Tile(NamedTuple):

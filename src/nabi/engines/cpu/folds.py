@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nabi.engines.cpu.code import ZERO, Code, Index
+from nabi.engines.cpu.code import ZERO, Code, Index, in_register, suffix
 from nabi.engines.cpu.kernels import Rows, grid, in_step, lanes_for, places, vectors
 from nabi.engines.cpu.lanes import Lane, constant, lanes_xp
 from nabi.engines.cpu.reading import Reader
@@ -90,15 +90,11 @@ class _Accumulator:
         if self.width == 1:
             return total
         code, join = self.code, FOLDS[self.value.kind].join
-        one = (
-            "i1"
-            if self.dtype.kind == "b"
-            else {"float32": "float", "float64": "double"}.get(self.dtype.name, f"i{8 * self.dtype.itemsize}")
-        )
-        suffix = f"v{self.width}" + {"float": "f32", "double": "f64"}.get(one, one)
+        one = in_register(self.dtype)
+        ending = suffix(one, self.width)
         if self.dtype.kind == "f" and join == "add":
-            called = f"@llvm.vector.reduce.fadd.{suffix}"
-            code.declarations[called] = f"declare {one} {called}({one}, {self.kind})"
+            called = f"@llvm.vector.reduce.fadd.{ending}"
+            code.declare(called, f"declare {one} {called}({one}, {self.kind})")
             name = code.let(f"call {one} {called}({one} 0.0, {self.kind} {total.name})")
         else:
             if self.dtype.kind == "f":
@@ -106,8 +102,8 @@ class _Accumulator:
             else:
                 sign = "u" if self.dtype.kind in "ub" else "s"
                 which = sign + join if join in ("max", "min") else join
-            called = f"@llvm.vector.reduce.{which}.{suffix}"
-            code.declarations[called] = f"declare {one} {called}({self.kind})"
+            called = f"@llvm.vector.reduce.{which}.{ending}"
+            code.declare(called, f"declare {one} {called}({self.kind})")
             name = code.let(f"call {one} {called}({self.kind} {total.name})")
         return Lane(code, name, self.dtype, 1)
 

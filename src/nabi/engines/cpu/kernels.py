@@ -5,7 +5,7 @@ Each kernel writes the rows at hand (places along axis 0) of one value, or of se
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from nabi.engines.cpu.code import ZERO, Code, Index
@@ -19,9 +19,6 @@ class Rows(NamedTuple):
 
     first: Index
     length: int | str
-
-
-Body = Callable[[tuple[Index, ...]], None]
 
 
 def write(reader: Reader, rows: Rows, values: Sequence[Value]) -> None:
@@ -89,17 +86,15 @@ def places(code: Code, rows: Rows, shape: Sequence[int], tiles: Sequence[int]) -
 def _inner(
     code: Code, outer: tuple[Index, ...], shape: Sequence[int], tiles: Sequence[int]
 ) -> Iterator[tuple[Index, ...]]:
-    if len(shape) == 1:
-        for lane in vectors(code, shape[0], lanes_for(code, shape[0])):
-            yield (*outer, lane)
-        return
-    with code.loop(0, shape[0], tiles[0]) as place:
-        yield from _inner(code, (*outer, place), shape[1:], tiles[1:])
+    for place in grid(code, outer, shape[:-1], tiles[:-1]):
+        for lane in vectors(code, shape[-1], lanes_for(code, shape[-1])):
+            yield (*place, lane)
 
 
 def grid(
     code: Code, outer: tuple[Index, ...], shape: Sequence[int], tiles: Sequence[int]
 ) -> Iterator[tuple[Index, ...]]:
+    """All places along some more axes, in steps of the tile along each."""
     if not shape:
         yield outer
         return
@@ -114,10 +109,7 @@ def vectors(code: Code, length: int | str, width: int) -> Iterator[Index]:
             with code.loop(0, length) as place:
                 yield place
             return
-        if isinstance(length, int):
-            whole: int | str = length // width * width
-        else:
-            whole = code.let(f"and i64 {length}, {-width}")
+        whole = code.whole_steps(length, width)
         with code.loop(0, whole, width) as place:
             yield place._replace(lanes=1)
         if isinstance(length, int):
@@ -194,10 +186,7 @@ def _write_flat(reader: Reader, rows: Rows, values: Sequence[Value], period: int
         return
     width = lanes_for(code, "many")
     step = math.lcm(period, width)
-    if isinstance(count, int):
-        whole: int | str = count // step * step
-    else:
-        whole = code.let(f"mul i64 {code.let(f'udiv i64 {count}, {step}')}, {step}")
+    whole = code.whole_steps(count, step)
     with code.of_width(width):
         for phase in range(0, step, width):  # before the loop, so that it need not be done again and again
             flat.phase = phase % period

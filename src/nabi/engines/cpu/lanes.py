@@ -7,12 +7,11 @@ numbers as a register holds, or one that all lanes share.
 import functools
 import math
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from nabi.engines.cpu.code import TYPES, Code
+from nabi.engines.cpu.code import TYPES, Code, in_register, suffix
 from nabi.graph.operation import registry
 from nabi.graph.operators import Operators
 
@@ -45,14 +44,14 @@ class Lane(Operators):
     @property
     def kind(self) -> str:
         """The type as LLVM's text has it."""
-        one = "i1" if self.dtype.kind == "b" else TYPES[self.dtype.name]
+        one = in_register(self.dtype)
         return one if self.width == 1 else f"<{self.width} x {one}>"
 
     def spread(self, width: int) -> "Lane":
         """The same in every lane of a register."""
         if self.width == width:
             return self
-        one = "i1" if self.dtype.kind == "b" else TYPES[self.dtype.name]
+        one = in_register(self.dtype)
         key = ("spread", self.name, one, width)
         name = self.code.known(key) if self.name.startswith("%") else None
         if name is None:
@@ -106,14 +105,8 @@ def _intrinsic(called: str, *operands: Lane) -> Lane:
     x = operands[0]
     if x.dtype.kind != "f":
         raise Unwritten(f"{called} of {x.dtype}")
-    suffix = (
-        ("f32" if x.dtype == np.float32 else "f64")
-        if x.width == 1
-        else (f"v{x.width}" + ("f32" if x.dtype == np.float32 else "f64"))
-    )
-    name = x.code.declare(f"@llvm.{called}.{suffix}", "")
-    kinds = ", ".join(o.kind for o in operands)
-    x.code.declarations[name] = f"declare {x.kind} {name}({kinds})"
+    name = f"@llvm.{called}.{suffix(TYPES[x.dtype.name], x.width)}"
+    x.code.declare(name, f"declare {x.kind} {name}({', '.join(o.kind for o in operands)})")
     given = ", ".join(f"{o.kind} {o.name}" for o in operands)
     return Lane(x.code, x.code.let(f"call {x.kind} {name}({given})"), x.dtype, x.width)
 
@@ -338,7 +331,7 @@ class _Lanes:
             return constant(x.code, _value(x), target)
         if target.kind == "b":
             return self.not_equal(x, 0)
-        source, one = x.dtype.kind, "i1" if target.kind == "b" else TYPES[target.name]
+        source, one = x.dtype.kind, TYPES[target.name]
         kind = one if x.width == 1 else f"<{x.width} x {one}>"
         if source == "f" and target.kind == "f":
             how = "fpext" if target.itemsize > x.dtype.itemsize else "fptrunc"
@@ -447,7 +440,6 @@ def _value(x: Lane) -> Any:
     return int(x.name)
 
 
-Function = Callable[..., Lane]
 lanes_xp = _Lanes()
 """Lanes as ``xp``: writes machine code."""
 Lane._xp = lanes_xp

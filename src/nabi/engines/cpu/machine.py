@@ -10,7 +10,6 @@ import ctypes
 import hashlib
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,12 +110,8 @@ def pretending(other: Processor) -> Iterator[None]:
         _state["processor"] = before
 
 
-class Function(NamedTuple):
-    """Compiled: where it lies, and how long it took to make."""
-
-    address: int
-    call: Callable[..., None]
-    seconds: float
+Function = Callable[[int, int, int, int, int], None]
+"""Machine code: called with a table's address, the first row and the one past the last, a strand, and scratch."""
 
 
 def compile(text: str) -> Function:
@@ -134,18 +129,16 @@ def compile(text: str) -> Function:
         if digest in _state["made"]:
             made: Function = _state["made"][digest]
             return made
-        begun = time.perf_counter()
         image = _read(digest)
         if image is None:
             image = _emit(text.replace("@kernel", f"@k{digest}"), target)
             _keep(digest, image)
         library = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
         tracker = library.export_symbol(f"k{digest}").link(jit, digest)
-        address = tracker[f"k{digest}"]
         kind = ctypes.CFUNCTYPE(
             None, ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_void_p
         )
-        made = Function(address, kind(address), time.perf_counter() - begun)
+        made = kind(tracker[f"k{digest}"])
         _state["made"][digest] = made
         _state.setdefault("trackers", []).append(tracker)  # the code lives as long as it
         return made

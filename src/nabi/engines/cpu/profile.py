@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nabi import threads
-from nabi.engines.cpu.convolve import tiles_of
+from nabi.engines.cpu.convolve import POINTS, tiles_of
 from nabi.engines.cpu.segments import LEAVES, Root, Segment, multiply_adds
 from nabi.engines.cpu.values import Value
 
@@ -109,10 +109,10 @@ def _carried_out(root: Root) -> float:
         return 0.0
     if value.kind == "winograd":
         tiles = value.shape[0] * np.prod(tiles_of(value.shape[1:3]))
-        return float(2 * 36 * tiles * value.shape[3] * value.inputs[0].shape[3])
+        return float(2 * POINTS * tiles * value.shape[3] * value.inputs[0].shape[3])
     if value.kind == "winograd_gradient":
         g = value.inputs[1]
-        return float(2 * 36 * g.shape[0] * np.prod(tiles_of(g.shape[1:3])) * value.shape[2] * value.shape[3])
+        return float(2 * POINTS * g.shape[0] * np.prod(tiles_of(g.shape[1:3])) * value.shape[2] * value.shape[3])
     return float(2 * multiply_adds(value))
 
 

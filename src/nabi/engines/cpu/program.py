@@ -13,7 +13,7 @@ from nabi.engines.cpu.kernels import Rows
 from nabi.engines.cpu.memory import aligned, share_out
 from nabi.engines.cpu.profile import About, about
 from nabi.engines.cpu.reading import Place, Reader
-from nabi.engines.cpu.segments import Layout, Root, Segment, lay_out, partial_size
+from nabi.engines.cpu.segments import Layout, Root, Segment, folds_rows, lay_out, partial_size
 from nabi.engines.cpu.values import Value, spell
 from nabi.graph.plan import Plan
 
@@ -134,7 +134,7 @@ class Program:
             return [External(root.value) for root in segment.roots]
         text, scratch = self._write(segment, local)
         self.scratch = max(self.scratch, scratch)
-        call = machine.compile(text).call
+        call = machine.compile(text)
         told = about(segment, local, layout.stored, self.inputs)
         if segment.prepared:
             numbers = {v.serial: number for number, v in enumerate(self.inputs)}
@@ -158,11 +158,14 @@ class Program:
             if value.serial in local:
                 places[value.serial] = Place(-1, used)
                 used += aligned(segment.block * value.size // value.shape[0] * value.dtype.itemsize)
-        sums: dict[int, int] = {}
+        sums: dict[int, str] = {}
         for root in segment.roots:
             if root.value.kind == "winograd_gradient" and root.how == "fold":
-                sums[root.value.serial] = used
-                used += aligned(4 * convolve.POINTS * math.prod(root.value.shape[2:]))
+                place = code.let(f"getelementptr i8, ptr %scratch, i64 {used}", "sums")
+                size = 4 * convolve.POINTS * math.prod(root.value.shape[2:])
+                _clear(code, place, size)
+                sums[root.value.serial] = place
+                used += aligned(size)
         work_at = used
         used += max((aligned(_workspace(root, segment)) for root in segment.roots), default=0)
         work = code.let(f"getelementptr i8, ptr %scratch, i64 {work_at}", "work")
@@ -174,9 +177,6 @@ class Program:
                 offset = code.let(f"mul i64 %strand, {size}")
                 partial[root.value.serial] = code.let(f"getelementptr i8, ptr {pointer}, i64 {offset}", "part")
                 _clear(code, partial[root.value.serial], size)
-                if root.value.serial in sums:
-                    place = code.let(f"getelementptr i8, ptr %scratch, i64 {sums[root.value.serial]}", "sums")
-                    _clear(code, place, 4 * convolve.POINTS * math.prod(root.value.shape[2:]))
         if not segment.rows:
             reader = Reader(code, places, ZERO, 0)
             for roots in _alike(segment.roots):
@@ -192,8 +192,8 @@ class Program:
         for root in segment.roots:
             serial = root.value.serial
             if serial in sums:
-                place = code.let(f"getelementptr i8, ptr %scratch, i64 {sums[serial]}", "sums")
-                convolve.winograd_gradient_back(Reader(code, places, ZERO, 0), root.value, place, partial[serial])
+                reader = Reader(code, places, ZERO, 0)
+                convolve.winograd_gradient_back(reader, root.value, sums[serial], partial[serial])
         return self._finished(code), used
 
     def _finished(self, code: Code) -> str:
@@ -201,7 +201,7 @@ class Program:
         return code.text()
 
     def _kernel(
-        self, reader: Reader, rows: Rows | None, roots: list[Root], partial: dict[int, str], sums: dict[int, int],
+        self, reader: Reader, rows: Rows | None, roots: list[Root], partial: dict[int, str], sums: dict[int, str],
         work: str, segment: Segment,
     ) -> None:  # fmt: skip
         code, root = reader.code, roots[0]
@@ -221,7 +221,7 @@ class Program:
                 before = "0" if not segment.rows else code.let(f"sub i64 {code.integer(rows.first)}, %start")
                 folds.moments(reader, rows, value, partial[value.serial], before)
             elif value.kind == "winograd_gradient":
-                place = code.let(f"getelementptr i8, ptr %scratch, i64 {sums[value.serial]}", "sums")
+                place = sums[value.serial]
                 convolve.winograd_gradient(reader, rows, value, place, self.library, work, block)
                 if not segment.rows:
                     convolve.winograd_gradient_back(reader, value, place, partial[value.serial])
@@ -238,7 +238,7 @@ class Program:
         elif value.kind == "winograd_weight":
             convolve.winograd_weight(reader, value)
         elif value.kind in FOLDS or value.kind in ("argmax", "argmin"):
-            if 0 in value.settings["axes"]:
+            if folds_rows(value):
                 rows = Rows(ZERO, value.inputs[0].shape[0])
             folds.fold(reader, rows, value)
         else:

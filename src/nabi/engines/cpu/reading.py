@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nabi.engines.cpu.code import TYPES, ZERO, Code, Index
+from nabi.engines.cpu.code import TYPES, ZERO, Code, Index, lane_numbers
 from nabi.engines.cpu.lanes import Lane, Unwritten, constant, lanes_xp
 from nabi.engines.cpu.values import Value
 
@@ -56,12 +56,15 @@ class Reader:
             base = self.code.pointer(place.slot)
         if row is None or row == ZERO:
             return base
-        return self.code.address(base, row.times(value.strides[0]), _memory(value.dtype))
+        return self.code.address(base, row.times(value.strides[0]), TYPES[value.dtype.name])
 
     def offset(self, value: Value, index: tuple[Index, ...]) -> Index:
+        return self._offset(index, value.strides, self.places[value.serial])
+
+    def _offset(self, index: tuple[Index, ...], strides: tuple[int, ...], there: Place) -> Index:
         total = ZERO
-        for i, (place, stride) in enumerate(zip(index, value.strides, strict=True)):
-            if i == 0 and self.places[value.serial].local:
+        for i, (place, stride) in enumerate(zip(index, strides, strict=True)):
+            if i == 0 and there.local:
                 place = place.minus(self.first)
             total = total.plus(place.times(stride))
         return total
@@ -110,11 +113,7 @@ class Reader:
         if only_unit_axes(value):
             kept = iter(place for place, n in zip(index, value.shape, strict=True) if n != 1)
             return self.read(x, tuple(next(kept) if n != 1 else ZERO for n in x.shape))
-        place = self.places[x.serial]
-        total = ZERO
-        for i, (one, stride) in enumerate(zip(index, value.strides, strict=True)):
-            one = one.minus(self.first) if i == 0 and place.local else one
-            total = total.plus(one.times(stride))
+        total = self._offset(index, value.strides, self.places[x.serial])
         width = self.code.width if total.lanes else 1
         return Lane(self.code, self.code.load(self.pointer(x), total, x.dtype, width), x.dtype, width)
 
@@ -216,9 +215,8 @@ class Reader:
         lane = Lane(self.code, self.code.integer(place), np.int64, 1)
         if not place.lanes or self.code.width == 1:
             return lane
-        steps = ", ".join(f"i64 {i * place.lanes}" for i in range(self.code.width))
-        spread = lane.spread(self.code.width)
-        return Lane(self.code, self.code.let(f"add {spread.kind} {spread.name}, <{steps}>"), np.int64, spread.width)
+        spread, steps = lane.spread(self.code.width), lane_numbers(self.code.width, place.lanes)
+        return Lane(self.code, self.code.let(f"add {spread.kind} {spread.name}, {steps}"), np.int64, spread.width)
 
     # --- choices by place ---
 
@@ -287,7 +285,3 @@ def only_unit_axes(value: Value) -> bool:
     """Whether a reshape adds and drops axes of length 1 alone."""
     (x,) = value.inputs
     return [n for n in x.shape if n != 1] == [n for n in value.shape if n != 1]
-
-
-def _memory(dtype: np.dtype[Any]) -> str:
-    return TYPES[dtype.name]

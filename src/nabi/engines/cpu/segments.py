@@ -120,7 +120,7 @@ def lay_out(outputs: Sequence[Value], kept: Set[int]) -> Layout:
     stages = _place(roots, kept, serial)
     for stage in stages:
         for segment in stage:
-            _cut(segment, stored)
+            _cut(segment)
     return Layout(stages, stored)
 
 
@@ -145,7 +145,12 @@ def is_fold(value: Value) -> bool:
     """Whether a value adds up over rows."""
     if value.kind in ("moments", "convolution_gradient", "winograd_gradient"):
         return True
-    return value.kind == "sum" and 0 in value.settings["axes"]
+    return value.kind == "sum" and folds_rows(value)
+
+
+def folds_rows(value: Value) -> bool:
+    """Whether a fold goes over axis 0, so that it needs all rows at once."""
+    return value.kind in FOLDS and 0 in value.settings["axes"]
 
 
 def _folds_by_strand(value: Value) -> bool:
@@ -283,7 +288,7 @@ def _roots(value: Value, stored: dict[int, Value]) -> list[Root]:
         return [fold, combine]
     few = value.kind == "matmul" and value.shape[0] < STRAND_ROWS and value.inputs[1].size >= MANY_WEIGHTS
     root = Root(value, "columns" if few else "write")
-    whole = is_fold(value) or (value.kind in FOLDS and 0 in value.settings["axes"])
+    whole = is_fold(value) or folds_rows(value)
     rowwise = {"matmul": (True, False), "convolution": (True, False), "winograd": (True, False)}
     rows = value.shape[0] if value.shape else 1
     if value.kind in rowwise:
@@ -386,8 +391,8 @@ def _place(roots: Sequence[Root], kept: Set[int], serial: bool) -> list[list[Seg
                 value.kind == "winograd_weight"
                 or (value.kind == "scatter_add" and is_awkward(value) and not is_by_rows(value))
                 or not value.shape
-                or (value.kind in FOLDS and 0 in value.settings["axes"])
-            )  # fmt: skip
+                or folds_rows(value)
+            )
             tiny = _work(value) <= 4 * TINY and not joined
             if value.kind == "winograd_weight" and root.reads.keys() <= kept:
                 segment = at(0, f"{PREPARED} {value.serial}")
@@ -398,13 +403,11 @@ def _place(roots: Sequence[Root], kept: Set[int], serial: bool) -> list[list[Seg
         segment.roots.append(root)
         if root.how == "fold":
             folding[value.serial] = segment
-            home[value.serial] = segment
-        else:
-            home[value.serial] = segment
+        home[value.serial] = segment
     return [list(stage.values()) for stage in stages if stage]
 
 
-def _cut(segment: Segment, stored: dict[int, Value]) -> None:
+def _cut(segment: Segment) -> None:
     """Cut rows into strands, and strands into blocks that fit into the cache."""
     if not segment.rows:
         segment.block = 0

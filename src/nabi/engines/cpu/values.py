@@ -1,7 +1,7 @@
 """What a plan asks for, in the few kinds of values that kernels are made of.
 
 An operation that has a kernel, or is written in lanes, is taken as it is; any other is taken apart by its own formula,
-run over `spelled` as ``xp``. What cannot be taken apart (a sort, say) is left to NumPy: see `External`. So the engine
+run over values as ``xp``. What cannot be taken apart (a sort, say) is left to NumPy, as "external". So the engine
 needs no list of operations: what it does not know yet, it computes as the declaration says.
 """
 
@@ -87,6 +87,8 @@ class Value(Operators):
 
 VIEWS = ("reshape", "broadcast_to", "permute_dims", "getitem", "scatter_add", "pad", "flip", "concat", "arange")
 """Read where they are used: an element of theirs is an element of another value, a number, or a choice of them."""
+FOLDED = ("sum", "max", "min", "any", "all")
+POSITIONS = ("argmax", "argmin")
 WINOGRAD_CHANNELS = 16
 """Fewer are not worth the transformations."""
 
@@ -127,6 +129,10 @@ class _Spelled:
             if not _written(formula, tuple(v.dtype for v in values), settings):
                 raise Unwritten(operation.name)
             return self.value("elementwise", values, spec.shape, spec.dtype, settings, formula)
+        if operation.name in FOLDED:
+            return self._fold(operation.name, values[0], **settings)
+        if operation.name in POSITIONS:
+            return self._position(operation.name, values[0], **settings)
         special = getattr(type(self), "_" + operation.name, None)
         if special is not None:
             return special(self, *values, **settings)
@@ -202,13 +208,11 @@ class _Spelled:
         return self._view("getitem", x, key=_plain_key(x.shape, key))
 
     def _scatter_add(self, x: Value, updates: Value, *indices: Value, key: tuple[Any, ...]) -> Value:
-        if indices or any(not isinstance(item, Slice) for item in _plain_key(x.shape, key)):
+        plain = _plain_key(x.shape, key)
+        if indices or any(not isinstance(item, Slice) for item in plain):
             raise Unwritten("scatter_add by arrays")
-        place = indexed_shape(x.shape, key, ())
-        return self.value(
-            "scatter_add", (x, self._broadcast_to(updates, shape=place)), x.shape, x.dtype,
-            {"key": _plain_key(x.shape, key)},
-        )  # fmt: skip
+        updates = self._broadcast_to(updates, shape=indexed_shape(x.shape, key, ()))
+        return self.value("scatter_add", (x, updates), x.shape, x.dtype, {"key": plain})
 
     def _pad(self, x: Value, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Value:
         return self._view("pad", x, widths=tuple(map(tuple, widths)), value=value)
@@ -249,27 +253,6 @@ class _Spelled:
         kept = tuple(n for i, n in enumerate(x.shape) if i not in folded)
         result = self.value(kind, (x,), kept, spec.dtype, {"axes": folded})
         return self._reshape(result, shape=spec.shape)
-
-    def _sum(self, x: Value, *, axis: Any = None, keepdims: bool = False) -> Value:
-        return self._fold("sum", x, axis, keepdims)
-
-    def _max(self, x: Value, *, axis: Any = None, keepdims: bool = False) -> Value:
-        return self._fold("max", x, axis, keepdims)
-
-    def _min(self, x: Value, *, axis: Any = None, keepdims: bool = False) -> Value:
-        return self._fold("min", x, axis, keepdims)
-
-    def _any(self, x: Value, *, axis: Any = None, keepdims: bool = False) -> Value:
-        return self._fold("any", x, axis, keepdims)
-
-    def _all(self, x: Value, *, axis: Any = None, keepdims: bool = False) -> Value:
-        return self._fold("all", x, axis, keepdims)
-
-    def _argmax(self, x: Value, *, axis: int | None = None, keepdims: bool = False) -> Value:
-        return self._position("argmax", x, axis, keepdims)
-
-    def _argmin(self, x: Value, *, axis: int | None = None, keepdims: bool = False) -> Value:
-        return self._position("argmin", x, axis, keepdims)
 
     def _position(self, kind: str, x: Value, axis: int | None, keepdims: bool) -> Value:
         if axis is None or axis % x.ndim != x.ndim - 1:
@@ -323,13 +306,11 @@ class _Spelled:
     ) -> Value:
         window = Window(size, _two(weight.shape), stride, padding, dilation)
         how = {"size": size, "stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        if g.dtype != np.float32 or groups > 1 or window.stride != (1, 1):
-            result: Value = registry["conv2d_input_gradient"].forward(self, g, weight, **how)
-            return result
         rest = [
             (reach - 1 - low, reach - 1 - high) for reach, (low, high) in zip(window.reach, window.borders, strict=True)
         ]
-        if any(border < 0 for pair in rest for border in pair):
+        plain = g.dtype == np.float32 and groups == 1 and window.stride == (1, 1)
+        if not plain or any(border < 0 for pair in rest for border in pair):
             return registry["conv2d_input_gradient"].forward(self, g, weight, **how)  # type: ignore[no-any-return]
         back = Window(g.shape[1:3], weight.shape[:2], 1, tuple(rest), dilation)  # type: ignore[arg-type]
         return self._windowed(g, weight, back.borders, back, turned=True)
@@ -345,7 +326,7 @@ class _Spelled:
             if inputs != groups or outputs != groups:
                 raise Unwritten("a convolution in groups")
             padded = window.pad(self, x)
-            taps = [self._sum(padded[tap] * g, axis=(0, 1, 2)) for tap in window.taps()]
+            taps = [self._fold("sum", padded[tap] * g, (0, 1, 2), False) for tap in window.taps()]
             return self._reshape(self._stack(*taps, axis=0), shape=(*window.kernel, 1, outputs))
         if self.winograd and _suits_winograd(window, inputs, outputs):
             padded = self._pad(x, widths=((0, 0), *_tiled(window.borders, _two(x.shape, 1), window.steps), (0, 0)))
