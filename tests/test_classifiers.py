@@ -1,12 +1,15 @@
 """Every classifier against the contract of all of them; then what is special to one."""
 
 import copy
+import fractions
 import inspect
 import pickle
 import re
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 
-from nabi import container, models, nn
+from nabi import container, models, nn, threads
 from nabi.classifiers import (
     Classifier,
     LinearClassifier,
@@ -26,7 +29,7 @@ from nabi.classifiers import (
 )
 from nabi.classifiers.trained import statistics
 from nabi.cli.choices import MODELS
-from nabi.data import augment
+from nabi.data import OnDemand, augment
 from nabi.errors import DataError, DTypeError, ModelFileError, NonFiniteError, SettingError, ShapeError
 from nabi.training import EpochEnded
 
@@ -665,8 +668,48 @@ def test_statistics_are_those_of_numpy() -> None:
     mean, deviation = statistics(images, (0, 1, 2))
     np.testing.assert_allclose(mean, (images / 255).mean(axis=(0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(deviation, (images / 255).std(axis=(0, 1, 2)), rtol=1e-12)
-    constant = np.full((5, 2), 7.0)
-    assert statistics(constant, (0,))[1].tolist() == [1.0, 1.0]
+    for kind in (np.float64, np.uint8):
+        assert statistics(np.full((5, 2), 7, kind), (0,))[1].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("axes", [(0,), (0, 1, 2), None])
+def test_statistics_of_pixels_are_exact_whatever_the_number_of_threads(axes: tuple[int, ...] | None) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (1200, 3, 2, 3)).astype(np.uint8)
+    images[:, 0, 0, 0] = 255  # squares at their largest
+    images[:1199, 0, 1, 1], images[1199, 0, 1, 1] = 254, 255  # two numbers near each other, at a distance from 0
+    with_two, with_one = (with_threads(number, lambda: statistics(images, axes)) for number in (2, 1))
+    np.testing.assert_array_equal(with_two, with_one)
+    mean, deviation = (np.atleast_1d(value) for value in with_two)
+    columns = (np.moveaxis(images.reshape(1200 * 6, 3), -1, 0) if axes == (0, 1, 2) else
+               images.reshape(1200, -1).T if axes else images.reshape(1, -1))  # fmt: skip
+    for place, column in enumerate(columns.tolist()):
+        exact = fractions.Fraction(sum(column), len(column))
+        variance = sum((value - exact) ** 2 for value in column) / len(column)
+        np.testing.assert_allclose(mean.flat[place], float(exact) / 255, rtol=1e-15)
+        np.testing.assert_allclose(deviation.flat[place], float(variance) ** 0.5 / 255 or 1.0, rtol=1e-15)
+
+
+def with_threads(number: int, work: Callable[[], Any]) -> Any:
+    threads.set_num_threads(number)
+    try:
+        return work()
+    finally:
+        threads.set_num_threads(None)
+
+
+def test_statistics_fetch_each_picture_once() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2500, 3, 2, 3)).astype(np.uint8)
+    fetched: list[int] = []
+
+    def fetch(positions: Any) -> Any:
+        fetched.extend(positions.tolist())
+        return images[positions]
+
+    np.testing.assert_array_equal(
+        statistics(OnDemand(fetch, images.shape), (0, 1, 2)),  # type: ignore[arg-type]
+        statistics(images, (0, 1, 2)),
+    )
+    assert sorted(fetched) == list(range(2500))
 
 
 @every_trained
