@@ -17,7 +17,7 @@ FLOORS = [
     ["errors"],
     ["random", "threads", "container", "metrics"],
     ["graph", "data", "figures"],
-    ["ops", "_watch"],
+    ["ops", "_watch", "weights"],
     ["_tensor"],
     ["autodiff", "engines"],
     ["gradient_check", "_compile", "expressions", "nearest"],
