@@ -211,11 +211,13 @@ class Compiled:
         For each recording made so far, why it was needed.
     """
 
-    def __init__(self, function: Callable[..., Any], state: Any, engine: str) -> None:
+    def __init__(self, function: Callable[..., Any], state: Any, engine: str, precision: str) -> None:
+        engines.check(engine, precision)
         functools.update_wrapper(self, function)
         self.function = function
         self.state = state
         self.engine = engine
+        self.precision = precision
         self.recordings: list[str] = []
         self._cache: dict[Key, dict[Key, Recording]] = {}  # by what is around, and by the call
         self._around: Around | None = None
@@ -323,7 +325,7 @@ class Compiled:
         return Recording(
             parts,
             plan,
-            engines.prepare(self.engine, plan, len(state)),
+            engines.prepare(self.engine, plan, len(state), self.precision),
             again if all(is_output) else rebuild,
             list(state.values()),
             updates,
@@ -345,7 +347,9 @@ compiled_result.mathematics = "y = what a compiled function gave"
 compiled_result.rest_rule = _no_gradient
 
 
-def compile(function: Callable[..., Any] | None = None, *, state: Any = (), engine: str = "auto") -> Any:
+def compile(
+    function: Callable[..., Any] | None = None, *, state: Any = (), engine: str = "auto", precision: str = "float32"
+) -> Any:
     """Compile a function of tensors: it is recorded once, and then runs as a plan.
 
     Parameters
@@ -364,9 +368,16 @@ def compile(function: Callable[..., Any] | None = None, *, state: Any = (), engi
         "reference" (NumPy), "cpu" (machine code, made when the function is first called), "cpu-direct" (the same with
         every convolution as it is defined, where "cpu" has a relative error near 1e-5), or "auto": "cpu", but
         "reference" for what is small.
+    precision : str
+        "float32"; "bf16": operands of products of matrices and of convolutions, in gradients as well, may be rounded to
+        bfloat16 (to the nearest, of two to the even one), where that is faster; or "auto": "bf16" where the processor
+        has instructions for it and the engine is "cpu", else "float32". Sums are in float32, and so is all else. The
+        engine "reference" rounds every operand, on any machine.
 
     Raises
     ------
+    SettingError
+        Where there is no such engine or precision, or it is "bf16" and the processor lacks it.
     CompileError
         At the first call, where the function asks for the value of a tensor, or uses one that was not declared.
 
@@ -382,8 +393,8 @@ def compile(function: Callable[..., Any] | None = None, *, state: Any = (), engi
     (tensor(2.), tensor(6.), tensor(3., name='total'))
     """
     if function is None:
-        return functools.partial(compile, state=state, engine=engine)
-    return Compiled(function, state, engine)
+        return functools.partial(compile, state=state, engine=engine, precision=precision)
+    return Compiled(function, state, engine, precision)
 
 
 _FLAT = {np.ndarray, Tensor, bool, int, float}

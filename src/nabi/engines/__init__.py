@@ -1,8 +1,9 @@
 """Engines: what runs a plan.
 
-An engine is a module with one function, ``prepare(plan, kept)``, which gives a function from the values of the plan's
-inputs to the values of its outputs. It is loaded when it is first asked for. An operation needs nothing from an engine:
-every engine runs the operation's own formula over some ``xp``, unless it knows a better way, which must give the same.
+An engine is a module with one function, ``prepare(plan, kept, precision)``, which gives a function from the values of
+the plan's inputs to the values of its outputs. It is loaded when it is first asked for. An operation needs nothing from
+an engine: every engine runs the operation's own formula over some ``xp``, unless it knows a better way, which must give
+the same.
 """
 
 import importlib
@@ -25,6 +26,13 @@ ENGINES: dict[str, tuple[str, dict[str, bool]]] = {
 }
 """Modules, and what each is told; "cpu-direct" computes every convolution as it is defined."""
 
+PRECISIONS = {
+    "float32": "all of it in float32",
+    "bf16": "operands of products of matrices, and of convolutions, may be rounded to bfloat16",
+    "auto": "as bf16, where the processor computes with bfloat16",
+}
+"""What may be asked of an engine. Sums, and all that is no product, are in float32 always."""
+
 
 def _references() -> int:
     """What `sys.getrefcount` says of an array that a list held, and nobody but a name holds now."""
@@ -44,19 +52,33 @@ def suited(plan: Plan) -> str:
     return "cpu" if sum(map(forward_cost, plan.nodes)) >= ENOUGH else "reference"
 
 
-def _suited(plan: Plan, kept: int) -> Run:
+def check(engine: str, precision: str) -> None:
+    """Raise SettingError unless there is such an engine, and it can compute in this precision on this machine."""
+    if engine != "auto" and engine not in ENGINES:
+        raise SettingError(f"engine {engine!r} is not one of auto, {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise SettingError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if precision == "bf16" and engine != "reference":
+        lacking = importlib.import_module(ENGINES["cpu"][0]).lacking()
+        if lacking:
+            raise SettingError(
+                f"precision 'bf16': this processor lacks {lacking}; write precision='auto', which takes it where it is"
+            )
+
+
+def _suited(plan: Plan, kept: int, precision: str) -> Run:
     """The suited engine's run, or the reference engine's, where the other cannot make code on this machine."""
     name = suited(plan)
     try:
-        return prepare(name, plan, kept)
+        return prepare(name, plan, kept, precision)
     except Exception:
         if name == "reference":
             raise
         log.warning("no machine code for a function: the reference engine runs it, in its own time", exc_info=True)
-        return prepare("reference", plan, kept)
+        return prepare("reference", plan, kept, precision)
 
 
-def prepare(engine: str, plan: Plan, kept: int = 0) -> Run:
+def prepare(engine: str, plan: Plan, kept: int = 0, precision: str = "float32") -> Run:
     """A function that runs the plan on an engine.
 
     Parameters
@@ -66,11 +88,17 @@ def prepare(engine: str, plan: Plan, kept: int = 0) -> Run:
     plan : Plan
     kept : int
         How many of the plan's inputs, the last ones, are state: arrays that are replaced, but never changed in place.
+    precision : str
+        One of `PRECISIONS`.
+
+    Raises
+    ------
+    SettingError
+        There is no such engine, or it cannot compute in this precision on this machine.
     """
+    check(engine, precision)
     if engine == "auto":
-        return _suited(plan, kept)
-    if engine not in ENGINES:
-        raise SettingError(f"engine {engine!r} is not one of auto, {', '.join(ENGINES)}")
+        return _suited(plan, kept, precision)
     module, how = ENGINES[engine]
-    run: Run = importlib.import_module(module).prepare(plan, kept, **how)
+    run: Run = importlib.import_module(module).prepare(plan, kept, precision, **how)
     return run

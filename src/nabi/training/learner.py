@@ -53,7 +53,7 @@ class GradientDescent(Learner):
         See `nabi.optim.clip`.
     average : float, optional
         Keep an exponential moving average of the weights with this decay, not the weights themselves.
-    engine : str
+    engine, precision : str
         See `nabi.compile`.
     """
 
@@ -66,6 +66,7 @@ class GradientDescent(Learner):
         clip_norm: float | None = None,
         average: float | None = None,
         engine: str = "auto",
+        precision: str = "float32",
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -87,7 +88,7 @@ class GradientDescent(Learner):
             return value, ops.sum(ops.argmax(scores, axis=1) == labels)
 
         self._averages = averages
-        self._step = compile(descend, state=self.state, engine=engine)
+        self._step = compile(descend, state=self.state, engine=engine, precision=precision)
 
     @property
     def learning_rate(self) -> float:

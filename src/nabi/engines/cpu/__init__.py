@@ -1,25 +1,33 @@
 """The fast engine: a plan becomes machine code for the processor at hand, run by all threads.
 
 `values` says what a plan asks for in a few kinds of values; `segments` decides what is stored and what runs together;
-`kernels`, `contract` and `convolve` write the loops with what `code`, `lanes` and `reading` offer; `machine` makes
-machine code of them; `program` puts it together, and `running` runs it.
+`kernels`, `contract`, `bfloat16` and `convolve` write the loops with what `code`, `lanes` and `reading` offer;
+`machine` makes machine code of them; `program` puts it together, and `running` runs it.
 """
 
 from nabi.engines import Run
+from nabi.engines.cpu import machine
 from nabi.engines.cpu.program import Program
 from nabi.engines.cpu.running import make_run
 from nabi.graph.plan import Plan
 
 
-def prepare(plan: Plan, kept: int, winograd: bool = True) -> Run:
+def prepare(plan: Plan, kept: int, precision: str = "float32", winograd: bool = True) -> Run:
     """A function that runs the plan; see `nabi.engines`.
 
     Parameters
     ----------
     plan : Plan
     kept : int
+    precision : str
+        With "bf16", and where the processor can also with "auto", products are in bfloat16 where that is faster.
     winograd : bool
         Whether 3×3 convolutions may be computed by Winograd's way: with a quarter of the multiplications, and a
         relative error near 1e-5 where the direct way has 1e-6.
     """
-    return make_run(Program(plan, kept, winograd))
+    return make_run(Program(plan, kept, winograd, precision != "float32" and lacking() is None))
+
+
+def lacking() -> str | None:
+    """What the processor would need for products in bfloat16, where it lacks it."""
+    return None if machine.processor().bfloat16 else "instructions for bfloat16 (AVX512-BF16)"

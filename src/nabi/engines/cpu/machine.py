@@ -43,6 +43,11 @@ class Processor(NamedTuple):
     vector: int
 
     @property
+    def bfloat16(self) -> bool:
+        """Whether it multiplies numbers in bfloat16."""
+        return self.vector == 64 and "+avx512bf16" in self.features.split(",")
+
+    @property
     def rounds_once(self) -> bool:
         """Whether it multiplies and adds in one instruction: of x86, not all do."""
         words = self.features.split(",")

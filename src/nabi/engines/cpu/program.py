@@ -3,10 +3,10 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from nabi.engines.cpu import blas, contract, convolve, folds, kernels, machine
+from nabi.engines.cpu import bfloat16, blas, contract, convolve, folds, kernels, machine
 from nabi.engines.cpu.code import ZERO, Code
 from nabi.engines.cpu.folds import FOLDS
 from nabi.engines.cpu.kernels import Rows
@@ -64,8 +64,8 @@ class Program:
         For each value that is an array, its place in the table of addresses.
     """
 
-    def __init__(self, plan: Plan, kept: int = 0, winograd: bool = True) -> None:
-        self.inputs, self.outputs = spell(plan, winograd)
+    def __init__(self, plan: Plan, kept: int = 0, winograd: bool = True, rounded: bool = False) -> None:
+        self.inputs, self.outputs = spell(plan, winograd, rounded)
         layout = lay_out(self.outputs, {v.serial for v in self.inputs[len(self.inputs) - kept :]})
         self.library = blas.find()
         self.slots: dict[int, int] = {}
@@ -139,14 +139,8 @@ class Program:
         if segment.prepared:
             numbers = {v.serial: number for number, v in enumerate(self.inputs)}
             read = {numbers[serial] for root in segment.roots for serial in root.reads if serial in numbers}
-            return [Prepared(Task(call, 0, 0, 0, told, 1.0), tuple(sorted(read)))]
-        if not segment.rows:
-            return [Task(call, 0, 0, 0, told, 1.0)]
-        return [
-            Task(call, start, stop, strand, told, (stop - start) / segment.rows)
-            for strand, (start, stop) in enumerate(bounds(segment))
-            if stop > start
-        ]
+            return [Prepared(task, tuple(sorted(read))) for task in _strands(segment, call, told)]
+        return [*_strands(segment, call, told)]
 
     def _write(self, segment: Segment, local: set[int]) -> tuple[str, int]:
         """The text of a segment's function, and the bytes of scratch memory that it needs."""
@@ -231,6 +225,12 @@ class Program:
             contract.columns(reader, rows, value, self.library, work)
         elif value.kind == "matmul":
             contract.matmul(reader, rows, value, self.library, work)
+        elif value.kind == "rounded_rows":
+            bfloat16.round_rows(reader, rows, value)
+        elif value.kind == "rounded_panels":
+            bfloat16.round_panels(reader, rows, value)
+        elif value.kind == "rounded_matmul":
+            bfloat16.matmul(reader, rows, value)
         elif value.kind == "convolution":
             convolve.convolution(reader, rows, value, self.library, work)
         elif value.kind == "winograd":
@@ -272,6 +272,16 @@ class Program:
                         if slot in sizes:
                             dies[slot] = max(dies[slot], number)
         return share_out(sizes, born, dies)
+
+
+def _strands(segment: Segment, call: Callable[..., None], told: About) -> Iterator[Task]:
+    """The work of a segment, strand by strand."""
+    if not segment.rows:
+        yield Task(call, 0, 0, 0, told, 1.0)
+        return
+    for strand, (start, stop) in enumerate(bounds(segment)):
+        if stop > start:
+            yield Task(call, start, stop, strand, told, (stop - start) / segment.rows)
 
 
 def _clear(code: Code, pointer: str, size: int) -> None:

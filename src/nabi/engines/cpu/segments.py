@@ -30,6 +30,10 @@ FAR = 1 << 14
 """Elements of a matrix that is fetched anew for every block: many rows of one block should be multiplied with it."""
 STRAND_ROWS = 128
 """Rows of a strand with such a product, at least."""
+ROUNDED_ROWS = 48
+"""Rows of a strand, and of a block, whose product is in bfloat16: enough for each number of the other matrix."""
+PANELS = 4
+"""Panels of a strand that lays a matrix out in them, at least: what lies side by side is read at once."""
 MANY_WEIGHTS = 1 << 20
 """Elements of a matrix whose columns are shared out, where the rows that it is multiplied with are few."""
 PARTIALS = 24 << 20
@@ -49,7 +53,8 @@ FEWEST_TILES = 16
 """Where pictures of several sizes pass through a block, tiles of the smallest."""
 
 STORED = ("sum", "max", "min", "any", "all", "argmax", "argmin", "matmul", "convolution", "convolution_gradient",
-          "winograd", "winograd_weight", "winograd_gradient", "moments", "external", "external_part")  # fmt: skip
+          "winograd", "winograd_weight", "winograd_gradient", "moments", "external", "external_part", "rounded_rows",
+          "rounded_panels", "rounded_matmul")  # fmt: skip
 OPERANDS_STORED = ("matmul", "convolution", "convolution_gradient", "winograd", "winograd_gradient", "external",
                    "external_part", "moments")  # fmt: skip
 LEAVES = ("input", "array", "constant")
@@ -260,6 +265,8 @@ def multiply_adds(value: Value) -> int:
     """Multiply-adds of a stored value that is a product of matrices, or a convolution, by its definition."""
     if value.kind == "matmul":
         return value.size * value.inputs[0].shape[1]
+    if value.kind == "rounded_matmul":
+        return value.size * int(value.settings["depth"])
     if value.kind in ("convolution", "winograd"):
         return value.size * math.prod(_window(value)) * value.inputs[0].shape[3]
     if value.kind in ("convolution_gradient", "winograd_gradient"):
@@ -289,7 +296,7 @@ def _roots(value: Value, stored: dict[int, Value]) -> list[Root]:
     few = value.kind == "matmul" and value.shape[0] < STRAND_ROWS and value.inputs[1].size >= MANY_WEIGHTS
     root = Root(value, "columns" if few else "write")
     whole = is_fold(value) or folds_rows(value)
-    rowwise = {"matmul": (True, False), "convolution": (True, False), "winograd": (True, False)}
+    rowwise = dict.fromkeys(("matmul", "rounded_matmul", "convolution", "winograd"), (True, False))
     rows = value.shape[0] if value.shape else 1
     if value.kind in rowwise:
         for x, row in zip(value.inputs, rowwise[value.kind], strict=True):
@@ -300,6 +307,7 @@ def _roots(value: Value, stored: dict[int, Value]) -> list[Root]:
                 _reads(x, row, rows, stored, root.reads)
     elif value.kind in STORED:
         aligned = value.kind in (*FOLDS, "argmax", "argmin") and not whole and value.ndim > 0
+        aligned = aligned or (value.kind == "rounded_rows" and not value.settings["turned"])
         for x in value.inputs:
             _reads(x, aligned, rows, stored, root.reads)
     else:
@@ -361,11 +369,12 @@ def _place(roots: Sequence[Root], kept: Set[int], serial: bool) -> list[list[Seg
     home: dict[int, Segment] = {}  # where a value is ready, or its rows are
     folding: dict[int, Segment] = {}  # where a value's partial sums are made
 
-    def at(stage: int, key: int | str) -> Segment:
+    def at(stage: int, key: int | str, rows: int = 0) -> Segment:
         while len(stages) <= stage:
             stages.append({})
         if key not in stages[stage]:
-            stages[stage][key] = Segment(0 if isinstance(key, str) else key, stage, str(key).startswith(PREPARED))
+            rows = rows if isinstance(key, str) else key
+            stages[stage][key] = Segment(rows, stage, str(key).startswith(PREPARED))
         return stages[stage][key]
 
     for root in roots:
@@ -398,6 +407,10 @@ def _place(roots: Sequence[Root], kept: Set[int], serial: bool) -> list[list[Seg
                 segment = at(0, f"{PREPARED} {value.serial}")
             elif serial or whole or tiny:
                 segment = at(alone, ONE_BY_ONE)
+            elif value.kind == "rounded_panels":
+                prepared = root.reads.keys() <= kept
+                key = f"{PREPARED} {value.serial}" if prepared else f"panels {value.serial}"
+                segment = at(0 if prepared else together, key, root.rows)
             else:
                 segment = at(together, root.rows)
         segment.roots.append(root)
@@ -417,6 +430,12 @@ def _cut(segment: Segment) -> None:
     rows_together = any(r.value.kind == "matmul" and r.value.inputs[1].size >= FAR for r in segment.roots)
     if rows_together:
         strands = min(strands, max(1, segment.rows // STRAND_ROWS))
+    rounded = any(r.value.kind == "rounded_matmul" for r in segment.roots)
+    if rounded:
+        strands = min(strands, 1 << max(1, segment.rows // ROUNDED_ROWS).bit_length() - 1)
+    panels = segment.roots[0].value.kind == "rounded_panels"
+    if panels:
+        strands = min(strands, max(2, segment.rows // PANELS))
     partial = sum(partial_size(root.value) for root in segment.roots if root.how == "fold")
     segment.strands = max(1, min(strands, max(2, PARTIALS // partial) if partial else strands))
     longest = -(-segment.rows // segment.strands)
@@ -435,6 +454,11 @@ def _cut(segment: Segment) -> None:
     block = max(1, least, min(enough, default=0), BLOCK // max(each + most, 1))
     if rows_together:
         block = max(block, min(longest, STRAND_ROWS))
+    if rounded:
+        blocks = max(1, longest // max(ROUNDED_ROWS, min(block, STRAND_ROWS)))
+        block = -(-longest // (6 * blocks)) * 6  # in whole tiles, and the last as large as the others
+    if panels:
+        block = longest
     segment.block = min(block, longest)
 
 

@@ -91,6 +91,14 @@ FOLDED = ("sum", "max", "min", "any", "all")
 POSITIONS = ("argmax", "argmin")
 WINOGRAD_CHANNELS = 16
 """Fewer are not worth the transformations."""
+PANEL = 64
+"""Columns of a matrix in bfloat16 that lie together: as many as a tile of a product has."""
+WORDS = 16
+"""Words of a register, of two numbers each."""
+CLOSE = 512
+"""Words from one row to the next, a multiple of which would put all rows on a few places of the cache."""
+TWICE = 16
+"""Rows, or columns, of a product that takes twice as long in bfloat16 as it saves: all of it is spent on rounding."""
 
 
 def is_awkward(value: Value) -> bool:
@@ -108,8 +116,9 @@ def is_by_rows(value: Value) -> bool:
 class _Spelled:
     """The namespace: operations on values give values."""
 
-    def __init__(self, winograd: bool) -> None:
+    def __init__(self, winograd: bool, rounded: bool) -> None:
         self.winograd = winograd
+        self.rounded = rounded
         self.made: dict[Any, Value] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -264,7 +273,25 @@ class _Spelled:
     def _matmul(self, x: Value, y: Value) -> Value:
         if x.ndim != 2 or y.ndim != 2 or x.dtype.kind != "f" or x.dtype != y.dtype or 0 in (*x.shape, *y.shape):
             raise Unwritten("a product of stacks of matrices, or of vectors")
-        return self.value("matmul", (x, y), (x.shape[0], y.shape[1]), x.dtype)
+        shape = x.shape[0], y.shape[1]
+        if self.rounded and x.dtype == np.float32 and _suits_rounding(*shape):
+            return self.value("rounded_matmul", (self._rows(x), self._panels(y)), shape, x.dtype, {"depth": x.shape[1]})
+        return self.value("matmul", (x, y), shape, x.dtype)
+
+    def _rows(self, x: Value) -> Value:
+        """The first matrix of a product, in words of two numbers."""
+        (rows, depth), turned = x.shape, x.kind == "permute_dims"
+        how = {"turned": turned, "depth": depth}
+        return self.value(
+            "rounded_rows", (x.inputs[0] if turned else x,), (rows, apart(-(-depth // 2))), np.uint32, how
+        )
+
+    def _panels(self, y: Value) -> Value:
+        """The second matrix of a product, in words of two numbers, (panels, words, columns)."""
+        (depth, columns), turned = y.shape, y.kind == "permute_dims"
+        how = {"turned": turned, "depth": depth, "columns": columns}
+        shape = -(-columns // PANEL), -(-depth // 2), min(PANEL, -(-columns // WORDS) * WORDS)
+        return self.value("rounded_panels", (y.inputs[0] if turned else y,), shape, np.uint32, how)
 
     def _conv2d(self, x: Value, weight: Value, *, stride: Any, padding: Any, dilation: Any, groups: int) -> Value:
         window = Window(_two(x.shape, 1), _two(weight.shape), stride, padding, dilation)
@@ -423,14 +450,31 @@ def _suits_winograd(window: Window, inputs: int, outputs: int) -> bool:
     return window.kernel == (3, 3) and window.stride == (1, 1) and window.dilation == (1, 1) and not small
 
 
+def _suits_rounding(rows: int, columns: int) -> bool:
+    """Whether a product in bfloat16 saves more than it takes to round its matrices, however deep it is."""
+    return rows * columns > TWICE * (rows + columns)
+
+
+def apart(words: int) -> int:
+    """Words from one row to the next: whole cache lines, and not such that many rows fall on one place of the cache.
+
+    Examples
+    --------
+    >>> apart(14), apart(1024)
+    (16, 1040)
+    """
+    whole = -(-words // WORDS) * WORDS
+    return whole if whole % CLOSE else whole + WORDS
+
+
 def _tiled(borders: Any, size: tuple[int, int], steps: tuple[int, ...]) -> list[tuple[int, int]]:
     """Borders that make whole tiles: 6×6 in steps of 4."""
     return [(low, 4 * -(-step // 4) + 2 - n - low) for (low, _), n, step in zip(borders, size, steps, strict=True)]
 
 
-def spell(plan: Plan, winograd: bool) -> tuple[list[Value], list[Value]]:
-    """A plan's inputs and its outputs, as values."""
-    xp = _Spelled(winograd)
+def spell(plan: Plan, winograd: bool, rounded: bool = False) -> tuple[list[Value], list[Value]]:
+    """A plan's inputs and its outputs, as values; ``rounded``: products in bfloat16, where that is faster."""
+    xp = _Spelled(winograd, rounded)
     found: dict[int, Any] = {}
     for number, node in enumerate(plan.inputs):
         found[node.serial] = xp.value("input", (), node.shape, node.dtype, {"number": number})

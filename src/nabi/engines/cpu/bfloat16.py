@@ -1,0 +1,379 @@
+"""Products of matrices in bfloat16: operands are rounded and laid out anew, sums are kept in float32.
+
+The processor multiplies two pairs of numbers at once and adds both products to a float32, in every lane of a register.
+So numbers lie in pairs along the sum, each pair a word of 32 bits: of the first matrix a word is spread over all lanes,
+of the second each lane has a word of its own, which is why its columns lie in panels, word beside word. Half the width
+is half the memory, too: no product is too deep to be written out.
+
+A number whose magnitude is below 1.2e-38 counts as zero: so the instructions have it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nabi.engines.cpu.code import Code, Index
+from nabi.engines.cpu.contract import Matrix
+from nabi.engines.cpu.kernels import Rows
+from nabi.engines.cpu.lanes import Lane, constant, lanes_xp
+from nabi.engines.cpu.reading import Reader
+from nabi.engines.cpu.values import PANEL, WORDS, Value
+
+FLOAT = np.dtype(np.float32)
+LANES = WORDS
+HEIGHTS = {1: (12, 4, 1), 2: (12, 4, 1), 3: (8, 4, 1), 4: (6, 3, 1)}
+"""Rows of a tile, by its vectors of columns: together they fill the registers."""
+DEEP = 2048
+"""Pairs of a sum that is not cut: so much of a panel stays in the cache from one row to the next."""
+
+_PRODUCT = "@llvm.x86.avx512bf16.dpbf16ps.512"
+_ROUND = "@llvm.x86.avx512bf16.cvtne2ps2bf16.512"
+_WORDS, _FLOATS, _HALVES = f"<{LANES} x i32>", f"<{LANES} x float>", f"<{2 * LANES} x bfloat>"
+
+
+class Left(NamedTuple):
+    """A first matrix in words.
+
+    Attributes
+    ----------
+    pointer : str
+    row, pair : int
+        Words from one row to the next, and from one pair along the sum to the next.
+    """
+
+    pointer: str
+    row: int
+    pair: int
+
+
+class Right(NamedTuple):
+    """A second matrix in words.
+
+    Attributes
+    ----------
+    pointer : str
+    panel, pair : int
+        Words from one panel of columns to the next, and from one pair along the sum to the next.
+    """
+
+    pointer: str
+    panel: int
+    pair: int
+
+
+# --- rounding ---
+
+
+def _rounded(low: Lane, high: Lane) -> str:
+    """Two vectors of float32, rounded: the halves of a vector of bfloat16."""
+    code = low.code
+    code.declare(_ROUND, f"declare {_HALVES} {_ROUND}({_FLOATS}, {_FLOATS})")
+    return code.let(f"call {_HALVES} {_ROUND}({_FLOATS} {high.name}, {_FLOATS} {low.name})")
+
+
+def beside(low: Lane, high: Lane) -> str:
+    """Words whose low halves are one vector, rounded, and whose high halves are the other."""
+    code, both = low.code, _rounded(low, high)
+    order = ", ".join(f"i32 {lane}, i32 {lane + LANES}" for lane in range(LANES))
+    mixed = code.let(f"shufflevector {_HALVES} {both}, {_HALVES} poison, <{2 * LANES} x i32> <{order}>")
+    return code.let(f"bitcast {_HALVES} {mixed} to {_WORDS}")
+
+
+def along(first: Lane, second: Lane) -> str:
+    """Words of two vectors that follow each other, rounded."""
+    return first.code.let(f"bitcast {_HALVES} {_rounded(first, second)} to {_WORDS}")
+
+
+def nothing(code: Code) -> Lane:
+    return constant(code, 0, FLOAT).spread(LANES)
+
+
+def _read(reader: Reader, value: Value, index: tuple[Index, ...]) -> Lane:
+    """A whole vector: zero in the lanes that are not there."""
+    code = reader.code
+    lane = reader.read(value, index).spread(LANES)
+    if code.mask is None:
+        return lane
+    return lanes_xp.where(Lane(code, code.mask, bool, LANES), lane, nothing(code))
+
+
+def put(code: Code, pointer: str, place: Index, words: str) -> None:
+    code.emit(f"store {_WORDS} {words}, ptr {code.address(pointer, place, 'i32')}, align 4")
+
+
+def _transposed(code: Code, rows: list[str]) -> list[str]:
+    """16×16 words, turned: in four rounds ever larger squares change places."""
+    rows = list(rows)
+    for step in (1, 2, 4, 8):
+        upper = ", ".join(f"i32 {lane if not lane & step else lane - step + LANES}" for lane in range(LANES))
+        lower = ", ".join(f"i32 {lane + step if not lane & step else lane + LANES}" for lane in range(LANES))
+        for i in range(LANES):
+            if not i & step:
+                pair = f"{_WORDS} {rows[i]}, {_WORDS} {rows[i + step]}"
+                rows[i], rows[i + step] = (
+                    code.let(f"shufflevector {pair}, {_WORDS} <{order}>") for order in (upper, lower)
+                )
+    return rows
+
+
+def round_rows(reader: Reader, rows: Rows, value: Value) -> None:
+    """Rows of a first matrix: words of pairs along each."""
+    code, (x,), depth = reader.code, value.inputs, value.settings["depth"]
+    pointer = reader.pointer(value, rows.first)
+    if value.settings["turned"]:
+        _round_turned_rows(reader, rows, value, pointer)
+        return
+    with code.loop(0, rows.length) as r, code.of_width(LANES):
+        row, target = rows.first.plus(r), r.times(value.shape[1])
+        whole = depth // (2 * LANES) * 2 * LANES
+        with code.loop(0, whole, 2 * LANES) as k:
+            first, second = (_read(reader, x, (row, k.plus(i)._replace(lanes=1))) for i in (0, LANES))
+            code.emit(f"store {_HALVES} {_rounded(first, second)}, ptr {_half(code, pointer, target, k)}, align 4")
+        if whole < depth:
+            first, second = (_some(reader, x, row, whole + i, depth) for i in (0, LANES))
+            k = Index((), whole)
+            code.emit(f"store {_HALVES} {_rounded(first, second)}, ptr {_half(code, pointer, target, k)}, align 4")
+
+
+def _half(code: Code, pointer: str, words: Index, number: Index) -> str:
+    return code.address(pointer, words.times(2).plus(number), "i16")
+
+
+def _some(reader: Reader, x: Value, row: Index, first: int, length: int) -> Lane:
+    """Numbers of a row from the first on, where it ends before a vector does: zero behind it."""
+    code, left = reader.code, length - first
+    if left <= 0:
+        return nothing(code)
+    with code.masked(None if left >= LANES else code.first_lanes(left, LANES)):
+        return _read(reader, x, (row, Index((), first, 1)))
+
+
+def _round_turned_rows(reader: Reader, rows: Rows, value: Value, pointer: str) -> None:
+    """Rows that are columns of what is read: (sum, rows)."""
+    code, (x,), depth = reader.code, value.inputs, value.settings["depth"]
+    words, stride = -(-depth // 2), value.shape[1]
+
+    def pair(k: Index, column: Index, last: bool = False) -> tuple[Lane, Lane]:
+        low = reader.read(x, (k.times(2), column)).spread(code.width)
+        high = constant(code, 0, FLOAT) if last else reader.read(x, (k.times(2).plus(1), column))
+        return low, high.spread(code.width)
+
+    whole = code.whole_steps(rows.length, LANES)
+    with code.loop(0, whole, LANES) as r, code.of_width(LANES):
+        column = rows.first.plus(r)._replace(lanes=1)
+
+        def square(k: Index, count: int) -> None:
+            found = [beside(*pair(k.plus(i), column, odd and i == count - 1)) for i in range(count)]
+            found += ["zeroinitializer"] * (LANES - count)
+            for i, line in enumerate(_transposed(code, found)):
+                put(code, pointer, r.plus(i).times(stride).plus(k), line)
+
+        odd = False
+        squares = depth // (2 * LANES) * LANES
+        with code.loop(0, squares, LANES) as k:
+            square(k, LANES)
+        if squares < words:
+            odd = depth % 2 == 1
+            square(Index((), squares), words - squares)
+    with code.loop(whole, rows.length) as r, code.of_width(1):
+
+        def word(k: Index, last: bool) -> None:
+            low, high = (lane.spread(LANES) for lane in pair(k, rows.first.plus(r), last))
+            one = code.let(f"extractelement {_WORDS} {beside(low, high)}, i64 0")
+            place = code.address(pointer, r.times(stride).plus(k), "i32")
+            code.emit(f"store i32 {one}, ptr {place}, align 4")
+
+        with code.loop(0, depth // 2) as k:
+            word(k, False)
+        if depth % 2:
+            word(Index((), words - 1), True)
+
+
+def round_panels(reader: Reader, rows: Rows, value: Value) -> None:
+    """Panels of a second matrix: "rows" are panels here."""
+    code, (y,), columns = reader.code, value.inputs, value.settings["columns"]
+    first, whole = code.integer(rows.first), columns // PANEL
+    end = code.let(f"add i64 {first}, {rows.length}")
+    least = code.declare("@llvm.smin.i64", "declare i64 @llvm.smin.i64(i64, i64)")
+    most = code.declare("@llvm.smax.i64", "declare i64 @llvm.smax.i64(i64, i64)")
+    between = code.let(f"call i64 {least}(i64 {end}, i64 {whole})")
+    write = _turned_panel if value.settings["turned"] else _panel
+    # Panel beside panel, so that what is read lies together.
+    write(reader, value, y, first, between, PANEL)
+    if columns % PANEL:
+        begin = code.let(f"call i64 {most}(i64 {first}, i64 {whole})")
+        write(reader, value, y, begin, end, columns % PANEL)
+
+
+def _panel(reader: Reader, value: Value, y: Value, begin: str, end: str, columns: int) -> None:
+    """Panels of so many columns: words of two rows of what is read, (sum, columns)."""
+    code, depth = reader.code, value.settings["depth"]
+    pointer, (_, _, wide) = reader.pointer(value), value.shape
+
+    def line(k: Index, last: bool) -> None:
+        with code.loop(begin, end) as panel:
+            for start in range(0, columns, LANES):
+                with code.masked(_first(code, columns - start)):
+                    column = panel.times(PANEL).plus(Index((), start, 1))
+                    low = _read(reader, y, (k.times(2), column))
+                    high = nothing(code) if last else _read(reader, y, (k.times(2).plus(1), column))
+                    place = panel.times(value.strides[0]).plus(k.times(wide)).plus(start)
+                    put(code, pointer, place, beside(low, high))
+
+    with code.of_width(LANES):
+        with code.loop(0, depth // 2) as k:
+            line(k, False)
+        if depth % 2:
+            line(Index((), depth // 2), True)
+
+
+def _turned_panel(reader: Reader, value: Value, y: Value, begin: str, end: str, columns: int) -> None:
+    """Panels of so many columns: words of two neighbours in each row of what is read, (columns, sum)."""
+    code, depth = reader.code, value.settings["depth"]
+    pointer, (_, _, wide) = reader.pointer(value), value.shape
+    words = -(-depth // 2)
+
+    def square(panel: Index, start: int, k: Index, left: int) -> None:
+        """So many numbers of each of up to 16 rows."""
+        found = ["zeroinitializer"] * LANES
+        for i in range(min(LANES, columns - start)):
+            row = panel.times(PANEL).plus(start + i)
+            halves = [nothing(code)] * 2
+            for half in range(2):
+                if left > half * LANES:
+                    with code.masked(_first(code, left - half * LANES)):
+                        number = k.times(2).plus(Index((), half * LANES, 1))
+                        halves[half] = _read(reader, y, (row, number))
+            found[i] = along(*halves)
+        for i, line in enumerate(_transposed(code, found)):
+            if 2 * i < left:
+                put(code, pointer, panel.times(value.strides[0]).plus(k.plus(i).times(wide)).plus(start), line)
+
+    with code.of_width(LANES), code.loop(begin, end) as panel:
+        for start in range(0, columns, LANES):
+            whole = depth // (2 * LANES) * LANES
+            with code.loop(0, whole, LANES) as k:
+                square(panel, start, k, 2 * LANES)
+            if whole < words:
+                square(panel, start, Index((), whole), depth - 2 * whole)
+
+
+def _first(code: Code, count: int) -> str | None:
+    """A mask of so many lanes, where not all are there."""
+    return None if count >= LANES else code.first_lanes(count, LANES)
+
+
+# --- products ---
+
+
+def product(
+    code: Code,
+    left: Left,
+    right: Right,
+    rows: int | str,
+    pairs: int | str,
+    result: Matrix,
+    add: bool = False,
+) -> None:
+    """result = left·right, or result += left·right: panel by panel, and down each in tiles of registers.
+
+    Parameters
+    ----------
+    rows, pairs : int or str
+        Of the first matrix, and along the sum.
+    result : Matrix
+        float32, (rows, columns).
+    """
+    code.declare(_PRODUCT, f"declare {_FLOATS} {_PRODUCT}({_FLOATS}, {_HALVES}, {_HALVES})")
+    assert isinstance(result.columns, int)
+    if isinstance(pairs, str) or pairs <= DEEP:
+        _cut_sum(code, left, right, rows, (0, pairs), result, "true" if add else "false")
+        return
+    step = -(-pairs // -(-pairs // DEEP))
+    with code.loop(0, pairs, step) as k:
+        first = code.integer(k)
+        least = code.declare("@llvm.smin.i64", "declare i64 @llvm.smin.i64(i64, i64)")
+        end = code.let(f"call i64 {least}(i64 {code.integer(k.plus(step))}, i64 {pairs})")
+        begun = "true" if add else code.let(f"icmp sgt i64 {first}, 0")
+        _cut_sum(code, left, right, rows, (first, end), result, begun)
+
+
+def _cut_sum(
+    code: Code,
+    left: Left,
+    right: Right,
+    rows: int | str,
+    pairs: tuple[int | str, int | str],
+    result: Matrix,
+    begun: str,
+) -> None:
+    """Part of the sum: added to what is there, where it is begun."""
+    assert isinstance(result.columns, int)
+    whole = result.columns // PANEL
+
+    def down(panel: Index, columns: int) -> None:
+        vectors = -(-columns // LANES)
+        begin: int | str = 0
+        for height in HEIGHTS[vectors]:
+            end = code.whole_steps(rows, height, begin)
+            with code.loop(begin, end, height) as row:
+                _tile(code, left, right, row, height, panel, columns, pairs, result, begun)
+            begin = end
+
+    with code.of_width(LANES):
+        with code.loop(0, whole) as panel:
+            down(panel, PANEL)
+        if result.columns % PANEL:
+            down(Index((), whole), result.columns % PANEL)
+
+
+def _tile(
+    code: Code, left: Left, right: Right, row: Index, height: int, panel: Index, columns: int,
+    pairs: tuple[int | str, int | str], result: Matrix, begun: str,
+) -> None:  # fmt: skip
+    """Some rows of a panel."""
+    starts = range(0, columns, LANES)
+    masks = [_first(code, columns - start) for start in starts]
+    places = [
+        [result.offset(row.plus(i), panel.times(PANEL).plus(Index((), start, 1))) for start in starts]
+        for i in range(height)
+    ]
+    totals: list[list[str]] = []
+    for line in places:
+        totals.append([])
+        for place, mask in zip(line, masks, strict=True):
+            first = "zeroinitializer"
+            if begun != "false":
+                with code.masked(mask):
+                    first = code.load(result.pointer, place, FLOAT, LANES)
+            if begun not in ("true", "false"):
+                first = code.let(f"select i1 {begun}, {_FLOATS} {first}, {_FLOATS} zeroinitializer")
+            totals[-1].append(code.variable(_FLOATS, first))
+    with code.loop(*pairs) as k:
+        base = panel.times(right.panel).plus(k.times(right.pair))
+        factors = [
+            code.let(f"load {_HALVES}, ptr {code.address(right.pointer, base.plus(start), 'i32')}, align 4")
+            for start in starts
+        ]
+        for i, tiles in enumerate(totals):
+            place = code.address(left.pointer, row.plus(i).times(left.row).plus(k.times(left.pair)), "i32")
+            word = code.splat("i32", code.let(f"load i32, ptr {place}, align 4"), LANES)
+            spread = code.let(f"bitcast {_WORDS} {word} to {_HALVES}")
+            for total, factor in zip(tiles, factors, strict=True):
+                old = code.let(f"load {_FLOATS}, ptr {total}")
+                new = code.let(f"call {_FLOATS} {_PRODUCT}({_FLOATS} {old}, {_HALVES} {spread}, {_HALVES} {factor})")
+                code.emit(f"store {_FLOATS} {new}, ptr {total}")
+    for tiles, line in zip(totals, places, strict=True):
+        for total, spot, mask in zip(tiles, line, masks, strict=True):
+            with code.masked(mask):
+                code.store(result.pointer, spot, FLOAT, LANES, code.let(f"load {_FLOATS}, ptr {total}"))
+
+
+def matmul(reader: Reader, rows: Rows, value: Value) -> None:
+    """Rows of a product of two matrices that were rounded before."""
+    x, y = value.inputs
+    columns = value.shape[1]
+    left = Left(reader.pointer(x, rows.first), x.shape[1], 1)
+    right = Right(reader.pointer(y), y.strides[0], y.strides[1])
+    result = Matrix(reader.pointer(value, rows.first), rows.length, columns, columns)
+    product(reader.code, left, right, rows.length, y.shape[1], result)
