@@ -24,7 +24,7 @@ FLOORS = [
     ["nn", "losses", "optim"],
     ["models"],
     ["training"],
-    ["listeners", "look"],
+    ["listeners", "look", "check"],
     ["classifiers"],
     ["cli"],
     ["__main__"],

@@ -21,6 +21,7 @@ from nabi.errors import NabiError
 
 COMMANDS = {
     "train": "Train a classifier on pictures.",
+    "check": "Find unreadable and odd pictures, and copies across splits and classes.",
     "compare": "Train every classifier of the lecture on the same pictures, and compare them.",
     "predict": "Say what is on pictures.",
     "evaluate": "Measure a model's accuracy on labelled pictures.",
