@@ -3,8 +3,11 @@
 from collections.abc import Callable
 
 from nabi.models.alexnet import alexnet
+from nabi.models.backbones import BACKBONES, Backbone, features, imagenet_classes
 from nabi.models.convolutional import convnet
 from nabi.models.dense import linear, mlp, three_layer
+from nabi.models.mobile import efficientnet_lite0, mobilenet_v2
+from nabi.models.residual import resnet18, resnet50
 from nabi.nn import Sequential
 
 MODELS: dict[str, Callable[..., Sequential]] = {
@@ -15,4 +18,19 @@ MODELS: dict[str, Callable[..., Sequential]] = {
 }
 """The models for pictures of any size, by the names that people choose them by: each takes (input_shape, n_classes)."""
 
-__all__ = ["MODELS", "alexnet", "convnet", "linear", "mlp", "three_layer"]
+__all__ = [
+    "BACKBONES",
+    "MODELS",
+    "Backbone",
+    "alexnet",
+    "convnet",
+    "efficientnet_lite0",
+    "features",
+    "imagenet_classes",
+    "linear",
+    "mlp",
+    "mobilenet_v2",
+    "resnet18",
+    "resnet50",
+    "three_layer",
+]
