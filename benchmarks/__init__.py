@@ -1,1 +1,1 @@
-"""Benchmarks: ours and the peers in turn, in one process, and how many times as fast ours is as the best of them."""
+"""Benchmarks: ours and the peers in turn, each in a process of its own, and how many times as fast ours is."""

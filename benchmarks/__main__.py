@@ -1,8 +1,8 @@
 """Run the benchmarks: ``python -m benchmarks [WORKLOAD ...]``; without a name, all of them.
 
-Ours and all peers run in turn, A B C A B C, so that a change of the machine's speed meets all of them. "times" is how
-many times as long a peer takes as nabi, as the median over the rounds: above 1, nabi is ahead. Peers that are not
-installed are left out by name; CONTRIBUTING.md says how to install them. Each workload has a process of its own.
+Ours and all peers run in turn, A B C A B C, each in a process of its own, so that a change of the machine's speed meets
+all of them. "times" is how many times as long a peer takes as nabi, as the median over the rounds: above 1, nabi is
+ahead. Peers that are not installed are left out by name; CONTRIBUTING.md says how to install them.
 """
 
 import argparse

@@ -4,18 +4,24 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from benchmarks.suite import Built, Case, Contender, LeftOut, Row, Settings
+from benchmarks.apart import Apart, Failed, excuses
+from benchmarks.suite import Case, Contender, LeftOut, Row, Settings
+
+Turn = Callable[[int], float]
+"""How many units of work to the seconds that they take; of what is not timed, to the number that one gives."""
 
 SHORTEST = 0.03
-"""Seconds that a sample lasts at least: what is shorter is repeated, and the first repetition warms the caches."""
+"""Seconds that a sample lasts at least: what is shorter is repeated."""
 
-PAUSE = 0.005
-"""Seconds between two contenders: threads that wait for work spin for a while, and would take the next one's core."""
+PAUSE = 0.05
+"""Seconds before each turn: threads that wait for work spin, and would take the next one's cores. Measured is how much
+of the cores' time a process has after its turn has ended: PyTorch's 4 to 9 ms, JAX's up to 19 ms, ours none."""
 
 FEWEST, MOST = 5, 200
 """Rounds, whatever the time."""
@@ -37,32 +43,40 @@ def measure(case: Case, settings: Settings) -> Row:
     faster. The best peer is the one with the least median time.
     """
     left_out: dict[str, str] = {}
-    ready: list[tuple[Contender, Built]] = []
-    answers: dict[str, Any] = {}
-    for contender in case.contenders:
-        begun = time.perf_counter()
-        try:
-            if reason := excluded(contender, settings):
-                raise LeftOut(reason)
-            built = contender.build()
-            answers[contender.name] = answer(built) if case.timed else []
-            ready.append((contender, built))
-        except ImportError as error:
-            left_out[contender.name] = f"{error.name} is not installed" if error.name else str(error)
-        except LeftOut as error:
-            left_out[contender.name] = str(error)
-        except Exception as error:
-            if contender.ours:
-                raise
-            left_out[contender.name] = f"failed: {type(error).__name__}: {first_line(error)}"
-        if contender.name in left_out:
-            say(f"    {contender.name}: left out: {left_out[contender.name]}")
-        elif (taken := time.perf_counter() - begun) > 5:
-            say(f"    {contender.name}: ready after {taken:.0f} s")
-    differences = compared(case, {c.name: c.ours for c, _ in ready}, answers)
-    works = {contender.name: built.work for contender, built in ready}
-    samples, calls = in_turn(works, case, settings)
-    return row(case, [c for c, _ in ready], samples, calls, differences, left_out, settings)
+    ready: list[Contender] = []
+    turns: dict[str, Turn] = {}
+    apart: list[Apart] = []
+    with ExitStack() as held:
+        for contender in case.contenders:
+            begun = time.perf_counter()
+            try:
+                if reason := excluded(contender, settings):
+                    raise LeftOut(reason)
+                if case.timed:
+                    apart.append(held.enter_context(Apart(contender.build, apart)))
+                    turns[contender.name] = apart[-1].lasts
+                else:
+                    turns[contender.name] = number(contender)
+                ready.append(contender)
+            except (LeftOut, Failed) as error:
+                if contender.ours and isinstance(error, Failed):
+                    raise
+                failed = "failed: " if isinstance(error, Failed) else ""
+                left_out[contender.name] = failed + str(error).partition("\n")[0][:200]
+                say(f"    {contender.name}: left out: {left_out[contender.name]}")
+            if (taken := time.perf_counter() - begun) > 5:
+                say(f"    {contender.name}: ready after {taken:.0f} s")
+        answers = {contender.name: one.answers for contender, one in zip(ready, apart, strict=False)}
+        differences = compared(case, {c.name: c.ours for c in ready}, answers)
+        samples, calls = in_turn(turns, case, settings)
+    return row(case, ready, samples, calls, differences, left_out, settings)
+
+
+def number(contender: Contender) -> Turn:
+    """The turns of what is not timed here: what it measures, it measures in processes that it starts."""
+    with excuses():
+        work = contender.build().work
+    return lambda calls: float(work())
 
 
 def excluded(contender: Contender, settings: Settings) -> str:
@@ -70,26 +84,6 @@ def excluded(contender: Contender, settings: Settings) -> str:
     if not contender.ours and settings.only and not contender.name.startswith(settings.only):
         return "not among --peers"
     return "--quick leaves out what takes long to prepare" if contender.slow and settings.quick else ""
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
-
-
-def answer(built: Built) -> list[Any]:
-    """What contenders are compared by; the work has been done three times afterwards, or once."""
-    if built.answer is None:
-        return [as_array(built.work()) for _ in range(3)]
-    found = [as_array(built.answer())]
-    built.work()
-    return found
-
-
-def as_array(value: Any) -> Any:
-    """The value as a NumPy array, whoever computed it."""
-    if type(value).__module__ == "torch":
-        value = value.detach().float()  # NumPy has no bfloat16
-    return np.asarray(value.numpy() if hasattr(value, "numpy") else value, np.float64)
 
 
 def compared(case: Case, ready: dict[str, bool], answers: dict[str, Any]) -> dict[str, float]:
@@ -124,35 +118,26 @@ def distance(a: Any, b: Any) -> float:
     return float(np.abs(a - b).max() / max(np.abs(a).max(), np.finfo(np.float32).tiny))
 
 
-def in_turn(
-    works: dict[str, Callable[[], Any]], case: Case, settings: Settings
-) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Samples of each work, one a round, and how many times the work was done in a sample."""
-    calls = dict.fromkeys(works, 1)
+def in_turn(turns: dict[str, Turn], case: Case, settings: Settings) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Samples of each contender, one a round, and how many units of work a sample is."""
+    calls = dict.fromkeys(turns, 1)
     rounds = case.rounds or FEWEST
     if case.timed:
-        lasted = {name: lasts(work, 1) for name, work in works.items()}
-        for name, work in works.items():
+        lasted = {name: turn(1) for name, turn in turns.items()}
+        for name, turn in turns.items():
             while lasted[name] < SHORTEST and not settings.quick:  # the first calls are slower: look again
                 calls[name] = max(calls[name] + 1, math.ceil(1.2 * calls[name] * SHORTEST / max(lasted[name], 1e-7)))
-                lasted[name] = lasts(work, calls[name])
-        whole = sum(lasted.values())
-        rounds = case.rounds or max(FEWEST, min(MOST, int(settings.seconds / max(whole, 1e-9))))
+                lasted[name] = turn(calls[name])
+        whole = sum(PAUSE + seconds for seconds in lasted.values())
+        rounds = case.rounds or max(FEWEST, min(MOST, int(settings.seconds / max(whole, PAUSE))))
         if whole * rounds > 60:
             say(f"    {rounds} rounds of {whole:.0f} s")
-    samples: dict[str, list[float]] = {name: [] for name in works}
+    samples: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(min(rounds, 2) if settings.quick else rounds):
-        for name, work in works.items():
+        for name, turn in turns.items():
             time.sleep(PAUSE)
-            samples[name].append(lasts(work, calls[name]) / calls[name] if case.timed else float(work()))
+            samples[name].append(turn(calls[name]) / (calls[name] if case.timed else 1))
     return samples, calls
-
-
-def lasts(work: Callable[[], Any], calls: int) -> float:
-    begun = time.perf_counter()
-    for _ in range(calls):
-        work()
-    return time.perf_counter() - begun
 
 
 def row(

@@ -223,10 +223,13 @@ HEAD = """\
 Written by `python -m benchmarks --sizes --threads 1,2 --json FILE --markdown docs/benchmarks.md`; nothing here was
 typed in. From several such files, one for each machine: `python -m benchmarks --from FILE FILE --markdown FILE`.
 
-Ours and all peers run in turn, A B C A B C, in one process a workload, with the same number of threads; a sample lasts
-30 ms at least, and the median over the rounds is given beside the least. **times** is how many times as long the peer
-takes (or how many times as much it needs) as nabi: the median over the rounds of the ratio within a round. Above 1,
-nabi is ahead. The best peer is the one with the least median in the same precision.
+Ours and all peers run in turn, A B C A B C, each in a process of its own, as users have them, with the same number of
+threads. The threads of PyTorch and JAX go on spinning for up to 20 ms after their turn (they are left as people have
+them), so 50 ms pass before the next one's. A sample lasts 30 ms at least; where it is of several units of work, one
+more is done before the clock starts, for the caches, which others have had. The median over the rounds is given beside
+the least. **times** is how many times as long the peer takes (or how many times as much it needs) as nabi: the median
+over the rounds of the ratio within a round. Above 1, nabi is ahead. The best peer is the one with the least median in
+the same precision.
 
 Networks are built alike on all sides and begin with the same weights, on pictures of float32 that stand ready in the
 layout of each. Before anything is timed, the losses of the first three steps (or the scores) must agree to within 1e-4

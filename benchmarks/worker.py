@@ -73,7 +73,7 @@ def children() -> float:
 
 def work(name: str, sizes: list[int], settings: suite.Settings) -> dict[str, Any]:
     """Run a workload here. Rows that were measured before an error are kept."""
-    from benchmarks import rounds
+    from benchmarks import apart, rounds
 
     rows: list[suite.Row] = []
     for size in sizes:
@@ -86,6 +86,8 @@ def work(name: str, sizes: list[int], settings: suite.Settings) -> dict[str, Any
                     for who, why in found["left_out"].items():
                         rounds.say(f"    {who}: left out: {why}")
                 rows.append({"workload": name, **found})
+        except apart.Failed as error:
+            return {"rows": rows, "error": str(error)}
         except Exception as error:
             return {"rows": rows, "error": f"{type(error).__name__}: {error}"}
     return {"rows": rows, "error": ""}

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmarks import __main__ as command
-from benchmarks import in_nabi, networks, rounds, suite, tables, worker
+from benchmarks import apart, in_nabi, networks, rounds, suite, tables, worker
+from benchmarks.apart import Apart, Failed
 from benchmarks.suite import Built, Case, Contender, LeftOut, Settings
 from benchmarks.workloads import elsewhere
 
 import nabi
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # the children do next to nothing
 
 ROOT = Path(__file__).parent.parent
 QUICK = Settings(quick=True)
@@ -43,18 +48,61 @@ def measured(*contenders: Contender, **how: Any) -> suite.Row:
 
 def test_all_take_their_turn_in_every_round() -> None:
     order: list[str] = []
-    works = {name: lambda name=name: order.append(name) or 0.0 for name in "ABC"}
+    turns = {name: lambda calls, name=name: order.append(name) or 0.0 for name in "ABC"}
     case = Case("nothing", [], timed=False, rounds=4)
-    samples, calls = rounds.in_turn(works, case, Settings())
+    samples, calls = rounds.in_turn(turns, case, Settings())
     assert "".join(order) == "ABC" * 4
     assert all(len(one) == 4 for one in samples.values())
     assert calls == {"A": 1, "B": 1, "C": 1}
 
 
 def test_short_work_is_repeated_until_a_sample_can_be_timed() -> None:
-    case = Case("nothing", [], rounds=1)
-    _, calls = rounds.in_turn({"A": lambda: None}, case, Settings())
-    assert calls["A"] > 1000
+    turns = {"A": lambda calls: calls * 2.0**-20, "B": lambda calls: 0.5 * calls}
+    samples, calls = rounds.in_turn(turns, Case("nothing", [], rounds=1), Settings())
+    assert samples == {"A": [2.0**-20], "B": [0.5]}
+    assert calls["A"] * 2.0**-20 >= rounds.SHORTEST
+    assert calls["B"] == 1
+
+
+def test_before_several_units_of_work_one_is_not_timed() -> None:
+    done: list[None] = []
+    apart.lasts(lambda: done.append(None), 1)
+    assert len(done) == 1
+    apart.lasts(lambda: done.append(None), 3)
+    assert len(done) == 5
+
+
+def test_contenders_have_a_process_each() -> None:
+    def build() -> Built:
+        return Built(lambda: None, os.getpid)
+
+    with Apart(build) as first, Apart(build, [first]) as second:
+        assert [one.answers for one in (first, second)] == [[first.process.pid], [second.process.pid]]
+        assert first.lasts(2) > 0
+        first.pipe.close()  # as it is when who started them is killed: nothing must be left
+        first.process.join(60)
+        assert first.process.exitcode == 0
+        assert second.lasts(1) > 0
+    assert second.process.exitcode == 0
+
+
+def killed() -> Built:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def dies_later() -> Built:
+    calls = iter(range(10**6))
+    return Built(lambda: 1.0 if next(calls) < 4 else os._exit(3))
+
+
+def test_a_process_that_dies_is_reported_with_its_exit_code() -> None:
+    ours = Contender("nabi", gives(1), ours=True)
+    row = rounds.measure(Case("work", [ours, Contender("A", killed)]), QUICK)
+    assert row["left_out"] == {"A": "failed: its process ended with -9"}
+    for contenders in ([Contender("nabi", killed, ours=True)], [ours, Contender("A", dies_later)]):
+        with pytest.raises(Failed, match=r"its process ended with (-9|3)"):
+            rounds.measure(Case("work", contenders), QUICK)
 
 
 def test_a_ratio_is_the_median_within_rounds_and_the_best_peer_the_fastest() -> None:
@@ -71,7 +119,8 @@ def test_a_ratio_is_the_median_within_rounds_and_the_best_peer_the_fastest() -> 
     assert {peer["name"]: peer["ratio"] for peer in row["peers"]} == {"slow": 5, "fast": 2, "no choice": 0.25}
 
 
-def test_who_cannot_take_part_is_left_out_by_name() -> None:
+@pytest.mark.parametrize("timed", [False, True])
+def test_who_cannot_take_part_is_left_out_by_name(timed: bool) -> None:
     def missing() -> Built:
         import a_module_that_is_not_there  # type: ignore[import-not-found]  # noqa: F401
 
@@ -85,15 +134,15 @@ def test_who_cannot_take_part_is_left_out_by_name() -> None:
 
     ours = Contender("nabi", gives(1), ours=True)
     peers = [Contender("A", missing), Contender("B", refuses), Contender("C", fails), Contender("D", gives(1))]
-    row = measured(ours, *peers)
+    row = measured(ours, *peers, timed=timed, rounds=1)
     assert row["left_out"] == {
         "A": "a_module_that_is_not_there is not installed",
         "B": "it needs a C++ compiler",
         "C": "failed: RuntimeError: of its own",
     }
     assert [peer["name"] for peer in row["peers"]] == ["D"]
-    with pytest.raises(RuntimeError, match="of its own"):
-        measured(Contender("nabi", fails, ours=True), *peers)
+    with pytest.raises(Failed, match="RuntimeError: of its own"):
+        measured(Contender("nabi", fails, ours=True), *peers, timed=timed)
 
 
 def test_peers_can_be_chosen() -> None:

@@ -1,7 +1,7 @@
 """The networks that are measured compute the same in nabi, PyTorch and JAX: steps of training, and predictions."""
 
 import pytest
-from benchmarks import networks, rounds
+from benchmarks import apart, networks, rounds
 from benchmarks.suite import Built, Case
 
 pytest.importorskip("torch")
@@ -25,7 +25,7 @@ NETWORKS = {
 
 def agree(**built: Built) -> None:
     """All answers are those of the first, to the tolerance that the benchmarks keep."""
-    answers = {name: rounds.answer(one) for name, one in built.items()}
+    answers = {name: apart.answer(one) for name, one in built.items()}
     found = rounds.compared(Case("both", []), dict.fromkeys(built, False), answers)
     assert len(found) == len(built) - 1
 
