@@ -31,6 +31,7 @@ from nabi.classifiers.trained import statistics
 from nabi.cli.choices import MODELS
 from nabi.data import OnDemand, augment
 from nabi.errors import DataError, DTypeError, ModelFileError, NonFiniteError, SettingError, ShapeError
+from nabi.losses import LOSSES
 from nabi.training import EpochEnded
 
 SMALL = {
@@ -245,8 +246,32 @@ def test_answers_do_not_depend_on_the_size_of_the_batch(name: str, monkeypatch: 
     images, labels = pictures(n=50)
     classifier = made(name, max_iter=1).fit(images, labels)
     whole = classifier.scores(images)
-    monkeypatch.setattr("nabi.classifiers.base.evaluation_batch", lambda shape: 7)
+    for module in ("base", "trained"):
+        monkeypatch.setattr(f"nabi.classifiers.{module}.evaluation_batch", lambda shape: 7)
     np.testing.assert_allclose(classifier.scores(images), whole, atol=1e-5)
+
+
+@every_trained
+def test_any_numbers_of_pictures_are_answered_in_batches_of_few_sizes(name: str) -> None:
+    images, labels = pictures(n=70)
+    classifier = made(name, max_iter=1).fit(images, labels)
+    whole = classifier.scores(images)
+    for number in (*range(1, 40), 63, 64, 65, 70):
+        np.testing.assert_allclose(classifier.scores(images[:number]), whole[:number], atol=1e-5)
+    assert len(classifier._apply.recordings) <= 7  # 1, 2, 4, ..., 64
+
+
+@every_network
+def test_what_a_batch_is_filled_up_with_does_not_count_in_validation(name: str) -> None:
+    images, labels = pictures(n=70)
+    for count in (1, 6, 40):
+        held = images[-count:], labels[-count:]
+        classifier = made(name, max_iter=1).fit(images, labels, validation=held)
+        places = np.searchsorted(classifier.classes_, held[1])
+        scores = classifier.scores(held[0])
+        expected = LOSSES[classifier.loss](scores.astype(np.float64), places)
+        assert classifier.history_["validation_loss"] == [pytest.approx(float(expected), rel=1e-5)]
+        assert classifier.history_["validation_accuracy"] == [np.mean(scores.argmax(axis=1) == places)]
 
 
 @every

@@ -1,5 +1,7 @@
 """The fit loop: events, checkpoints that go on with the same bits, what is kept, and what made a loss infinite."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -150,6 +152,22 @@ def test_batches_are_as_few_as_fit_and_nearly_equal(length: int, batch_size: int
     assert len(sizes) == -(-length // batch_size)
     assert sizes.max() <= batch_size
     assert sizes.max() - sizes.min() <= 1
+
+
+@given(st.integers(0, 5000), st.integers(1, 1000))
+@settings(max_examples=200)
+def test_answers_are_asked_for_in_batches_of_few_sizes_of_which_little_is_filled_up(length: int, most: int) -> None:
+    bounds = training.answer_bounds(length, most)
+    assert (bounds[0], bounds[-1]) == (0, length)
+    asked = 0
+    for start, end in itertools.pairwise(bounds):
+        batch = training.filled(np.arange(start, end), most)
+        assert batch[: end - start].tolist() == list(range(start, end))
+        assert set(batch[end - start :].tolist()) <= {end - 1}
+        assert len(batch) == most or (len(batch) < most and len(batch).bit_count() == 1)
+        asked += len(batch)
+    assert 3 * asked <= 4 * max(length, 0)
+    assert bounds[: length // most + 1] == list(range(0, length + 1, most))
 
 
 def test_every_epoch_shows_each_picture_once_in_another_order() -> None:

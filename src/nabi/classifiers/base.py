@@ -26,7 +26,7 @@ from nabi import container, nn
 from nabi.classifiers.notebook import with_weights
 from nabi.data import OnDemand, augment
 from nabi.errors import DataError, DTypeError, ModelFileError, NabiError, NonFiniteError, ShapeError
-from nabi.training import Event, batch_bounds, evaluation_batch
+from nabi.training import Event, answer_bounds, evaluation_batch
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -141,7 +141,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self, "classes_")
         images = self._checked(X)
-        bounds = batch_bounds(len(images), evaluation_batch(self.input_shape_))
+        bounds = answer_bounds(len(images), evaluation_batch(self.input_shape_))
         scores = np.empty((len(images), len(self.classes_)), np.float32)
         for start, end in itertools.pairwise(bounds):
             scores[start:end] = self._batch_scores(np.asarray(images[start:end]))
@@ -281,7 +281,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise NonFiniteError(f"{name!r} holds an infinity or a NaN: nothing was saved")
-        header = {
+        container.write(path, arrays, self.header() | {"about": dict(about or {})})
+
+    def header(self) -> dict[str, Any]:
+        """What a file says of the classifier beside its arrays, as JSON has it; `rebuild` understands it."""
+        return {
             "classifier": self.registered_name,
             "arguments": {
                 name: plain(value) for name, value in self.get_params(deep=False).items() if name not in _NOT_IN_FILES
@@ -291,10 +295,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
             "input_shape": list(self.input_shape_),
             "input_dtype": self.input_dtype_.name,
             "feature_names": getattr(self, "feature_names_in_", np.array([])).tolist(),
-            "about": dict(about or {}),
             **self._described(),
         }
-        container.write(path, arrays, header)
 
 
 def rebuild(classifier: type[Classifier], arrays: Arrays, header: Mapping[str, Any]) -> Classifier:

@@ -21,7 +21,7 @@ from nabi.data import OnDemand, augment
 from nabi.errors import DataError, SettingError
 from nabi.graph import nest
 from nabi.listeners import lines
-from nabi.training import EpochEnded, Event, Examples, Learner, Started, run
+from nabi.training import EpochEnded, Event, Examples, Learner, Started, evaluation_batch, filled, run
 
 # They do not decide on what a run ends with, or are said elsewhere (the seed).
 _DECIDING_NOTHING = ("random_state", "callbacks", "verbose", "warm_start")
@@ -344,8 +344,8 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
     # --- what `Classifier` asks for ---
 
     def _batch_scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = self._apply(images).value
-        return scores
+        scores: NDArray[np.float32] = self._apply(filled(images, evaluation_batch(self.input_shape_))).value
+        return scores[: len(images)]
 
     def _arrays(self) -> Arrays:
         return {path: tensor.numpy() for path, tensor in nn.tensors(self.model_).items()}

@@ -28,7 +28,7 @@ from nabi.cli.run_folder import RUNS, RunFolder, new_folder
 from nabi.cli.terminal import Show, bar, console, interruptible, note
 from nabi.data import Dataset, Split
 from nabi.errors import DataError, NabiError, SettingError
-from nabi.training import Started, Stepped, batch_bounds, evaluation_batch
+from nabi.training import Started, Stepped, answer_bounds, evaluation_batch
 
 TRIAL = 0.1  # of a model's time, at most, to see how long a step takes
 TRIAL_SECONDS = 2.0
@@ -250,9 +250,9 @@ def _askable(classifier: Classifier, test: Split, seconds: float) -> Split:
 
 
 def _warm_up(classifier: TrainedClassifier, images: NDArray[Any]) -> None:
-    """Answer a batch of each size that `measure` will ask for: what answers is recorded once for each size."""
+    """Answer a batch of each size that `measure` will ask for: what answers is recorded once for each."""
     lengths = {min(BATCH, len(images) - start) for start in range(0, len(images), BATCH)}
-    cuts = [batch_bounds(length, evaluation_batch(images.shape[1:])) for length in lengths]
+    cuts = [answer_bounds(length, evaluation_batch(images.shape[1:])) for length in lengths]
     for size in sorted({end - start for bounds in cuts for start, end in itertools.pairwise(bounds)}):
         classifier.predict(images[:size])
 

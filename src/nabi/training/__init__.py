@@ -4,8 +4,8 @@ Everything that a run does follows from its seed, and all that it is at a step i
 stopped and goes on ends with the same bits as one that never stopped.
 """
 
-from nabi.training.batches import Examples, batch_bounds, evaluation_batch
-from nabi.training.events import EpochEnded, Event, Finished, Started, Stepped
+from nabi.training.batches import Examples, answer_bounds, batch_bounds, evaluation_batch, filled
+from nabi.training.events import EpochEnded, Event, Finished, Looked, Started, Stepped
 from nabi.training.learner import GradientDescent, Learner
 from nabi.training.loop import evaluate, fit, run
 from nabi.training.range_test import RangeTest, find_learning_rate
@@ -17,12 +17,15 @@ __all__ = [
     "Finished",
     "GradientDescent",
     "Learner",
+    "Looked",
     "RangeTest",
     "Started",
     "Stepped",
+    "answer_bounds",
     "batch_bounds",
     "evaluate",
     "evaluation_batch",
+    "filled",
     "find_learning_rate",
     "fit",
     "run",

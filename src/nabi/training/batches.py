@@ -103,6 +103,40 @@ def batch_bounds(length: int, batch_size: int) -> list[int]:
     return [number * length // batches for number in range(batches + 1)]
 
 
+def answer_bounds(length: int, most: int) -> list[int]:
+    """Where to cut ``length`` things of which each is answered by itself, so that few sizes of batches ever occur.
+
+    What answers is recorded and compiled for each size. So all batches are of ``most`` as long as there are enough;
+    what is left is cut into powers of two, up to a last one that `filled` fills where a quarter of it lacks at most.
+
+    Examples
+    --------
+    >>> answer_bounds(2600, 1000)
+    [0, 1000, 2000, 2512, 2576, 2600]
+    """
+    bounds = list(range(0, length + 1, most))
+    while (left := length - bounds[-1]) > 0:
+        nearly = 4 * left >= 3 * _filled_size(left, most)
+        bounds.append(length if nearly else bounds[-1] + (1 << (left.bit_length() - 1)))
+    return bounds
+
+
+def filled(array: NDArray[Any], most: int) -> NDArray[Any]:
+    """The array with its last row repeated, up to the next power of two or to ``most``.
+
+    Examples
+    --------
+    >>> filled(np.array([1, 2, 3, 4, 5]), 1000)
+    array([1, 2, 3, 4, 5, 5, 5, 5])
+    """
+    missing = _filled_size(len(array), most) - len(array)
+    return array if missing <= 0 else np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
+
+
+def _filled_size(length: int, most: int) -> int:
+    return min(most, 1 << (length - 1).bit_length())
+
+
 def evaluation_batch(shape: tuple[int, ...]) -> int:
     """How many pictures of a shape (H, W, C) to look at together, so that any number of them takes bounded memory.
 

@@ -15,6 +15,14 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """A network that is not trained has looked at ``done`` of ``total`` pictures."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Stepped:
     """One step of gradient descent was taken; ``step`` counts from 1 within ``epoch``, which counts from 1."""
 
@@ -53,4 +61,4 @@ class Finished:
     history: tuple[EpochEnded, ...]
 
 
-Event = Started | Stepped | EpochEnded | Finished
+Event = Started | Looked | Stepped | EpochEnded | Finished

@@ -17,7 +17,7 @@ from nabi._compile import compile
 from nabi._tensor import Tensor
 from nabi.errors import DataError, NonFiniteError
 from nabi.graph import nest
-from nabi.training.batches import Examples, batch_bounds, evaluation_batch
+from nabi.training.batches import Examples, answer_bounds, batch_bounds, evaluation_batch, filled
 from nabi.training.checkpoint import Arrays, Progress, restore, save
 from nabi.training.culprit import Trail
 from nabi.training.events import EpochEnded, Event, Finished, Started, Stepped
@@ -218,19 +218,26 @@ def run(
 
 
 def evaluate(measure: Any, images: NDArray[Any], labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Mean loss and accuracy over any number of pictures, by a compiled ``measure(images, labels)`` of a batch."""
-    bounds = batch_bounds(len(images), evaluation_batch(images.shape[1:]))
+    """Mean loss and accuracy over any number of pictures.
+
+    Parameters
+    ----------
+    measure : callable
+        A compiled ``measure(images, labels)`` of a batch, which gives each picture's loss, and whether it was right.
+    images, labels : array
+    """
+    most = evaluation_batch(images.shape[1:])
     loss, right = 0.0, 0
-    for start, end in itertools.pairwise(bounds):
-        value, correct = measure(np.asarray(images[start:end]), labels[start:end])
-        loss += float(value) * (end - start)
-        right += int(correct)
+    for start, end in itertools.pairwise(answer_bounds(len(images), most)):
+        values, correct = measure(filled(np.asarray(images[start:end]), most), filled(labels[start:end], most))
+        loss += float(values.numpy()[: end - start].sum(dtype=np.float64))
+        right += int(np.count_nonzero(correct.numpy()[: end - start]))
     return loss / len(images), right / len(images)
 
 
 def _measure(model: Any, loss: Any, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     scores = model(images, training=False)
-    return loss(scores, labels), ops.sum(ops.argmax(scores, axis=1) == labels)
+    return loss(scores, labels, reduction="none"), ops.argmax(scores, axis=1) == labels
 
 
 def _is_best(loss: float | None, accuracy: float | None, progress: Progress) -> bool:
