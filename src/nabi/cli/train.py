@@ -13,6 +13,7 @@ from rich.console import Console
 from nabi.classifiers import Classifier
 from nabi.cli import INTERRUPTED
 from nabi.cli.characters import printable
+from nabi.cli.check import set_leaks_aside
 from nabi.cli.choices import KINDS, MODELS, SIZES, as_typed, chosen, flip_colours
 from nabi.cli.pictures import held_out, labelled, loaded, refuse_inside, whole_path
 from nabi.cli.profiled import where_time_went
@@ -123,7 +124,7 @@ def train(
         where = console()
         if resume and (folder is None or not (folder.path / CHECKPOINT).exists()):
             where.print(f"{printable(str(out))}: nothing to go on from yet: this run begins with its first epoch")
-        dataset = loaded(asked, where, strict)
+        dataset = set_leaks_aside(loaded(asked, where, strict), asked["data"], where)
         if "augment" not in asked:
             flip_colours(classifier, dataset.train.images)
         if folder is None:
