@@ -83,6 +83,7 @@ class NetworkClassifier(NetworkSettings, TrainedClassifier):
             clip_norm=self.clip_norm,
             average=self.average,
             engine=self.engine,
+            precision=self.precision,
         )
 
     def _measured_loss(self) -> Callable[..., Any]:

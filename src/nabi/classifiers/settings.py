@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 
 from nabi import optim
 from nabi.data import augment
-from nabi.engines import ENGINES
+from nabi.engines import ENGINES, PRECISIONS
 from nabi.errors import SettingError
 from nabi.losses import LOSSES
 from nabi.optim import OPTIMIZERS
@@ -117,6 +117,9 @@ class NetworkSettings(TrainingSettings):
         The gradient of a step is shortened to this length where it is longer.
     average : float, optional
         The decay of an exponential moving average of the weights, which is then what is validated and kept.
+    precision : str
+        "float32"; "bf16", where steps of training multiply matrices in bfloat16, on a processor that can; or "auto": as
+        the processor can. See `nabi.compile`. Weights, validation and predictions are in float32 always.
     """
 
     loss: str = "softmax"
@@ -128,6 +131,7 @@ class NetworkSettings(TrainingSettings):
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     average: float | None = None
+    precision: str = "float32"
 
     def check_settings(self) -> None:
         """Raise SettingError where a constructor argument has a value that it cannot have."""
@@ -146,6 +150,7 @@ class NetworkSettings(TrainingSettings):
             check_number("clip_norm", self.clip_norm, above=0)
         if self.average is not None:
             check_number("average", self.average, least=0, below=1)
+        check_choice("precision", self.precision, PRECISIONS)
 
 
 def explained(classifier: type[Any]) -> str:

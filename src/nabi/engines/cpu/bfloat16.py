@@ -17,7 +17,7 @@ from nabi.engines.cpu.contract import Matrix
 from nabi.engines.cpu.kernels import Rows
 from nabi.engines.cpu.lanes import Lane, constant, lanes_xp
 from nabi.engines.cpu.reading import Reader
-from nabi.engines.cpu.values import PANEL, WORDS, Value
+from nabi.engines.cpu.values import COLUMNS, WORDS, Value
 
 FLOAT = np.dtype(np.float32)
 LANES = WORDS
@@ -97,8 +97,9 @@ def _read(reader: Reader, value: Value, index: tuple[Index, ...]) -> Lane:
     return lanes_xp.where(Lane(code, code.mask, bool, LANES), lane, nothing(code))
 
 
-def put(code: Code, pointer: str, place: Index, words: str) -> None:
-    code.emit(f"store {_WORDS} {words}, ptr {code.address(pointer, place, 'i32')}, align 4")
+def put(code: Code, pointer: str, place: Index, words: str, counted: str = "i32") -> None:
+    """Store words at a place that is counted in words, or in their halves."""
+    code.emit(f"store {_WORDS} {words}, ptr {code.address(pointer, place, counted)}, align 2")
 
 
 def _transposed(code: Code, rows: list[str]) -> list[str]:
@@ -124,19 +125,14 @@ def round_rows(reader: Reader, rows: Rows, value: Value) -> None:
         _round_turned_rows(reader, rows, value, pointer)
         return
     with code.loop(0, rows.length) as r, code.of_width(LANES):
-        row, target = rows.first.plus(r), r.times(value.shape[1])
+        row, target = rows.first.plus(r), r.times(2 * value.shape[1])
         whole = depth // (2 * LANES) * 2 * LANES
         with code.loop(0, whole, 2 * LANES) as k:
             first, second = (_read(reader, x, (row, k.plus(i)._replace(lanes=1))) for i in (0, LANES))
-            code.emit(f"store {_HALVES} {_rounded(first, second)}, ptr {_half(code, pointer, target, k)}, align 4")
+            put(code, pointer, target.plus(k), along(first, second), "i16")
         if whole < depth:
             first, second = (_some(reader, x, row, whole + i, depth) for i in (0, LANES))
-            k = Index((), whole)
-            code.emit(f"store {_HALVES} {_rounded(first, second)}, ptr {_half(code, pointer, target, k)}, align 4")
-
-
-def _half(code: Code, pointer: str, words: Index, number: Index) -> str:
-    return code.address(pointer, words.times(2).plus(number), "i16")
+            put(code, pointer, target.plus(whole), along(first, second), "i16")
 
 
 def _some(reader: Reader, x: Value, row: Index, first: int, length: int) -> Lane:
@@ -192,17 +188,17 @@ def _round_turned_rows(reader: Reader, rows: Rows, value: Value, pointer: str) -
 def round_panels(reader: Reader, rows: Rows, value: Value) -> None:
     """Panels of a second matrix: "rows" are panels here."""
     code, (y,), columns = reader.code, value.inputs, value.settings["columns"]
-    first, whole = code.integer(rows.first), columns // PANEL
+    first, whole = code.integer(rows.first), columns // COLUMNS
     end = code.let(f"add i64 {first}, {rows.length}")
     least = code.declare("@llvm.smin.i64", "declare i64 @llvm.smin.i64(i64, i64)")
     most = code.declare("@llvm.smax.i64", "declare i64 @llvm.smax.i64(i64, i64)")
     between = code.let(f"call i64 {least}(i64 {end}, i64 {whole})")
     write = _turned_panel if value.settings["turned"] else _panel
     # Panel beside panel, so that what is read lies together.
-    write(reader, value, y, first, between, PANEL)
-    if columns % PANEL:
+    write(reader, value, y, first, between, COLUMNS)
+    if columns % COLUMNS:
         begin = code.let(f"call i64 {most}(i64 {first}, i64 {whole})")
-        write(reader, value, y, begin, end, columns % PANEL)
+        write(reader, value, y, begin, end, columns % COLUMNS)
 
 
 def _panel(reader: Reader, value: Value, y: Value, begin: str, end: str, columns: int) -> None:
@@ -214,7 +210,7 @@ def _panel(reader: Reader, value: Value, y: Value, begin: str, end: str, columns
         with code.loop(begin, end) as panel:
             for start in range(0, columns, LANES):
                 with code.masked(_first(code, columns - start)):
-                    column = panel.times(PANEL).plus(Index((), start, 1))
+                    column = panel.times(COLUMNS).plus(Index((), start, 1))
                     low = _read(reader, y, (k.times(2), column))
                     high = nothing(code) if last else _read(reader, y, (k.times(2).plus(1), column))
                     place = panel.times(value.strides[0]).plus(k.times(wide)).plus(start)
@@ -237,7 +233,7 @@ def _turned_panel(reader: Reader, value: Value, y: Value, begin: str, end: str, 
         """So many numbers of each of up to 16 rows."""
         found = ["zeroinitializer"] * LANES
         for i in range(min(LANES, columns - start)):
-            row = panel.times(PANEL).plus(start + i)
+            row = panel.times(COLUMNS).plus(start + i)
             halves = [nothing(code)] * 2
             for half in range(2):
                 if left > half * LANES:
@@ -309,7 +305,7 @@ def _cut_sum(
 ) -> None:
     """Part of the sum: added to what is there, where it is begun."""
     assert isinstance(result.columns, int)
-    whole = result.columns // PANEL
+    whole = result.columns // COLUMNS
 
     def down(panel: Index, columns: int) -> None:
         vectors = -(-columns // LANES)
@@ -322,9 +318,9 @@ def _cut_sum(
 
     with code.of_width(LANES):
         with code.loop(0, whole) as panel:
-            down(panel, PANEL)
-        if result.columns % PANEL:
-            down(Index((), whole), result.columns % PANEL)
+            down(panel, COLUMNS)
+        if result.columns % COLUMNS:
+            down(Index((), whole), result.columns % COLUMNS)
 
 
 def _tile(
@@ -335,7 +331,7 @@ def _tile(
     starts = range(0, columns, LANES)
     masks = [_first(code, columns - start) for start in starts]
     places = [
-        [result.offset(row.plus(i), panel.times(PANEL).plus(Index((), start, 1))) for start in starts]
+        [result.offset(row.plus(i), panel.times(COLUMNS).plus(Index((), start, 1))) for start in starts]
         for i in range(height)
     ]
     totals: list[list[str]] = []
@@ -356,8 +352,8 @@ def _tile(
             for start in starts
         ]
         for i, tiles in enumerate(totals):
-            place = code.address(left.pointer, row.plus(i).times(left.row).plus(k.times(left.pair)), "i32")
-            word = code.splat("i32", code.let(f"load i32, ptr {place}, align 4"), LANES)
+            there = code.address(left.pointer, row.plus(i).times(left.row).plus(k.times(left.pair)), "i32")
+            word = code.splat("i32", code.let(f"load i32, ptr {there}, align 4"), LANES)
             spread = code.let(f"bitcast {_WORDS} {word} to {_HALVES}")
             for total, factor in zip(tiles, factors, strict=True):
                 old = code.let(f"load {_FLOATS}, ptr {total}")

@@ -10,18 +10,22 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from nabi.engines.cpu import bfloat16
+from nabi.engines.cpu.bfloat16 import Left, Right
 from nabi.engines.cpu.code import ZERO, Code, Index
 from nabi.engines.cpu.contract import Blas, Matrix, product
 from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
 from nabi.engines.cpu.lanes import Lane, constant, fused, lanes_xp
 from nabi.engines.cpu.reading import Reader
-from nabi.engines.cpu.values import Value
+from nabi.engines.cpu.values import COLUMNS, WORDS, Value, apart
 
 FLOAT = np.dtype(np.float32)
 TILE, REACH, POINTS = 4, 6, 36
 PANEL = 32
 ENOUGH_ROWS = 48
 """Windows of a picture that make a product by themselves."""
+ENOUGH_TO_ADD = 256
+"""Windows of a picture whose sum is worth going through a gradient in memory, in bfloat16."""
 
 # --- windows laid out as rows ---
 
@@ -35,37 +39,56 @@ def patches_size(value: Value, rows: int) -> int:
     """Bytes of the windows of the pictures that are laid out together, of ``rows`` at hand."""
     kernel, steps, channels = _geometry(value)
     rows = 1 if is_one_by_one(value) else rows
+    if value.settings["rounded"]:
+        return 4 * (rows * _words(value) + 2 * WORDS)
     return 0 if _is_plain(kernel, value) else 4 * rows * math.prod(kernel) * channels * math.prod(steps)
 
 
 def _geometry(value: Value) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """The window, how often it fits along height and width, and the channels that it sees."""
     x, other = value.inputs
-    if value.kind == "convolution":
-        return other.shape[:2], value.shape[1:3], x.shape[3]
-    return value.shape[:2], other.shape[1:3], x.shape[3]
+    steps = value.shape[1:3] if value.kind == "convolution" else other.shape[1:3]
+    return value.settings["kernel"], steps, x.shape[3]
+
+
+def _corner(value: Value, p: Index, q: Index) -> Index:
+    """Where the window of an output begins in its picture."""
+    (down, across), (sh, sw) = value.inputs[0].strides[1:3], value.settings["stride"]
+    return p.times(sh * down).plus(q.times(sw * across))
+
+
+def _stretches(value: Value) -> list[tuple[int, int, int]]:
+    """What lies together of a window: how far from its corner in the picture, how far in the window, and how long."""
+    (kh, kw), _, channels = _geometry(value)
+    (down, across), (dh, dw) = value.inputs[0].strides[1:3], value.settings["dilation"]
+    length, count = (kw * channels, 1) if dw == 1 else (channels, kw)
+    return [
+        (i * dh * down + j * dw * across, i * kw * channels + j * channels, length)
+        for i in range(kh)
+        for j in range(count)
+    ]
 
 
 def _patches(reader: Reader, row: Index, value: Value, work: str) -> Matrix:
     """One picture's windows, each a row: (oh·ow, kh·kw·C)."""
     code, x = reader.code, value.inputs[0]
     (kh, kw), (oh, ow), channels = _geometry(value)
-    (sh, sw), (dh, dw) = value.settings["stride"], value.settings["dilation"]
     source = reader.pointer(x, row)
     depth = kh * kw * channels
     if _is_plain((kh, kw), value):
         return Matrix(source, oh * ow, depth, depth)
-    across, down, _ = x.strides[2], x.strides[1], x.strides[3]
-    run, runs = (kw * channels, 1) if dw == 1 else (channels, kw)
     with code.loop(0, oh) as p, code.loop(0, ow) as q:
-        for i in range(kh):
-            for j in range(runs):
-                start = p.times(sh * down).plus(q.times(sw * across)).plus(i * dh * down + j * dw * across)
-                target = p.times(ow * depth).plus(q.times(depth)).plus(i * kw * channels + j * channels)
-                for lane in vectors(code, run, lanes_for(code, run)):
-                    found = code.load(source, start.plus(lane), FLOAT, code.width)
-                    code.store(work, target.plus(lane), FLOAT, code.width, found)
+        corner, target = _corner(value, p, q), p.times(ow * depth).plus(q.times(depth))
+        for there, here, length in _stretches(value):
+            for lane in vectors(code, length, lanes_for(code, length)):
+                found = code.load(source, corner.plus(there).plus(lane), FLOAT, code.width)
+                code.store(work, target.plus(here).plus(lane), FLOAT, code.width, found)
     return Matrix(work, oh * ow, depth, depth)
+
+
+def _together(code: Code, count: int | str, each: int) -> int | str:
+    """Rows of so many pictures."""
+    return count * each if isinstance(count, int) else code.let(f"mul nsw i64 {count}, {each}")
 
 
 def _laid_out(reader: Reader, rows: Rows, value: Value, work: str) -> Iterator[tuple[Index, Matrix]]:
@@ -78,7 +101,7 @@ def _laid_out(reader: Reader, rows: Rows, value: Value, work: str) -> Iterator[t
         return
     kernel, steps, channels = _geometry(value)
     each, depth = math.prod(steps), math.prod(kernel) * channels
-    count = rows.length * each if isinstance(rows.length, int) else code.let(f"mul nsw i64 {rows.length}, {each}")
+    count = _together(code, rows.length, each)
     if _is_plain(kernel, value):
         yield rows.first, Matrix(reader.pointer(value.inputs[0], rows.first), count, depth, depth)
         return
@@ -89,26 +112,153 @@ def _laid_out(reader: Reader, rows: Rows, value: Value, work: str) -> Iterator[t
 
 def is_one_by_one(value: Value) -> bool:
     """Whether each picture has windows enough for a product of its own."""
-    return math.prod(_geometry(value)[1]) >= ENOUGH_ROWS
+    windows = math.prod(_geometry(value)[1])
+    return windows >= ENOUGH_ROWS and enough_pictures(value) == 1
+
+
+def enough_pictures(value: Value) -> int:
+    """Pictures that are worth a product by themselves, as far as it is added to what is in memory."""
+    added = value.kind == "convolution_gradient" and value.settings["rounded"]
+    return -(-ENOUGH_TO_ADD // math.prod(_geometry(value)[1])) if added else 1
 
 
 def convolution(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: str) -> None:
     """Rows of a convolution of a padded picture."""
+    if value.settings["rounded"]:
+        _rounded_convolution(reader, rows, value, work)
+        return
     code, weight = reader.code, value.inputs[1]
     outputs = value.shape[3]
-    right = Matrix(reader.pointer(weight), math.prod(weight.shape[:3]), outputs, outputs)
+    right = Matrix(reader.pointer(weight), _depth(value), outputs, outputs)
     for row, left in _laid_out(reader, rows, value, work):
         product(code, left, right, Matrix(reader.pointer(value, row), left.rows, outputs, outputs), FLOAT, blas)
 
 
 def convolution_gradient(reader: Reader, rows: Rows, value: Value, partial: str, blas: Blas | None, work: str) -> None:
     """Add the rows at hand to the partial sum of a gradient on weights."""
+    if value.settings["rounded"]:
+        _rounded_gradient(reader, rows, value, partial, work)
+        return
     code, g = reader.code, value.inputs[1]
     outputs = value.shape[3]
     for row, left in _laid_out(reader, rows, value, work):
         turned = Matrix(left.pointer, left.columns, left.rows, left.stride, turned=True)
         right = Matrix(reader.pointer(g, row), left.rows, outputs, outputs)
         product(code, turned, right, Matrix(partial, left.columns, outputs, outputs), FLOAT, blas, add=True)
+
+
+# --- in bfloat16 ---
+
+
+def _depth(value: Value) -> int:
+    """Numbers in a window."""
+    kernel, _, channels = _geometry(value)
+    return math.prod(kernel) * channels
+
+
+def _row_words(value: Value) -> int:
+    """Words of a window, from one to the next."""
+    return apart(-(-_depth(value) // 2))
+
+
+def _words(value: Value) -> int:
+    """Words of one picture that are laid out anew."""
+    _, (oh, ow), _ = _geometry(value)
+    if value.kind == "convolution":
+        return oh * ow * _row_words(value)
+    return oh * -(-ow // 2) * (apart(_depth(value)) + apart(value.shape[3]))
+
+
+def _products(reader: Reader, rows: Rows, value: Value) -> Iterator[tuple[Index, int | str]]:
+    """The pictures of a product, the first and how many: one after another, or all at hand; see `_laid_out`."""
+    if is_one_by_one(value):
+        with reader.code.loop(0, rows.length) as r:
+            yield rows.first.plus(r), 1
+    else:
+        yield rows.first, rows.length
+
+
+def _loads(code: Code, pointer: str, place: Index, left: int) -> Lane:
+    """A vector, zero behind the last of what is left."""
+    with code.masked(None if left >= WORDS else code.first_lanes(left, WORDS)):
+        return Lane(code, code.load(pointer, place._replace(lanes=1), FLOAT, WORDS), FLOAT, WORDS)
+
+
+def _chunks(code: Code, length: int, step: int) -> Iterator[tuple[Index, int]]:
+    """Places along a stretch, in steps, and how much of it is left there; a whole step where that is not known."""
+    whole = length // step * step
+    with code.loop(0, whole, step) as k:
+        yield k, step
+    if whole < length:
+        yield Index((), whole), length - whole
+
+
+def _rounded_convolution(reader: Reader, rows: Rows, value: Value, work: str) -> None:
+    """Windows are rounded while they are laid out, each a row of words.
+
+    Vectors that reach beyond the end of a stretch write zeros there, which what comes next is written over.
+    """
+    code, (x, panels) = reader.code, value.inputs
+    _, (oh, ow), _ = _geometry(value)
+    outputs, words = value.shape[3], _row_words(value)
+    right = Right(reader.pointer(panels), panels.strides[0], panels.strides[1])
+    for first, count in _products(reader, rows, value):
+        source = reader.pointer(x, first)
+        with code.loop(0, count) as r, code.loop(0, oh) as p, code.loop(0, ow) as q:
+            corner = _corner(value, p, q).plus(r.times(x.strides[0]))
+            target = r.times(oh * ow).plus(p.times(ow)).plus(q).times(2 * words)
+            for there, here, length in _stretches(value):
+                for k, left in _chunks(code, length, 2 * WORDS):
+                    low, high = (_loads(code, source, corner.plus(there).plus(k).plus(n), left - n) for n in (0, WORDS))
+                    bfloat16.put(code, work, target.plus(here).plus(k), bfloat16.along(low, high), "i16")
+        windows = _together(code, count, oh * ow)
+        result = Matrix(reader.pointer(value, first), windows, outputs, outputs)
+        bfloat16.product(code, Left(work, words, 1), right, windows, panels.shape[1], result)
+
+
+def _rounded_gradient(reader: Reader, rows: Rows, value: Value, partial: str, work: str) -> None:
+    """Neighbouring windows are laid out in pairs, number beside number, and so is what is upstream of them."""
+    code, (x, g) = reader.code, value.inputs
+    _, (oh, ow), _ = _geometry(value)
+    depth, outputs = _depth(value), value.shape[3]
+    across = -(-ow // 2)
+    wide, broad = apart(depth), apart(outputs)
+    for first, count in _products(reader, rows, value):
+        pairs = _together(code, count, oh * across)
+        after = Index(((pairs, wide),)) if isinstance(pairs, str) else Index((), pairs * wide)
+        second = code.address(work, after.plus(WORDS), "i32")  # behind what a vector may reach beyond
+        source, upstream = reader.pointer(x, first), reader.pointer(g, first)
+        with code.loop(0, count) as r, code.loop(0, oh) as p:
+            for q, alone in _in_pairs(code, ow):
+                number = r.times(oh).plus(p).times(across).plus(q)
+                corners = [_corner(value, p, q.times(2).plus(n)).plus(r.times(x.strides[0])) for n in (0, 1)]
+                for there, here, length in _stretches(value):
+                    places = [corner.plus(there) for corner in corners]
+                    _beside(code, source, places, length, alone, work, number.times(wide).plus(here))
+                place = r.times(oh).plus(p).times(ow).plus(q.times(2)).times(outputs)
+                places = [place, place.plus(outputs)]
+                _beside(code, upstream, places, outputs, alone, second, number.times(broad))
+        result = Matrix(partial, depth, outputs, outputs)
+        left, right = Left(work, 1, wide), Right(second, COLUMNS, broad)
+        bfloat16.product(code, left, right, depth, pairs, result, add=True)
+
+
+def _in_pairs(code: Code, length: int) -> Iterator[tuple[Index, bool]]:
+    """Pairs along an axis; the last is alone where they are odd."""
+    with code.loop(0, length // 2) as q:
+        yield q, False
+    if length % 2:
+        yield Index((), length // 2), True
+
+
+def _beside(
+    code: Code, source: str, places: Sequence[Index], length: int, alone: bool, target: str, place: Index
+) -> None:
+    """Lay out numbers of two places as words, or of the first alone, beside zeros."""
+    for k, left in _chunks(code, length, WORDS):
+        low = _loads(code, source, places[0].plus(k), left)
+        high = bfloat16.nothing(code) if alone else _loads(code, source, places[1].plus(k), left)
+        bfloat16.put(code, target, place.plus(k), bfloat16.beside(low, high))
 
 
 # --- Winograd ---
@@ -239,8 +389,7 @@ def panel(channels: int) -> int:
 
 
 def _count(code: Code, rows: Rows, steps: Sequence[int]) -> int | str:
-    each = math.prod(tiles_of(steps))
-    return rows.length * each if isinstance(rows.length, int) else code.let(f"mul nsw i64 {rows.length}, {each}")
+    return _together(code, rows.length, math.prod(tiles_of(steps)))
 
 
 def winograd(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: str, block: int) -> None:

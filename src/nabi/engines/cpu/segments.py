@@ -275,7 +275,7 @@ def multiply_adds(value: Value) -> int:
 
 
 def _window(value: Value) -> tuple[int, ...]:
-    return (3, 3) if value.kind == "winograd" else value.inputs[1].shape[:2]
+    return (3, 3) if value.kind == "winograd" else value.settings["kernel"]
 
 
 def _work(value: Value) -> int:
@@ -451,6 +451,7 @@ def _cut(segment: Segment) -> None:
             least = max(least, -(-FEWEST_TILES // tiles))
         elif root.value.kind in ("convolution", "convolution_gradient") and not convolve.is_one_by_one(root.value):
             most = max(most, convolve.patches_size(root.value, 1))
+            least = max(least, convolve.enough_pictures(root.value))
     block = max(1, least, min(enough, default=0), BLOCK // max(each + most, 1))
     if rows_together:
         block = max(block, min(longest, STRAND_ROWS))

@@ -91,7 +91,11 @@ FOLDED = ("sum", "max", "min", "any", "all")
 POSITIONS = ("argmax", "argmin")
 WINOGRAD_CHANNELS = 16
 """Fewer are not worth the transformations."""
-PANEL = 64
+SAVING = 2.75
+"""How many times fewer multiplications Winograd's way must have to be faster than bfloat16."""
+WINOGRAD_WEIGHTS = 1 << 17
+"""Pairs of channels, at most, whose weights at 36 points the cache can bear."""
+COLUMNS = 64
 """Columns of a matrix in bfloat16 that lie together: as many as a tile of a product has."""
 WORDS = 16
 """Words of a register, of two numbers each."""
@@ -290,8 +294,12 @@ class _Spelled:
         """The second matrix of a product, in words of two numbers, (panels, words, columns)."""
         (depth, columns), turned = y.shape, y.kind == "permute_dims"
         how = {"turned": turned, "depth": depth, "columns": columns}
-        shape = -(-columns // PANEL), -(-depth // 2), min(PANEL, -(-columns // WORDS) * WORDS)
+        shape = -(-columns // COLUMNS), -(-depth // 2), min(COLUMNS, -(-columns // WORDS) * WORDS)
         return self.value("rounded_panels", (y.inputs[0] if turned else y,), shape, np.uint32, how)
+
+    def _goes_winograds_way(self, window: Window, inputs: int, outputs: int) -> bool:
+        suits = self.winograd and _suits_winograd(window, inputs, outputs)
+        return suits and not (self.rounded and _rounding_is_faster(window, inputs, outputs))
 
     def _conv2d(self, x: Value, weight: Value, *, stride: Any, padding: Any, dilation: Any, groups: int) -> Value:
         window = Window(_two(x.shape, 1), _two(weight.shape), stride, padding, dilation)
@@ -317,7 +325,7 @@ class _Spelled:
         """The convolution of a padded picture; ``turned``: with the weights turned around, from outputs to inputs."""
         (oh, ow), n = window.steps, x.shape[0]
         inputs, outputs = weight.shape[2:] if not turned else weight.shape[:1:-1]
-        if self.winograd and _suits_winograd(window, inputs, outputs):
+        if self._goes_winograds_way(window, inputs, outputs):
             x = self._pad(x, widths=((0, 0), *_tiled(borders, _two(x.shape, 1), (oh, ow)), (0, 0)))
             u = self.value("winograd_weight", (weight,), (36, inputs, outputs), x.dtype, {"turned": turned})
             return self.value("winograd", (x, u), (n, oh, ow, outputs), x.dtype)
@@ -325,8 +333,11 @@ class _Spelled:
         if turned:
             weight = self._flip(weight, axis=(0, 1))
             weight = self._permute_dims(weight, axes=(0, 1, 3, 2))
-        how = {"stride": window.stride, "dilation": window.dilation}
-        return self.value("convolution", (x, weight), (n, oh, ow, outputs), x.dtype, how)
+        depth = math.prod(window.kernel) * inputs
+        rounded = self.rounded and _suits_rounding(n * oh * ow, outputs) and depth >= TWICE
+        how = {**_seen(window), "rounded": rounded}
+        right = self._panels(self._reshape(weight, shape=(depth, outputs))) if rounded else weight
+        return self.value("convolution", (x, right), (n, oh, ow, outputs), x.dtype, how)
 
     def _conv2d_input_gradient(
         self, g: Value, weight: Value, *, size: tuple[int, int], stride: Any, padding: Any, dilation: Any, groups: int
@@ -355,13 +366,14 @@ class _Spelled:
             padded = window.pad(self, x)
             taps = [self._fold("sum", padded[tap] * g, (0, 1, 2), False) for tap in window.taps()]
             return self._reshape(self._stack(*taps, axis=0), shape=(*window.kernel, 1, outputs))
-        if self.winograd and _suits_winograd(window, inputs, outputs):
+        if self._goes_winograds_way(window, inputs, outputs):
             padded = self._pad(x, widths=((0, 0), *_tiled(window.borders, _two(x.shape, 1), window.steps), (0, 0)))
             widths = [(0, -n % 4) for n in window.steps]
             whole = self._pad(g, widths=((0, 0), *widths, (0, 0)))
             return self.value("winograd_gradient", (padded, whole), (3, 3, inputs, outputs), x.dtype)
         padded = self._pad(x, widths=((0, 0), *window.borders, (0, 0)))
-        how = {"stride": window.stride, "dilation": window.dilation}
+        rounded = self.rounded and _suits_rounding(math.prod(window.kernel) * inputs, outputs)
+        how = {**_seen(window), "rounded": rounded}
         return self.value("convolution_gradient", (padded, g), (*window.kernel, inputs, outputs), x.dtype, how)
 
     # --- normalisation over a batch ---
@@ -445,9 +457,24 @@ def _two(shape: tuple[int, ...], first: int = 0) -> tuple[int, int]:
     return shape[first], shape[first + 1]
 
 
+def _seen(window: Window) -> dict[str, Any]:
+    """What a kernel must know of a window."""
+    return {"kernel": window.kernel, "stride": window.stride, "dilation": window.dilation}
+
+
 def _suits_winograd(window: Window, inputs: int, outputs: int) -> bool:
     small = min(inputs, outputs) < WINOGRAD_CHANNELS or min(window.steps) < 4
     return window.kernel == (3, 3) and window.stride == (1, 1) and window.dilation == (1, 1) and not small
+
+
+def _rounding_is_faster(window: Window, inputs: int, outputs: int) -> bool:
+    """Whether a 3×3 convolution as it is defined, in bfloat16, is faster than Winograd's way in float32.
+
+    It has four times the multiplications, or fewer where tiles stick out of the picture, at half the price each. But
+    nothing is transformed, and where there are many channels, the weights at 36 points are not in the cache.
+    """
+    tiles = math.prod(-(-n // 4) for n in window.steps)
+    return 9 * math.prod(window.steps) < SAVING * 36 * tiles or inputs * outputs > WINOGRAD_WEIGHTS
 
 
 def _suits_rounding(rows: int, columns: int) -> bool:
