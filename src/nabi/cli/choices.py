@@ -37,6 +37,7 @@ OPTIONS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "label_smoothing": ("label_smoothing", (int, float)),
     "clip_norm": ("clip_norm", (int, float)),
     "average": ("average", (int, float)),
+    "precision": ("precision", str),
     "patience": ("n_iter_no_change", int),
     "balanced": ("class_weight", bool),
     "averaged": ("averaged", bool),

@@ -66,6 +66,13 @@ def train(
     average: Annotated[
         float | None, typer.Option(help="Keep a moving average of the weights, with this decay, such as 0.999.")
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            show_default="float32",
+            help="bf16: multiply matrices in bfloat16, which needs a processor that can; auto: where it can.",
+        ),
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(help="End after so many epochs that were no better on validation pictures.")
     ] = None,
