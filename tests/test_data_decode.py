@@ -196,8 +196,8 @@ def test_a_flat_picture_of_16_million_pixels_is_honest():
 
 
 def test_formats_that_start_programs_are_not_opened():
-    assert "EPS" not in decoding._formats()
-    assert {"JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM"} <= set(decoding._formats())
+    assert "EPS" not in decoding.formats()
+    assert {"JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM"} <= set(decoding.formats())
 
 
 def test_fit_leaves_the_right_size_alone():

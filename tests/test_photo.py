@@ -1,0 +1,293 @@
+"""Photos: features of a trained network, and the classifiers that learn from them."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+import nabi
+from nabi import container, models, nn
+from nabi.classifiers import FeatureExtractor, PhotoClassifier
+from nabi.classifiers.photo import HEADS
+from nabi.cli import main
+from nabi.errors import DataError, DTypeError, ModelFileError, SettingError, ShapeError
+from nabi.models import BACKBONES, Backbone
+from nabi.training import Looked
+
+NAMES = np.array(["cat", "나비", "ship"])
+every_head = pytest.mark.parametrize("head", HEADS)
+
+
+def tiny(n_classes: int = 10, *, weights=None, seed: int = 0) -> nn.Sequential:
+    """A network that is quick, and untrained: its random filters tell colours apart."""
+    return models.convnet((64, 64, 3), n_classes, channels=(8, 16), seed=seed)
+
+
+@pytest.fixture(autouse=True)
+def _quick_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Backbone(tiny, 16, {}, packaged="packaged:efficientnet_lite0", size=64)
+    monkeypatch.setitem(BACKBONES, "efficientnet_lite0", small)
+    monkeypatch.setattr("nabi.weights.find", lambda where: Path(where))
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("NABI_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def photos(n: int = 60, seed: int = 0):
+    """Noise, in which another colour is strong for each class."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, n)
+    images = random.integers(0, 120, (n, 64, 64, 3))
+    images[np.arange(n), :, :, labels] += 100
+    return images.astype(np.uint8), NAMES[labels]
+
+
+def as_files(images, folder: Path) -> list[str]:
+    folder.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return [str(folder / f"{number}.png") for number in range(len(images))]
+
+
+@every_head
+def test_every_head_learns_and_is_the_same_from_a_file(head: str, tmp_path: Path) -> None:
+    images, labels = photos()
+    others, answers = photos(seed=1)
+    classifier = PhotoClassifier(head, random_state=0).fit(images, labels)
+    assert classifier.classes_.tolist() == sorted(NAMES)
+    assert classifier.score(others, answers) > 0.9
+    classifier.save(tmp_path / "model.safetensors")
+    again = nabi.load(tmp_path / "model.safetensors")
+    assert isinstance(again, PhotoClassifier)
+    assert again.head == head
+    assert again.scores(others).tobytes() == classifier.scores(others).tobytes()
+    assert again.predict(others).tolist() == classifier.predict(others).tolist()
+    copied = pickle.loads(pickle.dumps(classifier))
+    assert copied.scores(others).tobytes() == classifier.scores(others).tobytes()
+
+
+def test_files_are_answered_as_the_arrays_in_them(tmp_path: Path) -> None:
+    images, labels = photos(30)
+    files = as_files(images, tmp_path / "photos")
+    from_arrays = PhotoClassifier(random_state=0).fit(images, labels)
+    from_files = PhotoClassifier(random_state=0).fit(files, labels)
+    assert from_files.scores(images).tobytes() == from_arrays.scores(images).tobytes()
+    assert from_files.scores(files).tobytes() == from_arrays.scores(images).tobytes()
+    assert from_files.scores(files[0]).tobytes() == from_arrays.scores(images[:1]).tobytes()
+    assert np.allclose(from_files.predict_proba(files).sum(axis=1), 1)
+
+
+def test_the_whole_is_one_network() -> None:
+    images, labels = photos(30)
+    classifier = PhotoClassifier(random_state=0).fit(images, labels)
+    together = classifier.model_(images, training=False).numpy()
+    assert np.allclose(together, classifier.scores(images), atol=1e-4 * np.abs(together).max())
+
+
+def test_weight_decay_is_chosen_on_validation_photos() -> None:
+    images, labels = photos()
+    held = photos(40, seed=1)
+    classifier = PhotoClassifier(random_state=0).fit(images, labels, validation=held)
+    assert len(classifier.tried_) > 1
+    assert classifier.tried_[classifier.alpha_] == max(classifier.tried_.values())
+    assert classifier.alpha_ == max(
+        a for a, value in classifier.tried_.items() if value == max(classifier.tried_.values())
+    )
+    given = PhotoClassifier(alpha=0.01, random_state=0).fit(images, labels)
+    assert (given.alpha_, given.tried_, given.head_.alpha) == (0.01, {}, 0.01)
+    assert PhotoClassifier("knn").fit(images, labels).alpha_ is None
+
+
+def test_the_head_is_told_what_it_is_to_be_told() -> None:
+    images, labels = photos(30)
+    settings = {"loss": "hinge", "max_iter": 3}
+    classifier = PhotoClassifier(alpha=0.1, settings=settings, class_weight="balanced", random_state=0)
+    head = classifier.fit(images, labels).head_
+    assert (head.loss, head.max_iter, head.class_weight) == ("hinge", 3, "balanced")
+    assert not hasattr(classifier, "predict_proba")
+    assert clone(classifier).get_params() == classifier.get_params()
+    with pytest.raises(SettingError, match=r"settings 'n_neighbors': a linear classifier has no such argument"):
+        PhotoClassifier(settings={"n_neighbors": 3}).fit(images, labels)
+    with pytest.raises(SettingError, match=r"head 'convnet' is not one of linear"):
+        PhotoClassifier("convnet").fit(images, labels)
+
+
+def test_a_fit_that_fails_leaves_what_was_learnt() -> None:
+    images, labels = photos(30)
+    classifier = PhotoClassifier(alpha=0.1, random_state=0).fit(images, labels)
+    before = classifier.scores(images).tobytes()
+    with pytest.raises(DataError, match="only one class"):
+        classifier.fit(images, ["one"] * 30)
+    assert classifier.scores(images).tobytes() == before
+
+
+# --- features ---
+
+
+def test_features_are_those_of_the_network() -> None:
+    images, _ = photos(11)
+    extractor = FeatureExtractor().fit()
+    features = extractor.transform(images)
+    assert (features.shape, features.dtype, extractor.n_features_out_) == ((11, 16), np.float32, 16)
+    expected = models.features(tiny())(images, training=False).numpy()
+    assert np.allclose(features, expected, atol=1e-5)
+    assert extractor.get_feature_names_out()[0] == "efficientnet_lite00"
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_photo_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, _ = photos(9)
+    first = FeatureExtractor().fit().transform(images[:6])
+    extractor = FeatureExtractor().fit()
+    seen: list[int] = []
+    apply = extractor._apply
+
+    def counting(block):
+        seen.append(len(block))
+        return apply(block)
+
+    monkeypatch.setattr(extractor, "_apply", counting)
+    assert extractor.transform(images[:6]).tobytes() == first.tobytes()
+    assert seen == []
+    both = extractor.transform(images)  # of which three are new
+    assert sum(seen) == 3
+    assert both[:6].tobytes() == first.tobytes()
+
+
+def test_a_damaged_cache_is_no_cache(own_cache: Path) -> None:
+    images, _ = photos(5)
+    before = FeatureExtractor().fit().transform(images)
+    (kept,) = [file for file in (own_cache / "features").iterdir() if file.name != "CACHEDIR.TAG"]
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(content)
+    assert FeatureExtractor().fit().transform(images).tobytes() == before.tobytes()
+
+
+def test_progress_is_told() -> None:
+    images, _ = photos(40)
+    told = list(FeatureExtractor().fit().looked(images))
+    assert told[0] == Looked(0, 40)
+    assert told[-1] == Looked(40, 40)
+
+
+def test_scikit_learn_pipelines_take_the_extractor() -> None:
+    images, labels = photos()
+    pipeline = make_pipeline(FeatureExtractor(), LogisticRegression(max_iter=1000)).fit(images, labels)
+    assert pipeline.score(*photos(seed=1)) > 0.9
+
+
+def test_what_is_no_photo_is_refused(tmp_path: Path) -> None:
+    extractor = FeatureExtractor().fit()
+    images, _ = photos(2)
+    with pytest.raises(ShapeError, match=r"photos of shape \(2, 64, 64\): they must be \(N, H, W, 3\)"):
+        extractor.transform(images[..., 0])
+    with pytest.raises(ShapeError, match=r"at least 32 pixels a side"):
+        extractor.transform(images[:, :8, :8])
+    with pytest.raises(DTypeError, match=r"photos of float64: they must be uint8"):
+        extractor.transform(images / 255)
+    with pytest.raises(DataError, match=r"gone\.png: no such file"):
+        extractor.transform([str(tmp_path / "gone.png")])
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"text\.png: not a picture of a known format"):
+        extractor.transform([tmp_path / "text.png"])
+
+
+def test_a_backbone_without_weights_says_so() -> None:
+    with pytest.raises(SettingError, match=r"backbone 'resnet18' comes without weights: name a file"):
+        FeatureExtractor("resnet18").fit()
+    with pytest.raises(SettingError, match=r"backbone 'vgg' is not one of efficientnet_lite0"):
+        FeatureExtractor("vgg").fit()
+
+
+def test_a_file_that_was_meddled_with_is_refused(tmp_path: Path) -> None:
+    images, labels = photos(30)
+    classifier = PhotoClassifier(alpha=0.1, random_state=0).fit(images, labels)
+    path = tmp_path / "model.safetensors"
+    for change, message in (
+        (lambda header: header["head"].update(classifier="photo"), "its head is a 'photo'"),
+        (lambda header: header["head"].update(classes=["a", "b", "c"]), "the classes of its head are others"),
+        (lambda header: header["backbone"].update(layer="ReLU", fields=[]), "backbone is a ReLU"),
+    ):
+        header = classifier.header()
+        change(header)
+        container.write(path, classifier._arrays(), header)
+        with pytest.raises(ModelFileError, match=message):
+            nabi.load(path)
+
+
+# --- the command line ---
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    images, labels = photos(60)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (tmp_path / "photos" / label).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).resize((120, 100)).save(tmp_path / "photos" / label / f"{number}.png")
+    return tmp_path / "photos"
+
+
+def test_train_looks_at_photos_with_a_backbone(folder: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    assert main(["train", str(folder), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "photos: efficientnet_lite0, trained on ImageNet, looks at them first; --backbone none does without" in said
+    assert "test accuracy" in said
+    model = nabi.load(out / "model.safetensors")
+    assert isinstance(model, PhotoClassifier)
+    assert (model.head, model.input_shape_) == ("linear", (64, 64, 3))
+    assert main(["predict", str(out), str(folder / "cat"), "--top", "1"]) == 0
+    answers = capsys.readouterr().out.splitlines()
+    assert sum("cat" in line.split("  ")[1] for line in answers) > 0.8 * len(answers)
+    assert main(["evaluate", str(out), str(folder)]) == 0
+
+
+@every_head
+def test_train_takes_every_head(folder: Path, tmp_path: Path, head: str) -> None:
+    assert main(["train", str(folder), "--model", head, "--out", str(tmp_path / head)]) == 0
+    assert nabi.load(tmp_path / head).head == head
+
+
+def test_train_without_a_backbone(folder: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    assert main(["train", str(folder), "--backbone", "none", "--size", "32", "--epochs", "1", "--out", str(out)]) == 0
+    assert nabi.load(out).input_shape_ == (32, 32, 3)
+    assert "looks at them first" not in capsys.readouterr().out
+
+
+def test_train_says_what_to_install(folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(where):
+        raise SettingError(f"{where}: not installed")
+
+    monkeypatch.setattr("nabi.weights.find", missing)
+    assert main(["train", str(folder), "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    assert "pip install 'nabi[pretrained]'" in capsys.readouterr().err
+    assert not isinstance(nabi.load(tmp_path / "run"), PhotoClassifier)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backbone", "vgg"], "--backbone 'vgg' is not none, efficientnet_lite0, resnet18"),
+        (
+            ["--backbone", "efficientnet_lite0", "--model", "convnet"],
+            "--model convnet takes pixels: with a backbone one",
+        ),
+        (["--backbone", "resnet18"], "backbone 'resnet18' comes without weights: name a file"),
+        (["--augment", "flip"], "--augment: with a backbone each photo is looked at once, as it is"),
+        (["--weight-decay", "-1"], "--weight-decay is -1.0: it must be a number 0 or more"),
+    ],
+)
+def test_train_refuses(folder: Path, tmp_path: Path, capsys, arguments: list[str], message: str) -> None:
+    assert main(["train", str(folder), "--out", str(tmp_path / "run"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
