@@ -63,10 +63,10 @@ def take(file: IO[bytes], size: int) -> NDArray[np.uint8]:
 
 
 def finished(name: str, array: NDArray[Any], kind: str) -> NDArray[Any]:
-    """An array as a person expects it: aligned, in this machine's byte order, bfloat16 as float32."""
+    """An array as a person expects it: in rows, aligned, in this machine's byte order, bfloat16 as float32."""
     if kind == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
         raise FormatError(f"{quoted(name)} holds a truth value that is neither 0 nor 1")
-    array = np.require(array, array.dtype.newbyteorder("="), "A")
+    array = np.require(array, array.dtype.newbyteorder("="), ["C", "A", "W"])
     if kind != "BF16":
         return array
     widened = array.astype(np.uint32)

@@ -39,9 +39,9 @@ MAX_PICKLE = 16 * MEBIBYTE  # a net of 10,000 arrays needs about 2
 MAX_DIRECTORY = 4 * MEBIBYTE  # of a zip: Python makes an object of a kilobyte of each of its entries, of 50 bytes or so
 
 # Tensors may overlap, as the tied weights of two layers do, or repeat one number along an axis: a small file can claim
-# arrays of any size. Beyond 64 MiB it must have earned it by its own.
+# arrays of any size. Beyond 16 MiB it must have earned it by its own.
 MAX_TIMES = 4
-MAX_CLAIMED_ANYWAY = 64 * MEBIBYTE
+MAX_CLAIMED_ANYWAY = 16 * MEBIBYTE
 
 _ONLY = "a file of weights may only hold tensors and plain containers"
 
@@ -80,8 +80,9 @@ def read_zip(file: IO[bytes]) -> Arrays:
     members = _Members(file)
     order = _byte_order(members)
     notes = _Notes()
-    found, _ = pickles.run(_small(members, "data.pkl", MAX_PICKLE), notes.find, notes.identify, encoding="utf-8")
-    tensors = _named(found)
+    content = _small(members, "data.pkl", MAX_PICKLE)
+    found, _ = pickles.run(content, notes.find, notes.identify, encoding="utf-8")
+    tensors = _named(found, len(content))
     _check_claims(tensors, size)
     contents = {}
     for key in {tensor.storage.key: None for tensor in tensors.values()}:
@@ -98,7 +99,7 @@ def read_zip(file: IO[bytes]) -> Arrays:
 def read_stream(file: IO[bytes]) -> Arrays:
     """The arrays in a file of the stream form."""
     size = os.fstat(file.fileno()).st_size
-    content = file.read(MAX_PICKLE)
+    content = file.read(min(size, MAX_PICKLE))  # room is made for what is asked for, not for what is there
     notes = _Notes()
     at = 0
     values = []
@@ -110,8 +111,8 @@ def read_stream(file: IO[bytes]) -> Arrays:
             raise FormatError(f"version {reprlib.repr(value)} of the stream form, which is not read")
         values.append(value)
     *_, found, keys = values
+    tensors = _named(found, len(content))
     del content
-    tensors = _named(found)
     _check_claims(tensors, size)
     needed = {tensor.storage.key for tensor in tensors.values()}
     file.seek(at)
@@ -312,13 +313,16 @@ _ADMITTED: dict[str, Thing] = {
 # --- what is in it, by names
 
 
-def _named(found: Any) -> dict[str, _Tensor]:
-    """The tensors in a nest of containers by dotted names, without what all of those begin with."""
+def _named(found: Any, length: int) -> dict[str, _Tensor]:
+    """The tensors in a nest of containers by dotted names, without what all of those begin with.
+
+    ``length`` is that of the pickle in bytes: no more items are in it, but for those that are there by several names.
+    """
     if isinstance(found, _Tensor):
         raise FormatError("holds a tensor without a name")
     if not isinstance(found, dict | list | tuple):
         raise FormatError("holds no tensors")
-    paths = list(itertools.islice(_tensors(found, (), itertools.count()), MAX_ARRAYS + 1))
+    paths = list(itertools.islice(_tensors(found, (), iter(range(MAX_TIMES * length))), MAX_ARRAYS + 1))
     if not paths:
         raise FormatError("holds no tensors")
     if len(paths) > MAX_ARRAYS:
@@ -349,7 +353,7 @@ def _tensors(value: Any, path: tuple[str, ...], visits: Iterator[int]) -> Iterat
     if len(path) >= MAX_DEPTH:
         raise FormatError(f"nested more than {MAX_DEPTH} levels deep")
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if next(visits) >= pickles.MAX_INSTRUCTIONS:
+        if next(visits, None) is None:
             raise FormatError("holds containers within containers without end")
         if isinstance(item, _Tensor | dict | list | tuple):
             if not isinstance(key, str | int):
@@ -385,14 +389,15 @@ class _Narrow:
     """A file that does not give much at once: zipfile reads an archive's directory whole, however long it is."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
+        self.file, self.size = file, os.fstat(file.fileno()).st_size
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, count: int = -1) -> bytes:
-        content = self.file.read(MAX_DIRECTORY + 1 if count < 0 else min(count, MAX_DIRECTORY + 1))
-        if len(content) > MAX_DIRECTORY:
+        left = self.size - self.file.tell()
+        count = left if count < 0 else min(count, left)
+        if count > MAX_DIRECTORY:
             raise FormatError(f"a zip with a directory of more than {MAX_DIRECTORY // MEBIBYTE} MiB")
-        return content
+        return self.file.read(max(count, 0))
 
 
 class _Members:
