@@ -88,7 +88,7 @@ def run(given: argparse.Namespace) -> tables.Result:
     described = worker.start("machine", [], suite.Settings(threads=most, **how))["rows"][0]
     rows: list[suite.Row] = []
     errors: dict[str, str] = {}
-    command = shlex.join(["python", "-m", "benchmarks", *without_files(sys.argv[1:])])
+    command = shlex.join(["python", "-m", "benchmarks", *tables.without_files(sys.argv[1:])])
     result: tables.Result = {"machine": described, "command": command, "quick": given.quick}
     result |= {"rows": rows, "errors": errors}
     for name in given.names or known:
@@ -118,17 +118,6 @@ def sizes(workload: suite.Workload, given: argparse.Namespace) -> list[int]:
     if given.quick:
         return [workload.quick]
     return sorted({*workload.sizes, *(workload.doubling if given.sizes else ())})
-
-
-def without_files(arguments: list[str]) -> list[str]:
-    """The command without where its results went, which is nobody else's business."""
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if not skip and argument.split("=")[0] not in ("--json", "--markdown"):
-            kept.append(argument)
-        skip = argument in ("--json", "--markdown")
-    return kept
 
 
 if __name__ == "__main__":

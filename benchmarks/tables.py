@@ -82,7 +82,7 @@ def quantity(value: float | None, unit: str) -> str:
             if abs(value) * factor >= 1 or smaller == "µs":
                 value, unit = value * factor, smaller
                 break
-    return f"{value:,.0f} {unit}" if abs(value) >= 100 else f"{value:.3g} {unit}"
+    return (f"{value:,.0f} {unit}" if abs(value) >= 100 else f"{value:.3g} {unit}").rstrip()
 
 
 def times(ratio: float | None) -> str:
@@ -194,6 +194,17 @@ def left_out(rows: Iterable[Row]) -> str:
         for who, why in row["left_out"].items():
             where.setdefault((who, why), {})[f"{row['workload']} ({row['precision']})"] = None
     return "\n".join(f"- {who}: {why} ({', '.join(names)})" for (who, why), names in where.items())
+
+
+def without_files(arguments: list[str]) -> list[str]:
+    """The command without where its results went, which is nobody else's business."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if not skip and argument.split("=")[0] not in ("--json", "--markdown"):
+            kept.append(argument)
+        skip = argument in ("--json", "--markdown")
+    return kept
 
 
 def description(machine: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmarks import __main__ as command
-from benchmarks import apart, in_nabi, networks, rounds, suite, tables, worker
+from benchmarks import accuracy, apart, in_nabi, networks, rounds, suite, tables, worker
 from benchmarks.apart import Apart, Failed
 from benchmarks.suite import Built, Case, Contender, LeftOut, Settings
 from benchmarks.workloads import elsewhere
@@ -378,6 +378,53 @@ def test_a_file_of_its_own_that_cannot_be_run_is_left_out(monkeypatch: pytest.Mo
     monkeypatch.delenv("NABI_DATA", raising=False)
     assert "NABI_DATA" in elsewhere.missing("benchmarks.neighbors", Settings())
     assert "--quick" in elsewhere.missing("benchmarks.neighbors", QUICK)
+
+
+def epochs(*ends: tuple[float, float]) -> list[accuracy.Epoch]:
+    return [accuracy.Epoch(n + 1, len(ends), seconds, 1.0, share) for n, (seconds, share) in enumerate(ends)]
+
+
+def test_time_to_accuracy() -> None:
+    """The first epoch counts, with all that comes before it, but not for how long an epoch takes."""
+    ours = epochs((30, 0.5), (50, 0.86), (70, 0.84), (90, 0.91))
+    assert accuracy.reached(ours, 0.85) == 50
+    assert accuracy.reached(ours, 0.92) is None
+    assert accuracy.per_epoch(ours) == 20
+    assert accuracy.per_epoch(ours[:1]) == 30
+    found = accuracy.rows(
+        {"nabi": ours, "pytorch": epochs((40, 0.5), (80, 0.7), (120, 0.85), (160, 0.89))}, [0.85, 0.9]
+    )
+    assert tables.summary(found).splitlines()[2:] == [
+        "| CIFAR-10 (JPEG copy): training to 85% on test | 50 s | PyTorch, channels last | 120 s | 2.40 |",
+        "| CIFAR-10 (JPEG copy): training to 90% on test | 90 s | - | - | - |",
+        "| CIFAR-10 (JPEG copy): training for one epoch | 20 s | PyTorch, channels last | 40 s | 2.00 |",
+        "| CIFAR-10 (JPEG copy): test accuracy in the end | 0.91 | PyTorch, channels last | 0.89 | - |",
+    ]
+    assert tables.left_out(found) == "- PyTorch, channels last: never reached (accuracy (float32))"
+    (alone, *_) = accuracy.rows({"nabi": ours}, [0.95])
+    assert alone["left_out"] == {"nabi": "never reached"}
+    assert (alone["ours"], alone["peers"]) == (None, [])
+
+
+def test_time_to_accuracy_needs_its_pictures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("NABI_DATA", raising=False)
+    with pytest.raises(SystemExit):
+        accuracy.main([])
+    assert "NABI_DATA names no folder" in capsys.readouterr().err
+
+
+@pytest.mark.long
+@pytest.mark.skipif("NABI_DATA" not in os.environ, reason="needs the pictures in NABI_DATA")
+def test_time_to_accuracy_runs(tmp_path: Path) -> None:
+    file = tmp_path / "accuracy.json"
+    pytest.importorskip("torch")
+    assert accuracy.main(["--quick", "--epochs", "2", "--targets", "0.01", "--json", str(file)]) == 0
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert {which: len(each) for which, each in found["epochs"].items()} == {"nabi": 2, "pytorch": 2}
+    assert found["rows"][0]["ratio"] > 0
+    assert found["command"] == "python -m benchmarks.accuracy --quick --epochs 2 --targets 0.01"
 
 
 def test_a_process_that_dies_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
