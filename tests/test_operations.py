@@ -176,6 +176,10 @@ def test_numbers_are_weak_and_integers_become_float32() -> None:
         (lambda t, o: o.reshape(t(2, 3), (4, 2)), r"reshape: 6 elements do not fill the shape \(4, 2\): x \(2, 3\)"),
         (lambda t, o: o.concat([t(2, 3), t(2, 4)], axis=0), r"concat: .*arrays\[0\] \(2, 3\) and arrays\[1\] \(2, 4\)"),
         (lambda t, o: o.sum(t(2, 3), axis=2), r"sum: axis 2 is outside an array of 2 axes: x \(2, 3\)"),
+        (lambda t, o: o.softmax(t()), r"softmax: axis -1 is outside an array of 0 axes: x \(\)"),
+        (lambda t, o: o.log_softmax(t(), axis=0), r"log_softmax: axis 0 is outside an array of 0 axes: x \(\)"),
+        (lambda t, o: o.sum(t(), axis=-1), r"sum: axis -1 is outside an array of 0 axes: x \(\)"),
+        (lambda t, o: o.argmax(t(), axis=0), r"argmax: axis 0 is outside an array of 0 axes: x \(\)"),
         (lambda t, o: t(2, 3)[5], r"getitem: index 5 is outside axis 0 of x of shape \(2, 3\)"),
         (lambda t, o: o.batch_norm(t(2, 3), t(2), t(3)), r"batch_norm: weight \(2,\) and bias \(3,\)"),
         (lambda t, o: o.max(t(0, 3), axis=0), r"max: the largest or smallest of no elements, along axis 0: x \(0, 3\)"),
@@ -185,6 +189,24 @@ def test_shape_errors_name_operation_argument_and_shapes(call: Any, message: str
     make = lambda *shape: nabi.tensor(np.zeros(shape, np.float32))
     with pytest.raises(nabi.errors.ShapeError, match=message):
         call(make, nabi.ops)
+    with pytest.raises(nabi.errors.ShapeError, match=message):
+        nabi.compile(lambda: call(lambda *shape: nabi.ops.zeros(shape=shape, dtype="float32"), nabi.ops))()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: -x, r"^negative: takes numbers, not bool: use logical_not, or convert with astype$"),
+        (lambda x: x - x, r"^subtract: takes numbers, not bool: use logical_xor, or convert with astype$"),
+        (nabi.ops.sign, r"^sign: takes numbers, not bool: use the truth values as they are, or convert with astype$"),
+    ],
+)
+def test_truth_values_are_no_numbers_to_subtract(call: Any, message: str) -> None:
+    truths = nabi.tensor([True, False])
+    for function in (call, nabi.compile(call), nabi.compile(call, engine="cpu")):
+        with pytest.raises(nabi.errors.DTypeError, match=message):
+            function(truths)
+    assert (truths - 1).numpy().tolist() == [0, -1]
 
 
 def test_boolean_mask_is_refused() -> None:

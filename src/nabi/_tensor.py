@@ -415,8 +415,10 @@ class Eager:
             operation.checker(*arguments, **settings)
         try:
             value = operation.forward(_numpy, *values, **settings) if settings else operation.forward(_numpy, *values)
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, TypeError) as error:
             infer(operation, [a.spec for a in arguments], settings)  # says it in our words
+            if isinstance(error, TypeError):
+                raise
             if isinstance(error, IndexError):  # a value was at fault, not a shape
                 raise IndexError(f"{operation.name}: {error}") from None
             raise explain(operation, arguments, error) from None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nabi.errors import ShapeError
+from nabi.errors import DTypeError, ShapeError
 from nabi.graph import indexing
 from nabi.graph.operation import Operation, registry
 from nabi.graph.operators import Operators
@@ -58,8 +58,8 @@ def infer(operation: Operation, specs: Sequence[Any], settings: dict[str, Any]) 
 
     Raises
     ------
-    ShapeError
-        Naming operation, argument and shapes.
+    ShapeError, DTypeError
+        Naming operation, argument and shapes or dtypes.
     """
     if operation.checker is not None:
         operation.checker(*specs, **settings)
@@ -67,6 +67,8 @@ def infer(operation: Operation, specs: Sequence[Any], settings: dict[str, Any]) 
         return operation.forward(shapes, *specs, **settings)
     except ShapeError as error:
         raise explain(operation, specs, error) from None
+    except DTypeError as error:
+        raise DTypeError(f"{operation.name}: {error}") from None
 
 
 def explain(operation: Operation, arrays: Sequence[Any], error: Exception) -> ShapeError:
@@ -111,6 +113,8 @@ _SAME = frozenset(
     "add subtract multiply floor_divide remainder pow negative abs sign floor ceil round maximum minimum "
     "bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift".split()
 )
+_OF_NUMBERS = {"subtract": "logical_xor", "negative": "logical_not", "sign": "the truth values as they are"}
+"""What NumPy has no meaning for where all arrays are bool, and what to write instead."""
 
 _DTYPES = frozenset("bool uint8 uint32 int32 int64 float32 float64".split())
 
@@ -124,6 +128,8 @@ def _elementwise(name: str, *arrays: Any) -> Spec:
     dtype = np.dtype(bool) if name in _TRUTH else _dtype(arrays)
     if name in _FLOATING and dtype.kind in "iub":
         dtype = np.dtype(np.float64)  # as NumPy has it; operations make float32 of integers before they come here
+    if dtype.kind == "b" and name in _OF_NUMBERS:
+        raise DTypeError(f"takes numbers, not bool: use {_OF_NUMBERS[name]}, or convert with astype")
     return Spec(broadcast_shape(*(a.shape for a in arrays if isinstance(a, Spec))), dtype)
 
 

@@ -6,8 +6,9 @@
 import math
 from typing import Any
 
-from nabi.graph.operation import operation, real
-from nabi.graph.shapes import Axis, axes
+from nabi.errors import ShapeError
+from nabi.graph.operation import Operation, operation, real
+from nabi.graph.shapes import Axis, axes, explain
 
 
 def _spread(xp: Any, g: Any, x: Any, axis: Axis) -> Any:
@@ -132,3 +133,18 @@ def log_softmax(xp: Any, x: Any, *, axis: Axis = -1) -> Any:
 
 
 log_softmax.vjp(x=lambda xp, g, y, x, axis: g - xp.exp(y) * xp.sum(g, axis=axis, keepdims=True))
+
+
+def _refuses_other_axes(operation: Operation) -> None:
+    """A number has no axis, though NumPy folds its axis 0 and -1 as if it had one."""
+
+    @operation.check
+    def _(x: Any, *, axis: Axis, **settings: Any) -> None:
+        try:
+            axes(axis, x.ndim)
+        except ShapeError as error:
+            raise explain(operation, [x], error) from None
+
+
+for _each in (sum_, mean, var, max_, min_, argmax, argmin, any_, all_, logsumexp, softmax, log_softmax):
+    _refuses_other_axes(_each)
