@@ -2,6 +2,9 @@
 
 import contextlib
 import gc
+import json
+import pickle
+import tarfile
 import threading
 import weakref
 
@@ -11,7 +14,9 @@ import pytest
 from made_files import encoded, pixels, write_tree
 from nabi import data, threads
 from nabi.classifiers import KNNClassifier, MLPClassifier
+from nabi.cli import main
 from nabi.data import OnDemand, augment, cache, dataset, folders
+from nabi.data.ondemand import joined
 from nabi.errors import DataError
 from nabi.training import Examples
 
@@ -236,6 +241,56 @@ def test_classifiers_learn_and_answer_as_from_the_cache(both, options, monkeypat
         for split in (cached.train, files.train)
     )
     np.testing.assert_array_equal(expected, found)
+
+
+@pytest.mark.parametrize("form", ["folder", "tar"])
+def test_it_pickles_and_the_files_are_read_again(tmp_path, root, both, form):
+    cached, files = both
+    if form == "tar":
+        with tarfile.open(tmp_path / "set.tar", "w") as tar:
+            tar.add(root, ".")
+        files = data.load(tmp_path / "set.tar", size=(12, 10))
+    assert isinstance(files.train.images, OnDemand)
+    written = pickle.dumps(files.train.images.take(np.arange(0, 20, 3)))
+    assert len(written) < 5000  # none of the pictures
+    np.testing.assert_array_equal(np.asarray(pickle.loads(written)), cached.train.images[0:20:3])
+
+
+def test_why_a_memory_map_is_not_pickled(tmp_path, array, monkeypatch):
+    np.save(tmp_path / "images.npy", array)
+    monkeypatch.setattr(dataset, "MAX_COPIED", 0)
+    split = data.Split(np.load(tmp_path / "images.npy", mmap_mode="r"), np.arange(N)).take(np.arange(5))
+    np.testing.assert_array_equal(np.asarray(split.images), array[:5])
+    with pytest.raises(TypeError, match=r"^a memory map of 0\.0 GiB is not pickled: load the data set again$"):
+        pickle.dumps(split.images)
+
+
+def test_joined_pictures_stand_one_after_another_and_are_fetched_when_asked_for(array, images, tmp_path):
+    np.save(tmp_path / "images.npy", array[:7])
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    expected = np.concatenate([array, array[:7], array[20:30], array[:4]])
+    found = joined([images, mapped, images.take(slice(20, 30)), array[:4]])
+    assert isinstance(found, OnDemand)
+    for index in (0, 59, 60, -1, slice(50, 75, 2), [80, 0, 66, 61, 0], np.arange(81) % 9 == 0, slice(0, 0)):
+        np.testing.assert_array_equal(found[index], expected[index])
+    assert isinstance(joined([array, array[:4]]), np.ndarray)
+    assert isinstance(joined([mapped, array]), OnDemand)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_evaluated_a_batch_at_a_time(root, both, channels, monkeypatch, tmp_path, capsys):
+    cached, _ = both
+    shown = cached.train.images if channels == 3 else cached.train.images.mean(axis=3, keepdims=True).astype(np.uint8)
+    names = np.array(cached.classes)[cached.train.labels]
+    MLPClassifier((4,), max_iter=1, random_state=0).fit(shown, names).save(tmp_path / "model")
+    asked = []
+    fetch = OnDemand.__getitem__
+    monkeypatch.setattr(OnDemand, "__getitem__", lambda images, at: asked.append(fetch(images, at)) or asked[-1])
+    monkeypatch.setattr(OnDemand, "__array__", None)
+    monkeypatch.setattr("nabi.cli.results.BATCH", 16)
+    assert main(["evaluate", str(tmp_path / "model"), str(root), "--split", "all", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"] == N
+    assert max(map(len, asked)) == 16
 
 
 def test_neighbours_are_remembered_in_memory(both):

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from nabi import data
 from nabi.classifiers import Classifier
@@ -14,9 +13,10 @@ from nabi.cli.characters import json_text, printable
 from nabi.cli.picture_model import picture_model
 from nabi.cli.results import measure, said
 from nabi.cli.terminal import bar, console, note
-from nabi.data import Dataset, Split
+from nabi.data import Dataset, OnDemand, Split
 from nabi.data.decode import grey
 from nabi.data.files import composed
+from nabi.data.ondemand import joined
 from nabi.errors import DataError, SettingError
 
 SPLITS = ("test", "validation", "train", "all")
@@ -81,9 +81,11 @@ def _with_channels(dataset: Dataset, channels: int) -> Dataset:
     return replace(dataset, train=train, validation=validation, test=test)
 
 
-def _channels(images: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+def _channels(images: Any, channels: int) -> Any:
     if images.shape[3] == channels or not len(images):
         return images
+    if isinstance(images, OnDemand):
+        return OnDemand(lambda positions: _channels(images[positions], channels), (*images.shape[:3], channels))
     if images.shape[3] == 1:
         return np.broadcast_to(images, (*images.shape[:3], channels))
     return np.stack([grey(image) for image in images])
@@ -93,7 +95,7 @@ def _chosen(dataset: Dataset, split: str, source: str) -> Split:
     """The pictures to measure on."""
     if split == "all":
         parts = [part for part in (dataset.train, dataset.validation, dataset.test) if part is not None]
-        images = np.concatenate([part.images for part in parts])
+        images: Any = joined([part.images for part in parts])
         return Split(images, np.concatenate([part.labels for part in parts]))
     chosen: Split | None = getattr(data.complete_splits(dataset), split)
     if chosen is None or not len(chosen):

@@ -68,8 +68,7 @@ class Split:
         """
         images: Any = self.images
         if isinstance(images, np.memmap) and len(positions) * images[:1].nbytes > MAX_COPIED:
-            rows = np.asarray(images)
-            images = OnDemand(rows.__getitem__, rows.shape)
+            images = OnDemand(_Mapped(np.asarray(images)), images.shape)
         chosen: Any = images.take(positions) if isinstance(images, OnDemand) else images[positions]
         return Split(
             chosen,
@@ -77,6 +76,19 @@ class Split:
             None if self.names is None else [self.names[position] for position in positions],
             None if self.keys is None else self.keys[positions],
         )
+
+
+class _Mapped:
+    """Copies rows of a memory map that is too large to be copied whole, into a pickle for one."""
+
+    def __init__(self, rows: NDArray[np.uint8]) -> None:
+        self._rows = rows
+
+    def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self._rows[positions]
+
+    def __getstate__(self) -> None:
+        raise TypeError(f"a memory map of {self._rows.nbytes / 2**30:.1f} GiB is not pickled: load the data set again")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

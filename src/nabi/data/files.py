@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -131,29 +132,29 @@ def reading_again(path: Path) -> ReadAgain | None:
     callable or None
         Takes ``name``, ``size`` and ``mark`` of a :class:`Member` and gives its content; it raises :class:`DataError`
         that names the file where it is gone, or is not what it was when this function was called (in a folder: when
-        the member was found). ``None`` where only reading everything before it would do: of a compressed archive.
+        the member was found). It can be pickled. ``None`` where only reading everything before it would do: of a
+        compressed archive.
     """
     if path.is_dir():
         top = path.resolve()
-        return lambda name, size, mark: _read_unchanged(path, top, name, size, mark)
+        return partial(_read_unchanged, path, top)
     with open_regular(path) as file:
         if file.read(6).startswith((*_ZIP_STARTS, b"\x1f\x8b", b"\xfd7zXZ\0")):
             return None
-        before = _state(file)
+        return partial(_read_part, path, _state(file))
 
-    def read(name: str, size: int, mark: int) -> bytes:
-        with open_regular(path) as file:
-            try:
-                file.seek(mark)
-                content = file.read(size)
-                same = _state(file) == before and len(content) == size
-            except OSError as error:
-                raise DataError(f"{path}: {name}: {_reason(error)}") from None
-        if not same:
-            raise DataError(f"{path}: {CHANGED}")
-        return content
 
-    return read
+def _read_part(path: Path, before: tuple[int, int], name: str, size: int, mark: int) -> bytes:
+    with open_regular(path) as file:
+        try:
+            file.seek(mark)
+            content = file.read(size)
+            same = _state(file) == before and len(content) == size
+        except OSError as error:
+            raise DataError(f"{path}: {name}: {_reason(error)}") from None
+    if not same:
+        raise DataError(f"{path}: {CHANGED}")
+    return content
 
 
 def _read_unchanged(root: Path, top: Path, name: str, size: int, mark: int) -> bytes:

@@ -204,30 +204,42 @@ def _store(pictures: "_Pictures", name: str, key: str) -> Stored:
 
 def _on_demand(path: Path, about: dict[str, Any], read_again: ReadAgain) -> OnDemand:
     """The pictures of a set that is not kept: decoded when they are asked for, as they were the first time."""
-    names: list[str] = about["names"]
     sizes, marks = (cache.unpack(about[what], np.int64).tolist() for what in ("sizes", "marks"))
     height, width, channels = about["shape"][1:]
+    again = _Again(path, read_again, about["names"], sizes, marks, (height, width), channels)
+    return OnDemand(again, tuple(about["shape"]))
 
-    def picture(position: int) -> NDArray[np.uint8]:
-        name = names[position]
-        content = read_again(name, sizes[position], marks[position])
-        try:
-            return decode(content, name, (height, width))[..., :channels]
-        except PictureError:  # it could be decoded before
-            raise DataError(f"{path / name}: {CHANGED}") from None
 
-    def fetch(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        pictures = np.empty((len(positions), height, width, channels), np.uint8)
+@dataclass(frozen=True)
+class _Again:
+    """Decodes pictures anew; nothing else, so that it can be pickled."""
+
+    path: Path
+    read_again: ReadAgain
+    names: list[str]
+    sizes: list[int]
+    marks: list[int]
+    size: Size
+    channels: int
+
+    def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        pictures = np.empty((len(positions), *self.size, self.channels), np.uint8)
 
         def fill(start: int) -> None:
             for place, position in enumerate(positions[start : start + FEW].tolist(), start):
-                pictures[place] = picture(position)
+                pictures[place] = self._picture(position)
 
         for _ in threads.map_in_order(fill, range(0, len(positions), FEW)):
             pass
         return pictures
 
-    return OnDemand(fetch, tuple(about["shape"]))
+    def _picture(self, position: int) -> NDArray[np.uint8]:
+        name = self.names[position]
+        content = self.read_again(name, self.sizes[position], self.marks[position])
+        try:
+            return decode(content, name, self.size)[..., : self.channels]
+        except PictureError:  # it could be decoded before
+            raise DataError(f"{self.path / name}: {CHANGED}") from None
 
 
 class _Pictures:

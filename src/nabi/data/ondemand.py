@@ -1,7 +1,7 @@
 """Pictures that are fetched when they are asked for: of a set that is larger than memory."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ class OnDemand:
 
     It has an array's length, ``shape`` and ``dtype``. Indexed by a number, a slice, an array of positions or a mask, it
     gives an array in memory, which is forgotten when whoever asked forgets it. :meth:`take` chooses without fetching.
-    ``np.asarray`` fetches everything.
+    ``np.asarray`` fetches everything. It can be pickled if ``fetch`` can.
 
     Parameters
     ----------
@@ -96,6 +96,30 @@ class OnDemand:
     def _blocks(self) -> Iterator[slice]:
         some = max(1, TOGETHER // max(1, self.nbytes // max(1, len(self))))
         return (slice(start, start + some) for start in range(0, len(self), some))
+
+
+def joined(parts: Sequence[NDArray[np.uint8] | OnDemand]) -> NDArray[np.uint8] | OnDemand:
+    """Pictures of one shape one after another; in memory if all of them are already.
+
+    Examples
+    --------
+    >>> white = OnDemand(lambda positions: np.full((len(positions), 2, 2, 1), 255, np.uint8), (5, 2, 2, 1))
+    >>> joined([white, np.zeros((3, 2, 2, 1), np.uint8)])
+    OnDemand(8 pictures, 2x2x1)
+    """
+    if not any(isinstance(part, OnDemand | np.memmap) for part in parts):
+        return np.concatenate(parts)
+    starts = np.cumsum([0, *map(len, parts)])
+
+    def fetch(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        pictures = np.empty((len(positions), *parts[0].shape[1:]), np.uint8)
+        for part, start, end in zip(parts, starts, starts[1:], strict=False):
+            here = (start <= positions) & (positions < end)
+            if here.any():
+                pictures[here] = part[positions[here] - start]
+        return pictures
+
+    return OnDemand(fetch, (int(starts[-1]), *parts[0].shape[1:]))
 
 
 def _memory() -> float:
