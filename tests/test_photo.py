@@ -129,6 +129,27 @@ def test_a_fit_that_fails_leaves_what_was_learnt() -> None:
     assert classifier.scores(images).tobytes() == before
 
 
+def test_finetuning_trains_the_last_part_of_the_backbone(tmp_path: Path) -> None:
+    images, labels = photos()
+    held = photos(30, seed=1)
+    classifier = PhotoClassifier(alpha=0.01, finetune=2, random_state=0).fit(images, labels, validation=held)
+    before, after = nn.tensors(models.features(tiny())), nn.tensors(classifier.extractor_.model_)
+    changed = [path for path in before if before[path].numpy().tobytes() != after[path].numpy().tobytes()]
+    assert "conv2.weight" in changed
+    assert "conv1.weight" not in changed
+    assert not any("running" in path for path in changed)
+    assert {tensor.requires_grad for path, tensor in after.items() if path.endswith("weight")} == {True}
+    assert classifier.history_["epoch"] == [1, 2]
+    assert classifier.n_iter_ == 2
+    assert classifier.score(*held) == classifier.history_["validation_accuracy"][classifier.best_epoch_ - 1]
+    classifier.save(tmp_path / "model.safetensors")
+    assert nabi.load(tmp_path / "model.safetensors").scores(held[0]).tobytes() == classifier.scores(held[0]).tobytes()
+    again = clone(classifier).fit(images, labels, validation=held)
+    assert again.scores(held[0]).tobytes() == classifier.scores(held[0]).tobytes()
+    with pytest.raises(SettingError, match="a knn head has no gradient to train by"):
+        PhotoClassifier("knn", finetune=2).fit(images, labels)
+
+
 # --- features ---
 
 
@@ -283,7 +304,11 @@ def test_train_says_what_to_install(folder: Path, tmp_path: Path, capsys, monkey
             "--model convnet takes pixels: with a backbone one",
         ),
         (["--backbone", "resnet18"], "backbone 'resnet18' comes without weights: name a file"),
-        (["--augment", "flip"], "--augment: with a backbone each photo is looked at once, as it is"),
+        (
+            ["--augment", "flip"],
+            "--augment: with a backbone each photo is looked at once, as it is; but for --finetune",
+        ),
+        (["--backbone", "none", "--finetune"], "--finetune: there is no backbone to train further"),
         (["--weight-decay", "-1"], "--weight-decay is -1.0: it must be a number 0 or more"),
     ],
 )

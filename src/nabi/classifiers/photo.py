@@ -1,8 +1,8 @@
 """Photos: what others have learnt from a million of them, and a classifier of ours on top."""
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -14,13 +14,15 @@ from nabi import nn
 from nabi.classifiers.attempt import attempt
 from nabi.classifiers.base import Arrays, Classifier, rebuild
 from nabi.classifiers.features import FeatureExtractor, Pictures, as_photos
+from nabi.classifiers.finetuning import finetune
 from nabi.classifiers.registry import register, registered
-from nabi.classifiers.settings import check_choice, check_number, check_random_state_argument, seed_of
-from nabi.classifiers.weighting import held_out_fraction
+from nabi.classifiers.settings import check_choice, check_number, check_random_state_argument, check_whole, seed_of
+from nabi.classifiers.weighting import example_weights, held_out_fraction, of_mean_one
+from nabi.data import augment
 from nabi.engines import ENGINES
 from nabi.errors import ModelFileError, SettingError
 from nabi.models import BACKBONES
-from nabi.training import Event
+from nabi.training import EpochEnded, Event, Examples
 
 HEADS: dict[str, dict[str, Any]] = {
     "linear": {"loss": "softmax"},
@@ -56,6 +58,11 @@ class PhotoClassifier(Classifier):
         Of the backbone: see `FeatureExtractor`.
     alpha : float or "auto"
         Weight decay of the head; by default of a linear one the best of a few on validation photos.
+    finetune : int
+        For how many epochs the last part of the backbone is trained, too, together with the head, which must be
+        "linear" or "mlp". Each takes some ten times as long as looking at the photos once.
+    augment : str, sequence of str, or None
+        How photos are varied while that is done: see `nabi.data.augment`.
     settings : mapping, optional
         What else the head is told: constructor arguments of its class.
     class_weight : dict, "balanced" or None
@@ -75,6 +82,10 @@ class PhotoClassifier(Classifier):
         The weight decay that was taken.
     tried_ : dict of float to float
         With ``alpha="auto"``, the validation accuracy of each that was tried.
+    history_ : dict of str to list
+        For each epoch, of the head or of fine-tuning: see `nabi.training.EpochEnded`.
+    best_epoch_, n_iter_ : int
+        The epoch, counted from 1, whose weights it has, and how many there were.
 
     Examples
     --------
@@ -89,6 +100,8 @@ class PhotoClassifier(Classifier):
     backbone: str = "efficientnet_lite0"
     weights: str | os.PathLike[str] | None = None
     alpha: float | str = "auto"
+    finetune: int = 0
+    augment: str | Sequence[str] | None = "flip,crop:16"
     settings: Mapping[str, Any] | None = None
     class_weight: Mapping[Any, float] | str | None = None
     validation_fraction: float = 0.15
@@ -133,32 +146,68 @@ class PhotoClassifier(Classifier):
             take long are in the cache.
         """
         with attempt(self):
-            yield from self._events(X, y, validation, options.get("stop"))
+            for event in self._events(X, y, validation, options):
+                if isinstance(event, EpochEnded):
+                    self._remember(event)
+                yield event
 
     def _events(
-        self, X: Pictures, y: ArrayLike, validation: tuple[Pictures, ArrayLike] | None, stop: Any
+        self,
+        X: Pictures,
+        y: ArrayLike,
+        validation: tuple[Pictures, ArrayLike] | None,
+        options: Mapping[str, Any],
     ) -> Iterator[Event]:
         self.check_settings()
+        seed = seed_of(self.random_state)
         extractor = FeatureExtractor(self.backbone, self.weights, self.engine).fit()
         images, labels = self._learn_input(as_photos(X, extractor.size), y)
         held = None if validation is None else self._held_out((as_photos(validation[0], extractor.size), validation[1]))
         features = yield from extractor.looked(images)
-        if held is not None:
-            held = (yield from extractor.looked(held[0])), held[1]
-        self.extractor_ = extractor
-        self.alpha_, self.tried_ = self._chosen_alpha(features, labels, held)
-        self.head_ = self._head(self.alpha_)
-        yield from self._fitting(self.head_, features, labels, held, stop)
+        held_features = None if held is None else ((yield from extractor.looked(held[0])), held[1])
+        self.history_: dict[str, list[Any]] = {name: [] for name in EpochEnded.__dataclass_fields__}
+        self.best_epoch_ = self.n_iter_ = 0
+        self.alpha_, self.tried_ = self._chosen_alpha(features, labels, held_features, seed)
+        self.extractor_, self.head_ = extractor, self._head(self.alpha_, seed)
+        stop = {"stop": options["stop"]} if "stop" in options else {}
+        if not self.finetune:
+            yield from self._fitting(self.head_, features, labels, held_features, **stop)
+            return
+        for _ in self._fitting(self.head_, features, labels, held_features, **stop):
+            pass
+        weights = of_mean_one(example_weights(None, self.class_weight, images, labels, self.classes_))
+        backbone, head = yield from finetune(
+            extractor.model_,
+            self.head_.model_,  # type: ignore[attr-defined]
+            Examples(images, labels, weights, augment.parse(self.augment)),
+            held,
+            epochs=self.finetune,
+            seed=seed,
+            engine=self.engine,
+            **options,
+        )
+        extractor._take(backbone)
+        self.head_._take(head)  # type: ignore[attr-defined]
+
+    def _remember(self, row: EpochEnded) -> None:
+        for name, value in asdict(row).items():
+            self.history_[name].append(value)
+        self.n_iter_ = row.epoch
+        self.best_epoch_ = row.epoch if row.best else self.best_epoch_
 
     def _fitting(
-        self, head: Classifier, features: NDArray[np.float32], labels: NDArray[np.int64], held: Any, stop: Any = None
+        self,
+        head: Classifier,
+        features: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        held: tuple[NDArray[np.float32], NDArray[np.int64]] | None,
+        **options: Any,
     ) -> Iterator[Event]:
-        names = self.classes_[labels]
         validation = None if held is None else (held[0], self.classes_[held[1]])
-        yield from head.fit_events(features, names, validation=validation, **({} if stop is None else {"stop": stop}))
+        yield from head.fit_events(features, self.classes_[labels], validation=validation, **options)
 
     def _chosen_alpha(
-        self, features: NDArray[np.float32], labels: NDArray[np.int64], held: Any
+        self, features: NDArray[np.float32], labels: NDArray[np.int64], held: Any, seed: int
     ) -> tuple[float | None, dict[float, float]]:
         """The weight decay to take, and how good each was that was tried."""
         if self.alpha != "auto":
@@ -166,25 +215,25 @@ class PhotoClassifier(Classifier):
         if self.head != "linear":
             return None, {}
         if held is None:
-            train, kept = held_out_fraction(labels, self.validation_fraction, seed_of(self.random_state))
+            train, kept = held_out_fraction(labels, self.validation_fraction, seed)
             held = features[kept], labels[kept]
             features, labels = features[train], labels[train]
         tried = {}
         for alpha in ALPHAS:
-            head = self._head(alpha)
+            head = self._head(alpha, seed)
             for _ in self._fitting(head, features, labels, held):
                 pass
             tried[alpha] = float((head.predict(held[0]) == self.classes_[held[1]]).mean())
         return max(tried, key=lambda alpha: (tried[alpha], alpha)), tried  # of equals, the simplest
 
-    def _head(self, alpha: float | None) -> Classifier:
+    def _head(self, alpha: float | None, seed: int = 0) -> Classifier:
         """The head, unfitted."""
         kind = registered(self.head)
         arguments = HEADS[self.head] | dict(self.settings or {})
         for name, value in (
             ("alpha", alpha),
             ("class_weight", self.class_weight),
-            ("random_state", seed_of(self.random_state)),
+            ("random_state", seed),
             ("engine", self.engine),
         ):
             if value is not None and name in kind().get_params():
@@ -236,24 +285,6 @@ class PhotoClassifier(Classifier):
     def _features(self, X: Pictures) -> NDArray[np.float32]:
         return self.extractor_.transform(self._checked(as_photos(X, self.extractor_.size)))
 
-    # --- what is known of the head ---
-
-    @property
-    def history_(self) -> dict[str, list[Any]]:
-        """For each epoch of the head, how it went."""
-        history: dict[str, list[Any]] = self.head_.history_  # type: ignore[attr-defined]
-        return history
-
-    @property
-    def best_epoch_(self) -> int:
-        """The epoch whose weights the head has."""
-        return int(self.head_.best_epoch_)  # type: ignore[attr-defined]
-
-    @property
-    def n_iter_(self) -> int:
-        """How many epochs the head was trained."""
-        return int(self.head_.n_iter_)  # type: ignore[attr-defined]
-
     @property
     def model_(self) -> nn.Sequential:
         """From photos to scores in one network, where the head is one."""
@@ -301,6 +332,11 @@ class PhotoClassifier(Classifier):
         check_random_state_argument(self.random_state)
         if self.alpha != "auto":
             check_number("alpha", self.alpha, least=0)
+        if self.finetune:
+            check_whole("finetune", self.finetune)
+            augment.parse(self.augment)
+            if self.head not in ("linear", "mlp"):
+                raise SettingError(f"finetune is {self.finetune}: a {self.head} head has no gradient to train by")
         unknown = set(self.settings or {}) - set(registered(self.head)().get_params())
         if unknown:
             raise SettingError(f"settings {min(unknown)!r}: a {self.head} classifier has no such argument")

@@ -360,6 +360,11 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         self._forget()
         self._prepare()
 
+    def _take(self, model: Any) -> None:
+        """Answer with this model, of the same kind."""
+        self.model_ = model
+        self._prepare()
+
     def _prepare(self) -> None:
         """Make what answers: recorded once for each size of batch."""
         model = self.model_

@@ -48,10 +48,14 @@ OPTIONS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "seed": ("random_state", int),
 }
 
+FINETUNED = 8
+"""Epochs of ``--finetune``."""
+
 KINDS: dict[str, type | tuple[type, ...]] = {
     "data": str,
     "model": str,
     "backbone": str,
+    "finetune": bool,
     "size": int,
     **{name: kind for name, (_, kind) in OPTIONS.items()},
 }
@@ -88,6 +92,8 @@ def chosen(asked: Mapping[str, Any]) -> Classifier:
         raise SettingError(f"--seed {asked['seed']}: it must lie between 0 and 2**63 - 1")
     classifier: Classifier
     if asked.get("backbone", backbone.NONE) == backbone.NONE:
+        if asked.get("finetune"):
+            raise SettingError("--finetune: there is no backbone to train further")
         classifier = kind(**arguments)
     else:
         classifier = _of_features(name, arguments, asked)
@@ -102,11 +108,14 @@ def chosen(asked: Mapping[str, Any]) -> Classifier:
 
 def _of_features(head: str, arguments: dict[str, Any], asked: Mapping[str, Any]) -> Classifier:
     """A head, and the backbone that was asked for."""
-    if arguments.pop("augment", None) is not None:
-        raise SettingError("--augment: with a backbone each photo is looked at once, as it is")
     name, where = backbone.parts(asked["backbone"])
-    own = {argument: arguments.pop(argument) for argument in ("alpha", "class_weight") if argument in arguments}
+    own: dict[str, Any] = {}
+    if asked.get("finetune"):
+        own["finetune"] = arguments.pop("max_iter", FINETUNED)
+    elif "augment" in arguments:
+        raise SettingError("--augment: with a backbone each photo is looked at once, as it is; but for --finetune")
     arguments.pop("random_state", None)
+    own |= {name: arguments.pop(name) for name in ("alpha", "class_weight", "augment") if name in arguments}
     return PhotoClassifier(
         head, backbone=name, weights=where, settings=arguments or None, random_state=asked["seed"], **own
     )
@@ -117,7 +126,7 @@ def flip_colours(classifier: Classifier, images: NDArray[Any]) -> None:
 
     A convolutional network sees them shifted a little, too.
     """
-    if hasattr(classifier, "augment") and images.shape[3] == 3:
+    if hasattr(classifier, "augment") and images.shape[3] == 3 and not isinstance(classifier, PhotoClassifier):
         shifts = hasattr(classifier, "convolutions") and min(images.shape[1:3]) >= 16
         classifier.augment = f"flip,crop:{max(2, min(images.shape[1:3]) // 12)}" if shifts else "flip"
 

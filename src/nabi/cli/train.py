@@ -56,6 +56,10 @@ def train(
             help=f"The trained network that looks at photos first: none, {', '.join(BACKBONES)}, or a file of weights.",
         ),
     ] = None,
+    finetune: Annotated[
+        bool | None,
+        typer.Option("--finetune", help="Train the last part of the backbone, too; --epochs says for how long (8)."),
+    ] = None,
     loss: Annotated[str | None, typer.Option(help=f"One of {', '.join(LOSSES)}.")] = None,
     epochs: Annotated[int | None, typer.Option(help="How often to go through the training pictures.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a step, at most.")] = None,
