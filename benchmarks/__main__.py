@@ -106,7 +106,7 @@ def run(given: argparse.Namespace) -> tables.Result:
             result["minutes"] = round((time.perf_counter() - begun) / 60, 1)
             if given.json:  # after each workload, so that one that is interrupted costs no more than itself
                 given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(tables.description(described), tables.summary(r for r in rows if r["threads"] == most), sep="\n\n")
+    print(tables.description(described), tables.summary(tables.widest(rows)), sep="\n\n")
     print("", tables.disturbance(rows), sep="\n", end="")
     if scaled := tables.scaling(rows):
         print("", scaled, sep="\n")

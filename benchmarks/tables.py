@@ -1,6 +1,8 @@
 """What was measured, as Markdown."""
 
+import math
 from collections.abc import Iterable, Sequence
+from statistics import linear_regression
 from typing import Any
 
 from benchmarks.suite import WORKLOADS, Row
@@ -11,30 +13,51 @@ Result = dict[str, Any]
 
 def document(results: Sequence[Result]) -> str:
     """The whole of docs/benchmarks.md: one part for each machine."""
-    return "\n".join([HEAD, *(part(result) for result in results)])
+    return "\n".join([HEAD, *(part(result) for result in merged(results))])
+
+
+def merged(results: Iterable[Result]) -> list[Result]:
+    """One result for each machine; what was measured in several runs is taken from the last of them."""
+    machines: dict[str, Result] = {}
+    for result in results:
+        processor = result["machine"]["processor"]
+        whole = machines.setdefault(
+            f"{processor['name']}, {processor.get('identity')}, {processor['cores']}",
+            {"machine": result["machine"], "commands": [], "quick": False, "rows": [], "errors": {}},
+        )
+        disturbed = lambda one: one["machine"].get("others") or 0.0
+        whole["machine"] = min(whole, result, key=disturbed)["machine"]
+        versions = result["machine"]["versions"]
+        when = ", ".join(filter(None, [result["machine"]["date"], versions.get("commit")]))
+        whole["commands"].append(f"    {result['command']}  # {when}")
+        whole["quick"] |= bool(result.get("quick"))
+        anew = {place(row) for row in result["rows"]}
+        whole["rows"] = [row for row in whole["rows"] if place(row) not in anew] + result["rows"]
+        whole["errors"] |= result.get("errors", {})
+    for whole in machines.values():
+        order = {name: number for number, name in enumerate(WORKLOADS)}
+        whole["rows"].sort(key=lambda row: order.get(row["workload"], len(order)))
+    return list(machines.values())
+
+
+def place(row: Row) -> tuple[Any, ...]:
+    """What a row says something about."""
+    return tuple(row[name] for name in ("workload", "what", "size", "precision", "threads"))
 
 
 def part(result: Result) -> str:
     """One machine: what it is, the summary, and everything in full."""
     rows = result["rows"]
-    most = max((row["threads"] for row in rows), default=1)
+    main = widest(usual(rows))
     machine = result["machine"]
-    pieces = [f"## {machine['processor']['name']}", "", description(machine), "", f"    {result['command']}", ""]
-    if result.get("quick"):
+    pieces = [f"## {machine['processor']['name']}", "", description(machine), "", *result["commands"], ""]
+    if result["quick"]:
         pieces += ["**These figures are of `--quick`: they show that everything runs, not how fast it is.**", ""]
-    pieces += [
-        disturbance(rows),
-        summary(usual(rows, most)),
-        "",
-        "### All contenders",
-        "",
-        everything(usual(rows, most)),
-        "",
-    ]
-    pieces += titled("### How cost grows", growth(row for row in rows if row["threads"] == most))
-    pieces += titled("### One thread beside more", scaling(rows))
+    pieces += [disturbance(rows), summary(main), "", "### All contenders", "", everything(main), ""]
+    pieces += titled("### How cost grows", growth(widest(rows)))
+    pieces += titled("### One thread beside more", scaling(usual(rows)))
     pieces += titled("### Left out", left_out(rows))
-    pieces += titled("### Failed", "\n".join(f"- `{name}`: {why}" for name, why in result.get("errors", {}).items()))
+    pieces += titled("### Failed", "\n".join(f"- `{name}`: {why}" for name, why in result["errors"].items()))
     return "\n".join(pieces)
 
 
@@ -58,9 +81,9 @@ def titled(title: str, text: str) -> list[str]:
     return [title, "", text, ""] if text else []
 
 
-def usual(rows: Iterable[Row], threads: int) -> list[Row]:
+def usual(rows: Iterable[Row]) -> list[Row]:
     """Those of the sizes that are measured without ``--sizes``; all of a workload that has none of these."""
-    found = [row for row in rows if row["threads"] == threads]
+    found = list(rows)
     sizes = {name: workload.sizes for name, workload in WORKLOADS.items()}
     whole = {row["workload"] for row in found if row["size"] in sizes.get(row["workload"], ())}
     return [r for r in found if r["workload"] not in whole or r["size"] in sizes.get(r["workload"], ())]
@@ -139,52 +162,74 @@ def everything(rows: Iterable[Row]) -> str:
     return table(["what", "who", "#median", "#least", "#times", "#answers differ by"], lines)
 
 
-def growth(rows: Iterable[Row]) -> str:
-    """For what was measured at several sizes: ours and the best peer's, and by which factor each grew."""
-    families: dict[tuple[str, str], list[Row]] = {}
+def families(rows: Iterable[Row], *names: str) -> list[list[Row]]:
+    """Rows that have the same of these, and the same work and precision."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        families.setdefault((row["what"], row["precision"]), []).append(row)
-    lines = []
-    for found in families.values():
+        found.setdefault(tuple(row[name] for name in ("workload", "what", "precision", *names)), []).append(row)
+    return list(found.values())
+
+
+def widest(rows: Iterable[Row]) -> list[Row]:
+    """Of what was measured with several numbers of threads, the row with the most of them."""
+    return [max(found, key=lambda row: row["threads"]) for found in families(rows, "size")]
+
+
+def growth(rows: Iterable[Row]) -> str:
+    """For what was measured at several sizes, a table: each contender at each of them, and the exponent of its cost."""
+    tables = []
+    for found in families(rows):
+        found.sort(key=lambda row: row["size"])
         if len({row["size"] for row in found}) < 2:
             continue
-        before: Row | None = None
-        for row in sorted(found, key=lambda row: row["size"]):
-            grown = before and own(row) and own(before) and own(row) / own(before)  # type: ignore[operator]
-            figures = [quantity(own(row), row["unit"]), times(grown or None)]
-            peer = best(row)
-            figures += [row["best"] or "-", quantity(peer.get("median"), row["unit"]), times(row["ratio"])]
-            lines.append([name(row), *figures])
-            before = row
-    head = ["what", "#nabi", "#times the line before", "best peer", "#its", "#times"]
-    return table(head, lines) if lines else ""
+        workload = WORKLOADS.get(found[0]["workload"])
+        lines = []
+        for who in contenders(found):
+            costs = [median_of(row, who) for row in found]
+            fitted = exponent([row["size"] for row in found], costs)
+            lines.append([who, *(quantity(cost, found[0]["unit"]) for cost in costs), times(fitted)])
+        lines.append(["times the best peer", *(times(row["ratio"]) for row in found), ""])
+        precision = "" if found[0]["precision"] == "float32" else f", {found[0]['precision']}"
+        head = [f"{found[0]['what']}{precision}; {workload.size_is if workload else 'size'}"]
+        tables.append(table([*head, *(f"#{row['size']:,}" for row in found), "#exponent"], lines))
+    return "\n\n".join(tables)
+
+
+def exponent(sizes: Sequence[int], costs: Sequence[float | None]) -> float | None:
+    """The p with which cost ~ sizeᵖ fits best: the least squares of the logarithms."""
+    points = [(math.log(size), math.log(cost)) for size, cost in zip(sizes, costs, strict=True) if cost and cost > 0]
+    if len(points) < 2:
+        return None
+    return linear_regression(*zip(*points, strict=True)).slope
 
 
 def scaling(rows: Iterable[Row]) -> str:
-    """For what was measured with several numbers of threads: how much faster more of them are."""
-    families: dict[tuple[str, int, str], list[Row]] = {}
-    for row in rows:
-        families.setdefault((row["what"], row["size"], row["precision"]), []).append(row)
+    """For what was measured with several numbers of threads: each contender, and how much faster more of them are."""
+    measured = [found for found in families(rows, "size") if len({row["threads"] for row in found}) > 1]
+    counts = sorted({row["threads"] for found in measured for row in found})
     lines = []
-    for found in families.values():
-        ordered = sorted(found, key=lambda row: row["threads"])
-        few, many = ordered[0], ordered[-1]
-        if few["threads"] == many["threads"]:
-            continue
-        for who in ["nabi", *(peer["name"] for peer in many["peers"])]:
-            a, b = median_of(few, who), median_of(many, who)
-            if a is not None and b is not None:
-                counts = f"{few['threads']}, {many['threads']}"
-                lines.append(
-                    [name(many), who, counts, quantity(a, few["unit"]), quantity(b, many["unit"]), times(a / b)]
-                )
-    return table(["what", "who", "threads", "#few", "#more", "#times"], lines) if lines else ""
+    for found in measured:
+        by_count = {row["threads"]: row for row in found}
+        first = name(found[0])
+        for who in contenders(found):
+            medians = [median_of(by_count[count], who) if count in by_count else None for count in counts]
+            known = [one for one in medians if one is not None]
+            gain = known[0] / known[-1] if len(known) > 1 else None
+            lines.append([first, who, *(quantity(one, found[0]["unit"]) for one in medians), times(gain)])
+            first = ""
+    head = [f"#{count} thread{'s' * (count > 1)}" for count in counts]
+    return table(["what", "who", *head, "#times"], lines) if lines else ""
+
+
+def contenders(rows: Iterable[Row]) -> list[str]:
+    """Everybody who was measured in one of the rows, ours first."""
+    named = [one["name"] for row in rows for one in ([row["ours"]] if row["ours"] else []) + row["peers"]]
+    return sorted(dict.fromkeys(named), key=lambda name: name != "nabi")
 
 
 def median_of(row: Row, who: str) -> float | None:
-    if who == "nabi":
-        return own(row)
-    return next((peer["median"] for peer in row["peers"] if peer["name"] == who), None)
+    everybody = [row["ours"], *row["peers"]] if row["ours"] else row["peers"]
+    return next((one["median"] for one in everybody if one["name"] == who), None)
 
 
 def left_out(rows: Iterable[Row]) -> str:
@@ -232,7 +277,8 @@ HEAD = """\
 # Benchmarks
 
 Written by `python -m benchmarks --sizes --threads 1,2 --json FILE --markdown docs/benchmarks.md`; nothing here was
-typed in. From several such files, one for each machine: `python -m benchmarks --from FILE FILE --markdown FILE`.
+typed in. From several such files, of one machine or more: `python -m benchmarks --from FILE FILE --markdown FILE`. Time
+to accuracy is measured by `python -m benchmarks.accuracy --json FILE`, which says what it counts.
 
 Ours and all peers run in turn, A B C A B C, each in a process of its own, as users have them, with the same number of
 threads. The threads of PyTorch and JAX go on spinning for up to 20 ms after their turn (they are left as people have
@@ -240,7 +286,8 @@ them), so 50 ms pass before the next one's. A sample lasts 30 ms at least; where
 more is done before the clock starts, for the caches, which others have had. The median over the rounds is given beside
 the least. **times** is how many times as long the peer takes (or how many times as much it needs) as nabi: the median
 over the rounds of the ratio within a round. Above 1, nabi is ahead. The best peer is the one with the least median in
-the same precision.
+the same precision. An **exponent** is the p with which cost ~ sizeᵖ fits best: 1 is in proportion, and below 1 is what
+has a part that does not grow.
 
 Networks are built alike on all sides and begin with the same weights, on pictures of float32 that stand ready in the
 layout of each. Before anything is timed, the losses of the first three steps (or the scores) must agree to within 1e-4

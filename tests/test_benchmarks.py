@@ -271,18 +271,70 @@ def test_a_document_says_everything_that_was_measured() -> None:
         entry(0.1, 0.3, workload="alexnet", what="AlexNet", size=128, others=0.3, left_out={"JAX": "not installed"}),
     ]
     result = {"machine": MACHINE, "command": "python -m benchmarks", "rows": rows, "errors": {"knn": "no data"}}
-    text = tables.document([result, result])
-    assert text.count("## A Processor") == 2
+    other = {**result, "machine": {**MACHINE, "processor": {**MACHINE["processor"], "name": "Another Processor"}}}
+    text = tables.document([result, other])
+    assert text.count("## A Processor") == text.count("## Another Processor") == 1
     whole = text.partition("### All contenders")
     assert "| nothing, batch 256 | 2 ms | PyTorch | 4 ms | 2.00 |" in whole[0]
     assert "batch 128 | 1 ms" not in whole[0]  # a size of --sizes alone is no headline
-    assert "| nothing, batch 256 | 2 ms | 2.00 | PyTorch | 4 ms | 2.00 |" in text  # twice as much, twice as long
-    assert "| nothing, batch 256 | nabi | 1, 2 | 3 ms | 2 ms | 1.50 |" in text  # how two threads scale
     assert "- JAX: not installed (alexnet (float32))" in text
     assert "- `knn`: no data" in text
     assert "others took part of the cores' time: alexnet 30%." in text
+    assert "    python -m benchmarks  # 2026-01-01\n" in text
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({line.count("|") for line in block.splitlines()}) == 1, block
+
+
+def test_a_machine_is_shown_once_with_what_was_measured_last() -> None:
+    first = {"machine": {**MACHINE, "others": 0.5}, "command": "first", "errors": {"knn": "no data"}}
+    first["rows"] = [entry(0.002, 0.004, workload="alexnet", what="AlexNet"), entry(0.002, 0.004), entry(1, 2, size=64)]
+    again = {"machine": {**MACHINE, "date": "2026-01-02"}, "command": "again", "errors": {}}
+    again["rows"] = [entry(0.001, 0.004), entry(0.003, 0.004, threads=1)]
+    (whole,) = tables.merged([first, again])
+    assert [(row["workload"], row["size"], row["threads"], row["ours"]["median"]) for row in whole["rows"]] == [
+        ("mlp", 64, 2, 1),
+        ("mlp", 256, 2, 0.001),
+        ("mlp", 256, 1, 0.003),
+        ("alexnet", 256, 2, 0.002),
+    ]
+    assert whole["commands"] == ["    first  # 2026-01-01", "    again  # 2026-01-02"]
+    assert "others" not in whole["machine"]  # whose rates were measured with the least disturbance
+    assert whole["errors"] == {"knn": "no data"}
+
+
+def test_how_cost_grows() -> None:
+    rows = [entry(0.001, 0.004), entry(0.0005, 0.002, size=64), entry(0.002, 0.004, size=1024)]
+    assert tables.growth(rows).splitlines() == [
+        "| nothing; batch | 64 | 256 | 1,024 | exponent |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| nabi | 500 µs | 1 ms | 2 ms | 0.50 |",
+        "| PyTorch | 2 ms | 4 ms | 4 ms | 0.25 |",
+        "| times the best peer | 4.00 | 4.00 | 2.00 |  |",
+    ]
+    assert tables.growth([*rows, entry(1, 2, what="AlexNet")]) == tables.growth(rows)  # one size does not grow
+    assert tables.exponent([1, 2, 4], [None, 3.0, 12.0]) == pytest.approx(2)
+    assert tables.exponent([1, 2], [None, 3.0]) is None
+    assert tables.growth(entry(1, 2, size=size, precision="bfloat16") for size in (1, 2)).startswith(
+        "| nothing, bfloat16; batch |"
+    )
+
+
+def test_how_contenders_scale() -> None:
+    rows = [entry(0.002, 0.004), entry(0.003, 0.004, threads=1), entry(0.001, 0.002, size=128)]
+    assert tables.scaling(rows).splitlines() == [
+        "| what | who | 1 thread | 2 threads | times |",
+        "| --- | --- | ---: | ---: | ---: |",
+        "| nothing, batch 256 | nabi | 3 ms | 2 ms | 1.50 |",
+        "|  | PyTorch | 4 ms | 4 ms | 1.00 |",
+    ]
+    assert tables.scaling(rows[1:]) == ""
+    assert [row["threads"] for row in tables.widest(rows)] == [2, 2]
+    alone = {**rows[1], "ours": None, "peers": [{**rows[1]["peers"][0], "name": "JAX"}]}
+    assert tables.scaling([rows[0], alone]).splitlines()[2:] == [
+        "| nothing, batch 256 | nabi | - | 2 ms | - |",
+        "|  | PyTorch | - | 4 ms | - |",
+        "|  | JAX | 4 ms | - | - |",
+    ]
 
 
 def test_the_convnet_is_the_one_that_people_train() -> None:
