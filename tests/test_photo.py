@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 
 import nabi
 from nabi import container, models, nn
-from nabi.classifiers import FeatureExtractor, PhotoClassifier
+from nabi.classifiers import FeatureExtractor, PhotoClassifier, pretrained
 from nabi.classifiers.photo import HEADS
 from nabi.cli import main
 from nabi.errors import DataError, DTypeError, ModelFileError, SettingError, ShapeError
@@ -148,6 +148,20 @@ def test_finetuning_trains_the_last_part_of_the_backbone(tmp_path: Path) -> None
     assert again.scores(held[0]).tobytes() == classifier.scores(held[0]).tobytes()
     with pytest.raises(SettingError, match="a knn head has no gradient to train by"):
         PhotoClassifier("knn", finetune=2).fit(images, labels)
+
+
+def test_a_backbone_as_it_came_names_the_classes_of_imagenet(tmp_path: Path, capsys, monkeypatch) -> None:
+    small = Backbone(lambda weights: tiny(1000), 16, {}, packaged="packaged:efficientnet_lite0", size=64)
+    monkeypatch.setitem(BACKBONES, "efficientnet_lite0", small)
+    images, _ = photos(4)
+    classifier = pretrained()
+    expected = tiny(1000)(images, training=False).numpy().argmax(axis=1)
+    assert classifier.predict(images).tolist() == [models.imagenet_classes()[place] for place in expected]
+    classifier.save(tmp_path / "model.safetensors")
+    assert nabi.load(tmp_path / "model.safetensors").predict(images).tolist() == classifier.predict(images).tolist()
+    (file,) = as_files(images[:1], tmp_path / "photos")
+    assert main(["predict", "efficientnet_lite0", file, "--top", "1"]) == 0
+    assert models.imagenet_classes()[expected[0]] in capsys.readouterr().out
 
 
 # --- features ---

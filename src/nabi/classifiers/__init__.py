@@ -10,6 +10,7 @@ from nabi.classifiers.mlp import MLPClassifier
 from nabi.classifiers.network import NetworkClassifier
 from nabi.classifiers.perceptron import Perceptron
 from nabi.classifiers.photo import PhotoClassifier
+from nabi.classifiers.pretrained import pretrained
 from nabi.classifiers.registry import register, registered, registry
 from nabi.classifiers.settings import NetworkSettings, TrainingSettings
 from nabi.classifiers.three_layer import ThreeLayerClassifier
@@ -30,6 +31,7 @@ __all__ = [
     "TrainedClassifier",
     "TrainingSettings",
     "load",
+    "pretrained",
     "register",
     "registered",
     "registry",

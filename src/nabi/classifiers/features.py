@@ -79,13 +79,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
         ModelFileError
             The weights are not there, or not its own.
         """
-        check_choice("backbone", self.backbone, BACKBONES)
         check_choice("engine", self.engine, {"auto": None} | ENGINES)
-        known = BACKBONES[self.backbone]
-        weights = known.packaged if self.weights is None else self.weights
-        if weights is None:
-            raise SettingError(f"backbone {self.backbone!r} comes without weights: name a file of them with weights=")
-        self._take(without_head(known.build(weights=weights)))
+        self._take(without_head(trained(self.backbone, self.weights)))
         return self
 
     def transform(self, X: Pictures) -> NDArray[np.float32]:
@@ -174,6 +169,16 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
         super().__setstate__(state)
         if hasattr(self, "model_"):
             self._prepare()
+
+
+def trained(backbone: str, weights: str | os.PathLike[str] | None) -> nn.Sequential:
+    """A backbone with weights, by default with those that come with it."""
+    check_choice("backbone", backbone, BACKBONES)
+    known = BACKBONES[backbone]
+    weights = known.packaged if weights is None else weights
+    if weights is None:
+        raise SettingError(f"backbone {backbone!r} comes without weights: name a file of them with weights=")
+    return known.build(weights=weights)
 
 
 def as_photos(X: Any, size: int) -> Any:

@@ -4,19 +4,24 @@ from pathlib import Path
 
 import numpy as np
 
-from nabi.classifiers import Classifier, load
+from nabi.classifiers import Classifier, load, pretrained
 from nabi.cli.run_folder import model_file
 from nabi.errors import ModelFileError
+from nabi.models import BACKBONES
 
 
 def picture_model(path: Path) -> Classifier:
     """The classifier in a model file, or in the folder of a run, that takes pictures as files hold them.
+
+    The name of one of `nabi.models.BACKBONES` stands for that network as it came, which knows ImageNet's classes.
 
     Raises
     ------
     ModelFileError
         It was fitted on rows of numbers, or on pictures of floating-point numbers.
     """
+    if str(path) in BACKBONES and not path.exists():
+        return pretrained(str(path))
     classifier: Classifier = load(model_file(path))
     if len(classifier.input_shape_) != 3 or classifier.input_dtype_ != np.uint8:
         raise ModelFileError(f"{path}: was fitted on {_fitted_on(classifier)}, not on uint8 pictures as files hold")
