@@ -3,13 +3,14 @@
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nabi.check.crops import MOST_PICTURES, cropped_pairs
-from nabi.check.fingerprints import SIDE, fingerprints
+from nabi.check.fingerprints import SIDE, SMALLEST, fingerprints
 from nabi.check.pairs import NEAR, Pair, near_pairs
 
 HOW = ("bytes", "pixels", "near", "mirrored", "part")  # the closest first
@@ -32,21 +33,30 @@ class _Edge(NamedTuple):
     similarity: float
 
 
-def looked_for(sizes: NDArray[np.int64], near: float | None) -> float | None:
-    """How alike near copies must be; None where only exact ones are looked for: among pictures of less than 64 pixels.
+@dataclass(frozen=True)
+class Looked:
+    """What was looked for beside exact copies: near ones, so alike or more, unless None; parts of pictures."""
 
-    So small, different pictures look the same: docs/check.md has how many.
+    near: float | None
+    parts: bool
+
+
+def to_look_for(sizes: NDArray[np.int64], keys: NDArray[np.uint64], near: float | None) -> Looked:
+    """What is worth looking for in a set; a person's own ``near`` is taken as it is.
+
+    Pictures of less than 32 pixels look the same even where they are not (docs/check.md has how many), in those of less
+    than 64 parts do; and where there are very many, looking for parts would take too long.
     """
-    if near is not None:
-        return near
-    return NEAR if len(sizes) and np.median(sizes.min(1)) >= SIDE else None
+    side = float(np.median(sizes.min(1)))
+    least = NEAR if near is None and side >= SMALLEST else near
+    return Looked(least, least is not None and side >= SIDE and len(np.unique(keys)) <= MOST_PICTURES)
 
 
 def copies(
     digests: NDArray[np.uint64],
     keys: NDArray[np.uint64],
     thumbnails: NDArray[np.uint8],
-    least: float | None,
+    looked: Looked,
     show: Show = lambda what, done, total: None,
 ) -> list[list[Copy]]:
     """Groups of at least two copies, each in an order in which every copy but the first follows what it is one of.
@@ -56,8 +66,8 @@ def copies(
     digests, keys : arrays of uint64, shape (N,)
         Of the files' bytes, and of their decoded pixels.
     thumbnails : array of uint8, shape (N, 64, 64)
-    least : float or None
-        How alike near copies must be; None: only exact ones are looked for.
+    looked : Looked
+        What is looked for.
     """
     edges: dict[int, dict[int, _Edge]] = defaultdict(dict)
 
@@ -71,12 +81,12 @@ def copies(
         for row in same[1:]:
             how = "bytes" if digests[row] == digests[same[0]] else "pixels"
             join(same[0], row, _Edge(HOW.index(how), how, 1.0))
-    if least is not None:
+    if looked.near is not None:
         some = thumbnails[firsts]
-        near = near_pairs(fingerprints(some), least=least, report=_named(show, "comparing pictures"))
+        near = near_pairs(fingerprints(some), least=looked.near, report=_named(show, "comparing pictures"))
         for pair in near:
             join(*_rows(pair, firsts), _edge(pair, "mirrored" if pair.mirrored else "near"))
-        if len(firsts) <= MOST_PICTURES:
+        if looked.parts:
             for pair in cropped_pairs(some, report=_named(show, "looking for parts of pictures")):
                 join(*_rows(pair, firsts), _edge(pair, "part"))
     return _grouped(edges)

@@ -8,12 +8,17 @@ with each other. And since a cosine of odd frequency changes its sign where a pi
 frequency does not, the fingerprint of the mirrored picture is had without mirroring it.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nabi import threads
+
 SIDE = 64  # of the thumbnails
+SMALLEST = 32  # pixels of the short side: among smaller pictures, those that are not the same look the same
+SOME = 16  # pictures that a thread makes small at a time
 KEPT = 16  # frequencies in each direction
 PLAINEST = 2.0  # levels of standard deviation: with less, there is nothing to compare
 TOGETHER = 1024  # thumbnails that become fingerprints at a time
@@ -27,6 +32,25 @@ def thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     image = Image.fromarray(picture[..., 0]) if picture.shape[2] == 1 else Image.fromarray(picture).convert("L")
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+def all_thumbnails(
+    parts: Sequence[NDArray[np.uint8]], report: Callable[[int, int], None] = lambda done, total: None
+) -> NDArray[np.uint8]:
+    """The thumbnails of arrays of pictures (N, H, W, C), one array after another; ``report(done, total)`` hears of it.
+
+    The arrays may be of those that decode pictures when they are asked for them.
+    """
+    count = sum(map(len, parts))
+    found = np.empty((count, SIDE, SIDE), np.uint8)
+    blocks = ((part, start) for part in parts for start in range(0, len(part), SOME))
+    small = lambda block: [thumbnail(picture) for picture in block[0][block[1] : block[1] + SOME]]
+    done = 0
+    for some in threads.map_in_order(small, blocks):
+        found[done : done + len(some)] = some
+        done += len(some)
+        report(done, count)
+    return found
 
 
 def cosines(cells: int, kept: int) -> Floats:

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi import threads
-from nabi.check.fingerprints import SIDE, fingerprints, thumbnail
+from nabi.check.fingerprints import SIDE, all_thumbnails, fingerprints
 from nabi.check.pairs import near_pairs
 from nabi.data import cache
 from nabi.data.dataset import Dataset, Split
 from nabi.data.splits import content_keys
 
 FORMAT = 1  # of the thumbnails that are kept
-SOME = 16  # pictures that a thread makes smaller at a time
+LOOKED_AT = 16  # pictures, to know whether all are as the files have them
 
 Progress = Callable[[int, int], None]
 
@@ -93,7 +92,7 @@ def _were_larger(part: Split, keys: NDArray[np.uint64]) -> bool:
     """Whether the files had pictures of 64 pixels or more: so these have them, or are not what the keys are of."""
     if min(part.images.shape[1:3]) >= SIDE:
         return True
-    return bool((content_keys(part.images[:SOME]) != keys[:SOME]).any())
+    return bool((content_keys(part.images[:LOOKED_AT]) != keys[:LOOKED_AT]).any())
 
 
 def _fingerprints(
@@ -105,22 +104,9 @@ def _fingerprints(
     name = cache.key("thumbnails", FORMAT, digest, [list(part.images.shape) for part in parts])
     stored = cache.load(name)
     if stored is None:
-        thumbnails = _thumbnails(parts, report)
+        thumbnails = all_thumbnails([part.images for part in parts], report)
         cache.store(name, {"source": f"{dataset.name} (thumbnails)"}, (*thumbnails.shape, 1), [thumbnails[..., None]])
     else:
         thumbnails = stored[1][..., 0]
     borders = np.cumsum([len(part) for part in parts])[:-1]
     return {id(part): fingerprints(some) for part, some in zip(parts, np.split(thumbnails, borders), strict=True)}
-
-
-def _thumbnails(parts: list[Split], report: Progress) -> NDArray[np.uint8]:
-    count = sum(map(len, parts))
-    found = np.empty((count, SIDE, SIDE), np.uint8)
-    blocks = [(part, start) for part in parts for start in range(0, len(part), SOME)]
-    small = lambda block: [thumbnail(picture) for picture in block[0].images[block[1] : block[1] + SOME]]
-    done = 0
-    for some in threads.map_in_order(small, blocks):
-        found[done : done + len(some)] = some
-        done += len(some)
-        report(done, count)
-    return found

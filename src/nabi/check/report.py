@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi.check.copies import Copy, copies, looked_for
-from nabi.check.crops import MOST_PICTURES
+from nabi.check.copies import Copy, Looked, copies, to_look_for
 from nabi.check.oddities import ODD, UNREADABLE, Oddity
 from nabi.check.survey import SPLITS, Survey, survey
 from nabi.errors import SettingError
@@ -39,11 +38,11 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What was found out. ``near`` is how alike near copies had to be; None where only exact ones were looked for."""
+    """What was found out, and what was looked for."""
 
     survey: Survey
     groups: list[Group]
-    near: float | None
+    looked: Looked
     tiny: list[tuple[str, Oddity]]
 
     @property
@@ -80,11 +79,6 @@ class Report:
         return float(totals.max() / totals[totals > 0].min())
 
     @property
-    def parts(self) -> bool:
-        """Whether parts of pictures were looked for."""
-        return self.near is not None and len(np.unique(self.survey.keys)) <= MOST_PICTURES
-
-    @property
     def odd(self) -> list[tuple[str, Oddity]]:
         """Files that can be read but are odd."""
         return self.survey.odd + self.tiny
@@ -117,8 +111,8 @@ class Report:
             "unreadable": [_file(name, oddity) for name, oddity in here.unreadable],
             "odd": [_file(name, oddity) for name, oddity in self.odd],
             "outside": here.outside,
-            "near": self.near,
-            "parts": self.parts,
+            "near": self.looked.near,
+            "parts": self.looked.parts,
             "copies": [self._group(group) for group in self.groups],
             "leaked": self.leaked(),
             "sizes": {
@@ -166,7 +160,7 @@ def examine(source: str | Path, *, near: float | None = None, show: Show = lambd
         A name, folder or archive, as for :func:`nabi.data.load`.
     near : float, optional
         How alike two pictures must be to be near copies: a correlation from 0.8 to 1. By default 0.94, and only exact
-        copies are looked for among pictures of less than 64 pixels.
+        copies are looked for among pictures of less than 32 pixels.
     show : callable, optional
         Called from time to time as ``show(what, done, total)``.
 
@@ -180,19 +174,19 @@ def examine(source: str | Path, *, near: float | None = None, show: Show = lambd
     Examples
     --------
     >>> report = examine("digits")
-    >>> report.must_be_seen_to, len(report.groups), report.near
+    >>> report.must_be_seen_to, len(report.groups), report.looked.near
     (False, 0, None)
     """
     if near is not None and not 0.8 <= near <= 1:
         raise SettingError(f"near is {near}: it must be from 0.8 to 1, where 1 is the very same picture")
     found = survey(source, small=near is not None, report=lambda done, total: show(f"reading {source}", done, total))
-    least = looked_for(found.sizes, near)
+    looked = to_look_for(found.sizes, found.keys, near)
     groups = [
         Group(group, *(len({int(of[copy.row]) for copy in group}) > 1 for of in (found.splits, found.labels)))
-        for group in copies(found.digests, found.keys, found.thumbnails, least, show)
+        for group in copies(found.digests, found.keys, found.thumbnails, looked, show)
     ]
     groups.sort(key=lambda group: (not group.across_splits, not group.across_classes))
-    return Report(found, groups, least, list(_tiny(found)))
+    return Report(found, groups, looked, list(_tiny(found)))
 
 
 def _tiny(found: Survey) -> Iterator[tuple[str, Oddity]]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nabi import threads
-from nabi.check.fingerprints import SIDE, thumbnail
+from nabi.check.fingerprints import SIDE, SMALLEST, all_thumbnails, thumbnail
 from nabi.check.oddities import Oddity, oddities, unreadable
 from nabi.data import cache
 from nabi.data.cifar import form_of, may_be_cifar
@@ -65,7 +65,7 @@ class Survey:
 def survey(source: str | Path, *, small: bool = False, report: Progress = lambda done, total: None) -> Survey:
     """Look at every picture of a source, which may be anything that :func:`nabi.data.load` takes.
 
-    ``small``: have thumbnails also of sets that are no files, and whose pictures are smaller than thumbnails.
+    ``small``: have thumbnails also of sets that are no files, and whose pictures are smaller than 32 pixels.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def survey(source: str | Path, *, small: bool = False, report: Progress = lambda
         path = Path(source).expanduser()
         if _has_class_folders(path):
             return _of_files(path, report)
-    return _of_arrays(load(source, progress=report), small)
+    return _of_arrays(load(source, progress=report), small, report)
 
 
 def _has_class_folders(path: Path) -> bool:
@@ -133,7 +133,9 @@ def _of_files(path: Path, report: Progress) -> Survey:
     stored = cache.load(key)
     if stored is None:
         about, thumbnails = _found_out(path, listing, report)
-        if not about["again"]:  # what could not be opened may be open the next time, by the same key
+        if (
+            len(thumbnails) and not about["again"]
+        ):  # what could not be opened may be open the next time, by the same key
             cache.store(key, about, (*thumbnails.shape, 1), [thumbnails[..., None]])
     else:
         about, thumbnails = stored[0], stored[1][..., 0]
@@ -198,7 +200,7 @@ def _placed(path: Path, about: dict[str, Any], thumbnails: NDArray[np.uint8]) ->
     )
     rows = np.array([row for *_, row in order], np.intp)
     if not len(rows):
-        first = f", the first of {len(problems)} that cannot be read is {problems[0][0]}" if problems else ""
+        first = f", the first of {len(problems)} files is {problems[0][0]}: {problems[0][1].words}" if problems else ""
         raise DataError(f"{path}: no picture in any class folder{first}")
     keys = cache.unpack(about["keys"], np.uint64)[rows]
     labels = np.array([found.classes.index(label) for _, label, _, _ in order], np.int64)
@@ -259,7 +261,7 @@ def _fetched(path: Path, files: list[str], wanted: list[int]) -> Iterator[tuple[
 # --- arrays
 
 
-def _of_arrays(dataset: Dataset, small: bool) -> Survey:
+def _of_arrays(dataset: Dataset, small: bool, report: Progress) -> Survey:
     """Of data that are no files of pictures: of these there is nothing to say but what is in the pictures."""
     given = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     parts = [(SPLITS.index(name), part) for name, part in given.items() if part is not None]
@@ -282,10 +284,7 @@ def _of_arrays(dataset: Dataset, small: bool) -> Survey:
             yield row, np.asarray(images[part][row - int(starts[part])])
 
     height, width = dataset.train.images.shape[1:3]
-    wanted = len(labels) if small or min(height, width) >= SIDE else 0
-    thumbnails = np.empty((wanted, SIDE, SIDE), np.uint8)
-    for row, picture in fetch(list(range(wanted))):
-        thumbnails[row] = thumbnail(picture)
+    enough = small or min(height, width) >= SMALLEST
     return Survey(
         dataset.name,
         dataset.classes,
@@ -296,7 +295,7 @@ def _of_arrays(dataset: Dataset, small: bool) -> Survey:
         keys,
         np.tile(np.array([height, width], np.int64), (len(labels), 1)),
         np.ones(len(labels), np.int64),
-        thumbnails,
+        all_thumbnails(images if enough else [], report),
         [],
         [],
         [],
