@@ -844,7 +844,8 @@ class Hub(types.ModuleType):
         self.errors.HFValidationError = type("HFValidationError", (ValueError,), {})
         self.asked = []
 
-    def hf_hub_download(self, repository, called):
+    def hf_hub_download(self, repository, called, local_files_only):
+        assert local_files_only == ("LocalEntryNotFoundError" in [self.answers.get(before) for _, before in self.asked])
         self.asked.append((repository, called))
         answer = self.answers.get(called, "EntryNotFoundError")
         if isinstance(answer, Exception):

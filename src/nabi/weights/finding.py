@@ -85,8 +85,9 @@ def _on_the_hub(address: str) -> Path:
     away = ""
     for name in [file] if file else HUB_FILES:
         try:
-            return Path(huggingface_hub.hf_hub_download(repository, name))
-        except errors.LocalEntryNotFoundError:  # neither reached nor in its cache; the next name may be
+            # It tries for half a minute to reach the hub: once is enough.
+            return Path(huggingface_hub.hf_hub_download(repository, name, local_files_only=bool(away)))
+        except errors.LocalEntryNotFoundError:  # neither reached nor in its cache; the next name may be there
             away = away or name
         except errors.EntryNotFoundError:
             continue
