@@ -1,6 +1,7 @@
 """Photos: what others have learnt from a million of them, and a classifier of ours on top."""
 
 import os
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any, Self
@@ -21,6 +22,7 @@ from nabi.classifiers.weighting import example_weights, held_out_fraction, of_me
 from nabi.data import augment
 from nabi.engines import ENGINES
 from nabi.errors import ModelFileError, SettingError
+from nabi.metrics import HOTTEST, fit_temperature, rejection_threshold, softmax
 from nabi.models import BACKBONES
 from nabi.training import EpochEnded, Event, Examples
 
@@ -34,6 +36,9 @@ HEADS: dict[str, dict[str, Any]] = {
 
 ALPHAS = (1e-3, 1e-2, 1e-1, 1.0)
 """What ``alpha="auto"`` tries for a linear head; others have that of their class."""
+
+FALSE_REJECTS = 0.05
+"""The share of photos of its classes that a classifier may take for none of them."""
 
 
 def _gives_probabilities(classifier: Any) -> bool:
@@ -86,6 +91,10 @@ class PhotoClassifier(Classifier):
         For each epoch, of the head or of fine-tuning: see `nabi.training.EpochEnded`.
     best_epoch_, n_iter_ : int
         The epoch, counted from 1, whose weights it has, and how many there were.
+    temperature_ : float
+        What scores are divided by before they become probabilities: 1 until `calibrate`.
+    threshold_ : float or None
+        Photos whose largest probability is below it are of none of the classes; None until `calibrate`.
 
     Examples
     --------
@@ -167,6 +176,7 @@ class PhotoClassifier(Classifier):
         held_features = None if held is None else ((yield from extractor.looked(held[0])), held[1])
         self.history_: dict[str, list[Any]] = {name: [] for name in EpochEnded.__dataclass_fields__}
         self.best_epoch_ = self.n_iter_ = 0
+        self.temperature_, self.threshold_ = 1.0, None
         self.alpha_, self.tried_ = self._chosen_alpha(features, labels, held_features, seed)
         self.extractor_, self.head_ = extractor, self._head(self.alpha_, seed)
         stop = {"stop": options["stop"]} if "stop" in options else {}
@@ -188,6 +198,30 @@ class PhotoClassifier(Classifier):
         )
         extractor._take(backbone)
         self.head_._take(head)  # type: ignore[attr-defined]
+
+    @available_if(_gives_probabilities)
+    def calibrate(self, X: Pictures, y: ArrayLike, rate: float = FALSE_REJECTS) -> Self:
+        """Have probabilities say how often answers are right, and learn which photos are of none of the classes.
+
+        The temperature is fitted where the head's probabilities are the softmax of its scores: see
+        `nabi.metrics.fit_temperature`. The classes' order does not change. The threshold is one on the largest
+        probability: Hendrycks and Gimpel, "A baseline for detecting misclassified and out-of-distribution examples in
+        neural networks" (2017).
+
+        Parameters
+        ----------
+        X : array of uint8, (N, H, W, 3), or sequence of paths
+            Photos that were not trained on, such as those of validation.
+        y : array_like, (N,)
+        rate : float
+            At most this share of them is to be taken for none of the classes.
+        """
+        check_is_fitted(self, "classes_")
+        images, labels = self._held_out((as_photos(X, self.extractor_.size), y))
+        features = self.extractor_.transform(images)
+        self.temperature_ = fit_temperature(self.head_.scores(features), labels) if self._has_logits else 1.0
+        self.threshold_ = rejection_threshold(self._probabilities(features).max(axis=1), rate)
+        return self
 
     def _remember(self, row: EpochEnded) -> None:
         for name, value in asdict(row).items():
@@ -245,7 +279,7 @@ class PhotoClassifier(Classifier):
 
     @available_if(_gives_probabilities)
     def predict_proba(self, X: Pictures) -> NDArray[np.float32]:
-        """The probability of each class, as the head gives them.
+        """The probability of each class, as the head gives them at ``temperature_``.
 
         Returns
         -------
@@ -253,7 +287,40 @@ class PhotoClassifier(Classifier):
             In the order of ``classes_``.
         """
         check_is_fitted(self, "classes_")
-        found: NDArray[np.float32] = self.head_.predict_proba(self._features(X))  # type: ignore[attr-defined]
+        return self._probabilities(self._features(X))
+
+    @available_if(_gives_probabilities)
+    def fits_none(self, probabilities: ArrayLike) -> NDArray[np.bool_]:
+        """Whether photos are of none of the classes, by what `predict_proba` said of them.
+
+        Parameters
+        ----------
+        probabilities : array_like of float, (N, K)
+
+        Returns
+        -------
+        ndarray of bool, (N,)
+
+        Raises
+        ------
+        SettingError
+            It was not calibrated, and has no threshold.
+        """
+        check_is_fitted(self, "classes_")
+        if self.threshold_ is None:
+            raise SettingError("no threshold says what is of none of the classes: calibrate it on validation photos")
+        found: NDArray[np.bool_] = np.asarray(probabilities).max(axis=1) < self.threshold_
+        return found
+
+    @property
+    def _has_logits(self) -> bool:
+        """Whether the head's probabilities are the softmax of its scores."""
+        return getattr(self.head_, "loss", None) == "softmax"
+
+    def _probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.temperature_ != 1.0:
+            return softmax(self.head_.scores(features), self.temperature_).astype(np.float32)
+        found: NDArray[np.float32] = self.head_.predict_proba(features)  # type: ignore[attr-defined]
         return found
 
     def scores(self, X: Pictures) -> NDArray[np.float32]:
@@ -297,7 +364,12 @@ class PhotoClassifier(Classifier):
         return arrays | {f"head.{name}": array for name, array in self.head_._arrays().items()}
 
     def _described(self) -> dict[str, Any]:
-        return {"backbone": nn.describe(self.extractor_.model_), "head": self.head_.header()}
+        return {
+            "backbone": nn.describe(self.extractor_.model_),
+            "head": self.head_.header(),
+            "temperature": self.temperature_,
+            "threshold": self.threshold_,
+        }
 
     def _restore(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
         self.check_settings()
@@ -320,6 +392,12 @@ class PhotoClassifier(Classifier):
         if not np.array_equal(self.head_.classes_, self.classes_):
             raise ModelFileError("the classes of its head are others")
         self.alpha_, self.tried_ = getattr(self.head_, "alpha", None), {}
+        # Files that were written before these were kept have neither.
+        self.temperature_, self.threshold_ = float(header.get("temperature", 1.0)), header.get("threshold")
+        if not 1 / HOTTEST <= self.temperature_ <= HOTTEST:
+            raise ModelFileError(f"its temperature is {self.temperature_}")
+        if self.threshold_ is not None and not (type(self.threshold_) is float and 0 <= self.threshold_ <= 1):
+            raise ModelFileError(f"its threshold is {reprlib.repr(self.threshold_)}")
 
     # --- settings ---
 
