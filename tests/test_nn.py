@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import nabi
 from nabi import nn, ops
+from nabi.autodiff import gradients
 from nabi.errors import DTypeError, ModelFileError, SettingError, ShapeError
 from nabi.nn import initializers
 
@@ -289,6 +290,36 @@ def test_residual_adds_its_input_or_a_shortcut() -> None:
     both = nn.Residual(body, shortcut)
     np.testing.assert_array_equal(both(x).numpy(), body(x).numpy() + shortcut(x).numpy())
     assert list(nn.parameters(both)) == ["body.weight", "body.bias", "shortcut.weight", "shortcut.bias"]
+
+
+def test_mirrored_answers_with_the_mean_over_both_looks() -> None:
+    x = np.random.default_rng(0).normal(size=(3, 4, 5, 2)).astype(np.float32)
+    layers = {"conv": nn.Conv2d(2, 3, 2, key=KEY), "flatten": nn.Flatten()}
+    one, both = nn.Sequential(layers), nn.Mirrored(layers)
+    expected = (one(x).numpy() + one(x[:, :, ::-1].copy()).numpy()) / 2
+    np.testing.assert_allclose(both(x).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(both(x[:, :, ::-1].copy()).numpy(), expected, rtol=1e-5)
+    np.testing.assert_array_equal(both(x, training=True).numpy(), one(x, training=True).numpy())
+    again = nn.build(nn.describe(both), most=100)
+    nn.load_tensors(again, {path: tensor.numpy() for path, tensor in nn.tensors(both).items()})
+    assert type(again) is nn.Mirrored
+    assert again(x).numpy().tobytes() == both(x).numpy().tobytes()
+
+
+def test_batch_norm_learns_biases_faster_by_their_gain() -> None:
+    """One step of gradient descent moves what the bias does r² times as far."""
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    moved = {}
+    for gain in (1.0, 8.0):
+        layer = nn.BatchNorm(3, scale=False, bias_gain=gain)
+        assert list(nn.parameters(layer)) == ["bias"]
+        before = layer(x, training=True).numpy()
+        (gradient,) = gradients(ops.sum(layer(x, training=True) * np.arange(3.0, dtype=np.float32)), [layer.bias])
+        layer.bias.assign(layer.bias - 0.01 * gradient)
+        moved[gain] = layer(x, training=True).numpy() - before
+    np.testing.assert_allclose(moved[8.0], 64 * moved[1.0], rtol=1e-3, atol=1e-4)
+    with pytest.raises(SettingError, match=r"bias_gain=0 must be above 0"):
+        nn.BatchNorm(3, bias_gain=0)
 
 
 def test_nodes_know_the_layers_they_were_made_in() -> None:

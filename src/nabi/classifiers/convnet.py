@@ -15,6 +15,7 @@ from nabi.classifiers.network import NetworkClassifier
 from nabi.classifiers.registry import register
 from nabi.classifiers.restoring import check_model
 from nabi.classifiers.settings import check_choice, check_flag, check_sizes, check_whole
+from nabi.data import augment
 from nabi.errors import ModelFileError, ShapeError
 
 ALEXNET_SIDE = 224
@@ -30,7 +31,8 @@ class ConvNetClassifier(NetworkClassifier):
     """Filters that look for the same thing everywhere in a picture, and for patterns of what was found.
 
     Rows of numbers (N, features) are taken as pictures of ``image_shape``, or of one line of pixels: (1, features, 1).
-    Source: the lecture, chapter 6.
+    Where pictures are flipped in training, it answers with the mean over a picture and its mirror. Source: the lecture,
+    chapter 6.
 
     Parameters
     ----------
@@ -86,6 +88,7 @@ class ConvNetClassifier(NetworkClassifier):
                 channels=tuple(map(int, self.channels)),
                 convolutions=self.convolutions,
                 whitening=self.whitening and min(shape[:2]) > 2,
+                mirrored=_flips(self.augment),
                 seed=seed,
             )
         if len(self.input_shape_) == 3:
@@ -154,6 +157,12 @@ class ConvNetClassifier(NetworkClassifier):
         check_flag("whitening", self.whitening)
         if self.image_shape is not None:
             check_sizes("image_shape", self.image_shape, count=3)
+
+
+def _flips(augmentation: Any) -> bool:
+    """Whether pictures are mirrored in training."""
+    pipeline = augment.parse(augmentation)
+    return pipeline is not None and any(getattr(part, "name", "") == "flip" for part in pipeline.parts)
 
 
 def _whitenings(layers: nn.Sequential) -> Iterator[nn.Whitening]:

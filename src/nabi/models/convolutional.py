@@ -1,11 +1,15 @@
 """A small convolutional network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from nabi import nn, ops
 from nabi.errors import ShapeError
 from nabi.nn.initializers import dirac_first, he_uniform
 from nabi.random import key
+
+BIAS_GAIN = 8.0
+"""Of the normalisation after whitening: see `nabi.nn.BatchNorm`."""
 
 
 def convnet(
@@ -15,6 +19,7 @@ def convnet(
     channels: Sequence[int] = (64, 128, 256),
     convolutions: int = 1,
     whitening: bool = False,
+    mirrored: bool = False,
     standardize: nn.Standardize | None = None,
     seed: int = 0,
 ) -> nn.Sequential:
@@ -34,7 +39,10 @@ def convnet(
         How many convolutions a block has, each with its normalisation and rectifier.
     whitening : bool
         Whether the first layer is a `nabi.nn.Whitening`, whose filters are to be computed from pictures; the other
-        convolutions then begin with passing their inputs on.
+        convolutions then begin with passing their inputs on, and of what their normalisation learns the biases come
+        first: see `nabi.nn.BatchNorm`.
+    mirrored : bool
+        Whether it answers with the mean over a picture and its mirror: see `nabi.nn.Mirrored`.
     standardize : Standardize, optional
         The first layer; where it is not given, one with mean 0 and standard deviation 1 per channel.
     seed : int
@@ -55,20 +63,21 @@ def convnet(
     height, width, depth = input_shape
     layers: list[nn.Layer] = [standardize or nn.Standardize.identity(input_shape)]
     initializer = he_uniform
+    norm: Callable[[int], nn.Layer] = nn.BatchNorm
     if whitening:
         first = nn.Whitening(depth)
         layers += [first, nn.ReLU()]
         depth, height, width = first.weight.shape[3], height - 1, width - 1
-        initializer = dirac_first
+        initializer, norm = dirac_first, partial(nn.BatchNorm, scale=False, bias_gain=BIAS_GAIN)
     for number, outputs in enumerate(channels):
         for repeat in range(convolutions):
             weights = ops.fold_in(key(seed), number + repeat * (len(channels) + 1))
             conv = nn.Conv2d(depth, outputs, 3, key=weights, padding="same", bias=False, initializer=initializer)
             layers.append(conv)  # without a bias: the norm has one
-            layers += [nn.BatchNorm(outputs), nn.ReLU()]
+            layers += [norm(outputs), nn.ReLU()]
             if not repeat and min(height, width) >= 4:
                 layers.append(nn.MaxPool2d(2))
                 height, width = height // 2, width // 2
             depth = outputs
     layers += [nn.GlobalAvgPool(), nn.Linear(depth, n_classes, key=ops.fold_in(key(seed), len(channels)))]
-    return nn.Sequential(*layers)
+    return (nn.Mirrored if mirrored else nn.Sequential)(*layers)

@@ -11,7 +11,7 @@ from nabi.nn.layer import Layer, size
 
 
 class BatchNorm(Layer):
-    """y = (x - m) / √(v + ε)·w + b, for each channel (the last axis)
+    """y = (x - m) / √(v + ε)·w + r·b, for each channel (the last axis)
 
     In training, m and v are the batch's own mean and variance, and the running ones move towards them:
     running ← (1 - momentum)·running + momentum·batch, the variance taken with n - 1. Otherwise m and v are the running
@@ -25,6 +25,12 @@ class BatchNorm(Layer):
         How much of the running statistics one batch replaces.
     epsilon : float
         ε.
+    scale : bool
+        Whether w is trained; otherwise it stays 1.
+    bias_gain : float
+        r: how many times as large as b its effect is. Under gradient descent, what b does is then learnt r² times as
+        fast, which shortens the training of small networks (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU",
+        2024, section 3.4).
 
     Attributes
     ----------
@@ -36,26 +42,38 @@ class BatchNorm(Layer):
 
     label = "batch_norm"
 
-    def __init__(self, n_channels: int, *, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
+    def __init__(
+        self,
+        n_channels: int,
+        *,
+        momentum: float = 0.1,
+        epsilon: float = 1e-5,
+        scale: bool = True,
+        bias_gain: float = 1.0,
+    ) -> None:
         size("BatchNorm", n_channels=n_channels)
         if not 0 <= momentum <= 1:
             raise SettingError(f"BatchNorm: momentum={momentum} must lie in [0, 1]")
-        self.weight = tensor(np.ones(n_channels, np.float32), "weight", requires_grad=True)
+        if not 0 < bias_gain < np.inf:
+            raise SettingError(f"BatchNorm: bias_gain={bias_gain} must be above 0")
+        self.weight = tensor(np.ones(n_channels, np.float32), "weight", requires_grad=scale)
         self.bias = tensor(np.zeros(n_channels, np.float32), "bias", requires_grad=True)
         self.running_mean = tensor(np.zeros(n_channels, np.float32), "running_mean")
         self.running_variance = tensor(np.ones(n_channels, np.float32), "running_variance")
         self.momentum = momentum
         self.epsilon = epsilon
+        self.bias_gain = bias_gain
 
     def forward(self, x: Any, training: bool) -> Tensor:
         y: Tensor
+        bias = self.bias if self.bias_gain == 1 else self.bias * self.bias_gain
         if x.ndim < 2 or x.shape[-1:] != self.weight.shape:
             raise ShapeError(f"BatchNorm: x {x.shape} must end in {self.weight.shape[0]} channels")
         if not training:
             scale = self.weight / ops.sqrt(self.running_variance + self.epsilon)
-            y = (x - self.running_mean) * scale + self.bias
+            y = (x - self.running_mean) * scale + bias
             return y
-        y, mean, variance = ops.batch_norm(x, self.weight, self.bias, epsilon=self.epsilon)
+        y, mean, variance = ops.batch_norm(x, self.weight, bias, epsilon=self.epsilon)
         count = x.size // x.shape[-1]
         self._follow(self.running_mean, mean)
         self._follow(self.running_variance, variance * (count / max(count - 1, 1)))
