@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import nabi
 from nabi import losses, models, nn, optim
 from nabi.classifiers.restoring import restored_model
 from nabi.data.decode import decode
-from nabi.errors import ModelFileError, SettingError
+from nabi.errors import DataError, ModelFileError, SettingError
 from nabi.models.foreign import Naming, sources
 
 BACKBONES = models.BACKBONES
@@ -273,6 +274,25 @@ def test_weights_that_do_not_fit_are_refused(change: Callable[[dict[str, Any]], 
     with pytest.raises(ModelFileError, match=message) as caught:
         models.resnet18(10, weights=given)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_come_from_files(tmp_path) -> None:
+    build, (naming,) = models.resnet18, BACKBONES["resnet18"].namings.values()
+    given = foreign(build(3), naming)
+    path = tmp_path / "model{0}.safetensors"
+    save_file(given, path)
+    for where in (path, str(path)):
+        model = build(3, weights=where)
+        np.testing.assert_array_equal(model.linear.bias.numpy(), given["fc.bias"])
+    with pytest.raises(DataError, match="no such file"):
+        build(3, weights=tmp_path / "nothing.pth")
+    save_file(given | {"x" * 200 + "\n": np.zeros(1)}, path)
+    with pytest.raises(ModelFileError) as caught:
+        build(3, weights=path)
+    shown = "'" + "x" * 79 + "…'"
+    assert str(caught.value) == (
+        f"{path}: holds 1 array that resnet18 does not have in torchvision and timm, the first being {shown}"
+    )
 
 
 def test_forms_of_efficientnet() -> None:

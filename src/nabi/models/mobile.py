@@ -45,11 +45,15 @@ class How(NamedTuple):
         The padding of a convolution with windows of a size.
     momentum, epsilon : float
         Of the batch normalisation.
+    mean, std : tuple of float
+        Of pixels, channel by channel, where white is 1.
     """
 
     padding: Callable[[int], Padding]
     momentum: float = 0.1
     epsilon: float = 1e-5
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
 
 _FIRST, _LAST = 32, 1280
@@ -73,13 +77,10 @@ _EFFICIENTNET_LITE0 = (
     Stage(1, 3, 1, 6, 320),
 )
 
-_SYMMETRIC = How(lambda kernel_size: kernel_size // 2)
-_TENSORFLOW = How(lambda kernel_size: "same", momentum=0.01, epsilon=1e-3)
+_PYTORCH = How(lambda kernel_size: kernel_size // 2)
+_TENSORFLOW = How(lambda kernel_size: "same", 0.01, 1e-3, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
-FORMS = {
-    "tensorflow": (nn.Standardize, [127 / 255] * 3, [128 / 255] * 3, _TENSORFLOW),
-    "timm": (nn.Standardize, IMAGENET_MEAN, IMAGENET_STD, _SYMMETRIC),
-}
+FORMS = {"tensorflow": _TENSORFLOW, "timm": _PYTORCH}
 
 
 def mobilenet_v2(n_classes: int = 1000, *, weights: Weights = None, seed: int = 0) -> nn.Sequential:
@@ -113,8 +114,7 @@ def mobilenet_v2(n_classes: int = 1000, *, weights: Weights = None, seed: int = 
     ['standardize', 'first', 'stage1', 'stage2', 'stage3', 'stage4', 'stage5', 'stage6', 'stage7', 'last',
      'global_avg_pool', 'dropout', 'linear']
     """
-    standardize = nn.Standardize(IMAGENET_MEAN, IMAGENET_STD)
-    model = _mobile(_MOBILENET_V2, _SYMMETRIC, standardize, n_classes, seed)
+    model = _mobile(_MOBILENET_V2, _PYTORCH, n_classes, seed)
     return fill(model, MOBILENET_V2_NAMINGS, weights, "mobilenet_v2")
 
 
@@ -156,16 +156,14 @@ def efficientnet_lite0(
     """
     if form not in FORMS:
         raise SettingError(f"efficientnet_lite0: form {form!r} is not one of {', '.join(FORMS)}")
-    make, mean, std, how = FORMS[form]
-    model = _mobile(_EFFICIENTNET_LITE0, how, make(mean, std), n_classes, seed)
+    model = _mobile(_EFFICIENTNET_LITE0, FORMS[form], n_classes, seed)
     return fill(model, EFFICIENTNET_LITE0_NAMINGS, weights, "efficientnet_lite0")
 
 
-def _mobile(
-    stages: tuple[Stage, ...], how: How, standardize: nn.Standardize, n_classes: int, seed: int
-) -> nn.Sequential:
+def _mobile(stages: tuple[Stage, ...], how: How, n_classes: int, seed: int) -> nn.Sequential:
     keys = (ops.fold_in(key(seed), number) for number in count())
     first = _unit(3, _FIRST, 3, how, keys, stride=2)
+    standardize = nn.Standardize(how.mean, how.std)
     layers: dict[str, nn.Layer] = {"standardize": standardize, "first": nn.Sequential(*first, nn.ReLU6())}
     depth = _FIRST
     for number, stage in enumerate(stages, start=1):
@@ -216,8 +214,8 @@ class Block(NamedTuple):
     ----------
     path : str
         Where its parts are.
-    stage, place : int
-        Which stage it is in and which of its blocks it is, and `number`, which of all blocks: all from 0.
+    stage, place, number : int
+        Which stage it is in, which of the stage's blocks it is, and which of all blocks: from 0.
     parts : list of str
         "expand" where there is such a part, "depthwise", "project".
     """
