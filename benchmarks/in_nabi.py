@@ -1,6 +1,5 @@
 """The networks in nabi."""
 
-import inspect
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import nabi
 from benchmarks import networks
 from benchmarks.suite import Built, LeftOut
 from nabi import nn
+from nabi.errors import SettingError
 
 
 def model(network: networks.Network, arrays: list[networks.Arrays]) -> nn.Sequential:
@@ -44,12 +44,11 @@ def model(network: networks.Network, arrays: list[networks.Arrays]) -> nn.Sequen
 
 def compiled(function: Any, state: Any, engine: str, precision: str = "float32") -> Any:
     """`nabi.compile`, in the precision that is asked for."""
-    how: dict[str, Any] = {"state": state, "engine": engine}
-    if precision == "bfloat16":
-        if "precision" not in inspect.signature(nabi.compile).parameters:
-            raise LeftOut("nabi computes in float32 only")
-        how["precision"] = "bf16"
-    return nabi.compile(function, **how)
+    name = {"float32": "float32", "bfloat16": "bf16"}[precision]
+    try:
+        return nabi.compile(function, state=state, engine=engine, precision=name)
+    except SettingError as error:  # the processor has other instructions for bfloat16
+        raise LeftOut(str(error)) from None
 
 
 def step(

@@ -108,6 +108,7 @@ class Code:
         self.memory: list[dict[Any, Any]] = [{}]  # what was read or computed, by scope
         self.bounds: dict[str, tuple[int, int | None]] = {}  # of loop variables, both inclusive
         self.pointers: dict[int, str] = {}
+        self.passes_by = False
 
     # --- text ---
 
@@ -129,11 +130,15 @@ class Code:
         return function
 
     def text(self) -> str:
+        if self.passes_by:  # what passed by the cache is there for the other threads, too
+            fence = self.declare("@llvm.x86.sse.sfence", "declare void @llvm.x86.sse.sfence()")
+            self.emit(f"call void {fence}()")
+            self.passes_by = False
         declared = "\n".join(sorted(self.declarations.values()))
         body = "\n".join([*self.top, *self.lines])
         return (
             f"{declared}\n\ndefine void @kernel(ptr noalias %table, i64 %start, i64 %stop, i64 %strand, "
-            f"ptr noalias %scratch) nounwind {{\nentry:\n{body}\n  ret void\n}}\n"
+            f"ptr noalias %scratch) nounwind {{\nentry:\n{body}\n  ret void\n}}\n\n!0 = !{{i32 1}}\n"
         )
 
     # --- loops ---
@@ -263,7 +268,10 @@ class Code:
             )
         return self.let(f"trunc {vector} {found} to <{width} x i1>") if dtype.kind == "b" else found
 
-    def store(self, pointer: str, offset: Index, dtype: np.dtype[Any], width: int, value: str) -> None:
+    def store(
+        self, pointer: str, offset: Index, dtype: np.dtype[Any], width: int, value: str, passes_by: bool = False
+    ) -> None:
+        """Numbers to memory; ``passes_by``: whole vectors by the cache, to places that are multiples of 16 bytes."""
         kind = TYPES[dtype.name]
         size = dtype.itemsize
         if dtype.kind == "b":
@@ -272,6 +280,9 @@ class Code:
         place = self.address(pointer, offset, kind)
         if width == 1:
             self.emit(f"store {kind} {value}, ptr {place}, align {size}")
+        elif self.mask is None and passes_by and width * size >= 16:
+            self.passes_by = True
+            self.emit(f"store <{width} x {kind}> {value}, ptr {place}, align 16, !nontemporal !0")
         elif self.mask is None:
             self.emit(f"store <{width} x {kind}> {value}, ptr {place}, align {size}")
         else:

@@ -214,7 +214,7 @@ class _Flattened(Reader):
     """
 
     def __init__(self, reader: Reader) -> None:
-        super().__init__(reader.code, reader.places, reader.first, reader.rows)
+        super().__init__(reader.code, reader.places, reader.first, reader.rows, reader.passing)
         self.phase = 0
         self.in_turn: set[int] = set()
 

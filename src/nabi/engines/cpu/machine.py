@@ -48,6 +48,11 @@ class Processor(NamedTuple):
         return self.vector == 64 and "+avx512bf16" in self.features.split(",")
 
     @property
+    def passes_by(self) -> bool:
+        """Whether it writes by the cache, as x86 does."""
+        return "+sse2" in self.features.split(",")
+
+    @property
     def rounds_once(self) -> bool:
         """Whether it multiplies and adds in one instruction: of x86, not all do."""
         words = self.features.split(",")

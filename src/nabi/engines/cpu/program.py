@@ -85,6 +85,7 @@ class Program:
                     if root.value.serial not in local and root.value.serial not in self.slots:
                         self._give_slot(root.value)
         self.scratch = 0
+        self.passing = _passing(layout, self.outputs) if machine.processor().passes_by else set()
         self.homes = {
             root.value.serial: segment
             for stage in layout.stages
@@ -180,7 +181,7 @@ class Program:
             left = code.let(f"sub i64 %stop, {code.integer(start)}")
             short = code.let(f"icmp slt i64 {left}, {segment.block}")
             count = code.let(f"select i1 {short}, i64 {left}, i64 {segment.block}", "rows")
-            reader = Reader(code, places, start, segment.rows)
+            reader = Reader(code, places, start, segment.rows, self.passing)
             for roots in _alike(segment.roots):
                 self._kernel(reader, Rows(start, count), roots, partial, sums, work, segment)
         for root in segment.roots:
@@ -332,6 +333,29 @@ def _same_loop(group: list[Root], root: Root) -> bool:
     plain = all(v.kind not in FOLDS and v.kind in ("elementwise", "getitem", "broadcast_to", "reshape", "permute_dims")
                 for v in (root.value, first.value))  # fmt: skip
     return root.how == "write" and plain and root.value.shape == first.value.shape
+
+
+FAR = 16 << 20
+"""Bytes of results that do not stay in the cache to the next run."""
+LARGE = 1 << 20
+"""Bytes of one of them, at least."""
+
+
+def _passing(layout: Layout, outputs: Sequence[Value]) -> set[int]:
+    """Results that nobody reads in this run, and that are so large that the next finds nothing of them in the cache.
+
+    Weights after a step, say: written by the cache, they need not be fetched before they are written over.
+    """
+    roots = [root for stage in layout.stages for segment in stage for root in segment.roots]
+    read = {serial for root in roots for serial in root.reads}
+    written = {root.value.serial for root in roots if root.how == "write"}
+    found = {
+        v.serial: v.size * v.dtype.itemsize
+        for v in outputs
+        if v.serial in written - read and v.shape and v.shape[-1] * v.dtype.itemsize % 16 == 0
+    }
+    large = {serial: size for serial, size in found.items() if size >= LARGE}
+    return set(large) if sum(large.values()) >= FAR else set()
 
 
 def _local(layout: Layout, outputs: set[int]) -> set[int]:

@@ -5,6 +5,7 @@ max-pooling reads the rectified, normalised outputs of a convolution at four pla
 outputs was ever in memory.
 """
 
+from collections.abc import Set
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -38,13 +39,18 @@ class Reader:
         The first of the rows at hand: local values begin there.
     rows : int
         How many rows there are in all; 0 where each value has its own.
+    passing : set of int
+        Values that are written by the cache: nobody reads them soon.
     """
 
-    def __init__(self, code: Code, places: dict[int, Place], first: Index, rows: int) -> None:
+    def __init__(
+        self, code: Code, places: dict[int, Place], first: Index, rows: int, passing: Set[int] = frozenset()
+    ) -> None:
         self.code = code
         self.places = places
         self.first = first
         self.rows = rows
+        self.passing = passing
 
     def pointer(self, value: Value, row: Index | None = None) -> str:
         """Where a stored value begins in memory, or where one of its rows does."""
@@ -81,7 +87,8 @@ class Reader:
         width = self.code.width
         lane = lanes_xp.astype(lane, value.dtype).spread(width)
         pointer = self.pointer(value)
-        self.code.store(pointer, self.offset(value, index), value.dtype, width, lane.name)
+        offset = self.offset(value, index)
+        self.code.store(pointer, offset, value.dtype, width, lane.name, value.serial in self.passing)
 
     def _read(self, value: Value, index: tuple[Index, ...]) -> Lane:
         if value.kind == "constant":

@@ -32,6 +32,8 @@ STRAND_ROWS = 128
 """Rows of a strand with such a product, at least."""
 ROUNDED_ROWS = 48
 """Rows of a strand, and of a block, whose product is in bfloat16: enough for each number of the other matrix."""
+FEWEST_ROUNDED = 16
+"""Rows of one of two strands, which is better than to leave the other thread without work."""
 PANELS = 4
 """Panels of a strand that lays a matrix out in them, at least: what lies side by side is read at once."""
 MANY_WEIGHTS = 1 << 20
@@ -425,20 +427,41 @@ def _cut(segment: Segment) -> None:
     if not segment.rows:
         segment.block = 0
         return
-    work = sum(_work(root.value) for root in segment.roots)
-    strands = min(STRANDS, segment.rows, max(1, work >> 18))
-    rows_together = any(r.value.kind == "matmul" and r.value.inputs[1].size >= FAR for r in segment.roots)
-    if rows_together:
-        strands = min(strands, max(1, segment.rows // STRAND_ROWS))
-    rounded = any(r.value.kind == "rounded_matmul" for r in segment.roots)
-    if rounded:
-        strands = min(strands, 1 << max(1, segment.rows // ROUNDED_ROWS).bit_length() - 1)
-    panels = segment.roots[0].value.kind == "rounded_panels"
-    if panels:
-        strands = min(strands, max(2, segment.rows // PANELS))
-    partial = sum(partial_size(root.value) for root in segment.roots if root.how == "fold")
-    segment.strands = max(1, min(strands, max(2, PARTIALS // partial) if partial else strands))
+    segment.strands = _strands(segment)
     longest = -(-segment.rows // segment.strands)
+    segment.block = min(_block(segment, longest), longest)
+
+
+def _far(segment: Segment) -> bool:
+    """Whether its rows are multiplied with a matrix that is far away."""
+    return any(root.value.kind == "matmul" and root.value.inputs[1].size >= FAR for root in segment.roots)
+
+
+def _rounded(segment: Segment) -> bool:
+    return any(root.value.kind == "rounded_matmul" for root in segment.roots)
+
+
+def _panels(segment: Segment) -> bool:
+    return segment.roots[0].value.kind == "rounded_panels"
+
+
+def _strands(segment: Segment) -> int:
+    """As many as there is work for; fewer, but two if they can be, where rows should stay together."""
+    rows, work = segment.rows, sum(_work(root.value) for root in segment.roots)
+    strands = min(STRANDS, rows, max(1, work >> 18))
+    if _far(segment):
+        strands = min(strands, max(rows // STRAND_ROWS, 2 if rows >= 2 * ROUNDED_ROWS else 1))
+    if _rounded(segment):
+        even = 1 << max(1, rows // ROUNDED_ROWS).bit_length() - 1
+        strands = min(strands, max(even, 2 if rows >= 2 * FEWEST_ROUNDED else 1))
+    if _panels(segment):
+        strands = min(strands, max(2, rows // PANELS))
+    partial = sum(partial_size(root.value) for root in segment.roots if root.how == "fold")
+    return max(1, min(strands, max(2, PARTIALS // partial) if partial else strands))
+
+
+def _block(segment: Segment, longest: int) -> int:
+    """Rows that are gone through together, of a strand of at most so many."""
     each = sum(_block_bytes(root) for root in segment.roots)
     most, least = 0, 0
     enough: list[int] = []
@@ -453,14 +476,14 @@ def _cut(segment: Segment) -> None:
             most = max(most, convolve.patches_size(root.value, 1))
             least = max(least, convolve.enough_pictures(root.value))
     block = max(1, least, min(enough, default=0), BLOCK // max(each + most, 1))
-    if rows_together:
+    if _panels(segment):
+        return longest
+    if _far(segment):
         block = max(block, min(longest, STRAND_ROWS))
-    if rounded:
+    if _rounded(segment):
         blocks = max(1, longest // max(ROUNDED_ROWS, min(block, STRAND_ROWS)))
         block = -(-longest // (6 * blocks)) * 6  # in whole tiles, and the last as large as the others
-    if panels:
-        block = longest
-    segment.block = min(block, longest)
+    return block
 
 
 def _block_bytes(root: Root) -> int:

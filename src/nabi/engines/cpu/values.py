@@ -297,9 +297,10 @@ class _Spelled:
         shape = -(-columns // COLUMNS), -(-depth // 2), min(COLUMNS, -(-columns // WORDS) * WORDS)
         return self.value("rounded_panels", (y.inputs[0] if turned else y,), shape, np.uint32, how)
 
-    def _goes_winograds_way(self, window: Window, inputs: int, outputs: int) -> bool:
+    def _goes_winograds_way(self, window: Window, inputs: int, outputs: int, rounded: bool) -> bool:
+        """Whether a convolution does; ``rounded``: where its product as it is defined would be in bfloat16."""
         suits = self.winograd and _suits_winograd(window, inputs, outputs)
-        return suits and not (self.rounded and _rounding_is_faster(window, inputs, outputs))
+        return suits and not (rounded and _rounding_is_faster(window, inputs, outputs))
 
     def _conv2d(self, x: Value, weight: Value, *, stride: Any, padding: Any, dilation: Any, groups: int) -> Value:
         window = Window(_two(x.shape, 1), _two(weight.shape), stride, padding, dilation)
@@ -325,7 +326,9 @@ class _Spelled:
         """The convolution of a padded picture; ``turned``: with the weights turned around, from outputs to inputs."""
         (oh, ow), n = window.steps, x.shape[0]
         inputs, outputs = weight.shape[2:] if not turned else weight.shape[:1:-1]
-        if self._goes_winograds_way(window, inputs, outputs):
+        depth = math.prod(window.kernel) * inputs
+        rounded = self.rounded and _suits_rounding(n * oh * ow, outputs) and depth >= TWICE
+        if self._goes_winograds_way(window, inputs, outputs, rounded):
             x = self._pad(x, widths=((0, 0), *_tiled(borders, _two(x.shape, 1), (oh, ow)), (0, 0)))
             u = self.value("winograd_weight", (weight,), (36, inputs, outputs), x.dtype, {"turned": turned})
             return self.value("winograd", (x, u), (n, oh, ow, outputs), x.dtype)
@@ -333,8 +336,6 @@ class _Spelled:
         if turned:
             weight = self._flip(weight, axis=(0, 1))
             weight = self._permute_dims(weight, axes=(0, 1, 3, 2))
-        depth = math.prod(window.kernel) * inputs
-        rounded = self.rounded and _suits_rounding(n * oh * ow, outputs) and depth >= TWICE
         how = {**_seen(window), "rounded": rounded}
         right = self._panels(self._reshape(weight, shape=(depth, outputs))) if rounded else weight
         return self.value("convolution", (x, right), (n, oh, ow, outputs), x.dtype, how)
@@ -366,13 +367,13 @@ class _Spelled:
             padded = window.pad(self, x)
             taps = [self._fold("sum", padded[tap] * g, (0, 1, 2), False) for tap in window.taps()]
             return self._reshape(self._stack(*taps, axis=0), shape=(*window.kernel, 1, outputs))
-        if self._goes_winograds_way(window, inputs, outputs):
+        rounded = self.rounded and _suits_rounding(math.prod(window.kernel) * inputs, outputs)
+        if self._goes_winograds_way(window, inputs, outputs, rounded):
             padded = self._pad(x, widths=((0, 0), *_tiled(window.borders, _two(x.shape, 1), window.steps), (0, 0)))
             widths = [(0, -n % 4) for n in window.steps]
             whole = self._pad(g, widths=((0, 0), *widths, (0, 0)))
             return self.value("winograd_gradient", (padded, whole), (3, 3, inputs, outputs), x.dtype)
         padded = self._pad(x, widths=((0, 0), *window.borders, (0, 0)))
-        rounded = self.rounded and _suits_rounding(math.prod(window.kernel) * inputs, outputs)
         how = {**_seen(window), "rounded": rounded}
         return self.value("convolution_gradient", (padded, g), (*window.kernel, inputs, outputs), x.dtype, how)
 
