@@ -20,7 +20,7 @@ from nabi import engines, ops, threads
 from nabi.cli import main
 from nabi.cli.profiled import where_time_went
 from nabi.data import cache
-from nabi.engines.cpu import machine, profile, running, segments
+from nabi.engines.cpu import machine, profile, program, running, segments
 from nabi.engines.cpu.memory import ALIGNED, aligned
 from nabi.engines.cpu.program import Program as Compiled
 from nabi.errors import SettingError
@@ -364,6 +364,32 @@ def guarded() -> Iterator[Callable[[], int]]:
         patch.setattr(running, "_empty", empty)
         patch.setattr(running.Results, "take", take)
         yield lambda: sum(int((end != 0xAB).sum()) for end in held)
+
+
+@pytest.mark.parametrize("vector", [64, 32, 16])
+def test_large_results_are_written_by_the_cache(vector: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same bits, in rows of all lengths; what is read again, or does not lie at multiples, is not."""
+    rng = np.random.default_rng(0)
+    x, y, z = (rng.standard_normal(shape).astype(np.float32) for shape in ((60, 70, 20), (900, 64), (90, 33)))
+
+    def function(x: Any, y: Any, z: Any) -> list[Any]:
+        doubled = x * 2.0
+        return [doubled, ops.sum(doubled), ops.exp(y), y[:, 4:24] - ops.mean(y, axis=0)[4:24], z + 1.0]
+
+    plan = plan_of(function, x, y, z)
+    before = machine.processor()
+    with machine.pretending({64: before, 32: machine.narrower(before), 16: narrowest(before)}[vector]):
+        wanted = engines.prepare("cpu", plan)([x, y, z])
+        monkeypatch.setattr(program, "FAR", 0)
+        monkeypatch.setattr(program, "LARGE", 0)
+        made = Compiled(plan)
+        names = {v.serial: place for place, v in enumerate(made.outputs)}
+        if machine.processor().passes_by:
+            assert {names[serial] for serial in made.passing} == {2, 3}
+        with guarded() as overrun:
+            got = engines.prepare("cpu", plan)([x, y, z])
+    assert same_bits(got, wanted)
+    assert overrun() == 0
 
 
 # --- which engine ---
