@@ -86,7 +86,8 @@ def predict(size: int, settings: Settings) -> Iterator[Case]:
             import nabi
 
             digits = nabi.data.load("digits")
-            classifier = nabi.ConvNetClassifier(channels=(8, 16), max_iter=3, random_state=0)
+            plain = {"convolutions": 1, "whitening": False}  # the network of the script
+            classifier = nabi.ConvNetClassifier(channels=(8, 16), **plain, max_iter=3, random_state=0)
             classifier.fit(digits.train.images, digits.train.labels).save(model)
             Image.fromarray(digits.train.images[0, :, :, 0]).save(picture)
             run = said([sys.executable, "-m", "nabi", "predict", model, picture])
