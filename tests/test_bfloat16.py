@@ -1,6 +1,7 @@
 """Products in bfloat16: what is rounded, how sums are kept, the same bits, who refuses it, and that it learns."""
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import nabi
 import random_graphs
 from fuzzing import examples
 from nabi import classifiers, data, engines, losses, models, nn, ops, optim, threads
+from nabi.cli import main
 from nabi.engines.cpu import machine, values
 from nabi.engines.cpu.program import Program as Compiled
 from nabi.engines.reference import rounding, to_bfloat16
@@ -533,3 +535,21 @@ def test_a_saved_model_answers_on_any_processor(tmp_path: Path) -> None:
         np.testing.assert_array_equal(elsewhere.predict(test.images), answers)
         with pytest.raises(SettingError, match="this processor lacks"):
             elsewhere.fit(test.images, test.labels)
+
+
+@where_it_is
+def test_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NABI_DATA", raising=False)
+    asked = ["train", "--hidden", "64", "--batch-size", "64", "--epochs", "1", "--precision", "bf16", "--out"]
+    assert main([*asked, "run"]) == 0
+    assert json.loads(Path("run/metrics.json").read_text())["arguments"]["precision"] == "bf16"
+    capsys.readouterr()
+    with machine.pretending(machine.narrower(machine.processor())):
+        assert main([*asked, "other"]) == 2
+    assert " ".join(LACKING.split()) in " ".join(capsys.readouterr().err.split())
+    assert main([*asked[:-3], "--precision", "half", "--out", "other"]) == 2
+    assert "--precision 'half' is not one of float32, bf16, auto" in capsys.readouterr().err
+    assert main(["train", "--model", "knn", "--precision", "bf16"]) == 2

@@ -35,6 +35,7 @@ def fit(
     *,
     epochs: int,
     batch_size: int,
+    precision: str = "float32",
     **options: Any,
 ) -> Iterator[Event]:
     """Train a model by gradient descent, one event at a time: `run` with `GradientDescent`.
@@ -47,6 +48,8 @@ def fit(
         Arrays of shapes (N, ...) and (N,), labels int64 from 0 to K - 1.
     epochs, batch_size, **options
         As for `run`.
+    precision : str
+        Of the steps: see `nabi.compile`.
 
     Examples
     --------
@@ -59,7 +62,7 @@ def fit(
     >>> finished.history[-1].train_accuracy > 0.8
     True
     """
-    learner = GradientDescent(model, optimizer, loss, engine=options.get("engine", "auto"))
+    learner = GradientDescent(model, optimizer, loss, engine=options.get("engine", "auto"), precision=precision)
     return run(learner, loss, Examples(*train), validation, epochs=epochs, batch_size=batch_size, **options)
 
 
