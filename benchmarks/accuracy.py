@@ -22,7 +22,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -103,48 +103,52 @@ def pytorch(given: argparse.Namespace) -> Iterator[Epoch]:
         yield Epoch(epoch + 1, recipe.epochs, seconds, loss, right)
 
 
-SIDES: dict[str, Callable[[argparse.Namespace], Iterator[Epoch]]] = {"nabi": nabi, "pytorch": pytorch}
+Side = Callable[[argparse.Namespace], Iterator[Epoch]]
+SIDES: dict[str, Side] = {"nabi": nabi, "pytorch": pytorch}
 
 
-def serve(pipe: Connection, which: str, given: argparse.Namespace) -> None:
+def serve(pipe: Connection, side: Side, given: argparse.Namespace, inherited: Sequence[Connection]) -> None:
     """The process of one side: an epoch whenever it is told to, until the other end of the pipe is closed."""
+    for end in inherited:
+        end.close()
+    os.environ |= worker.environment(THREADS)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, machine.cores()[:THREADS])
     with suppress(EOFError):
-        epochs = SIDES[which](given)
+        epochs = side(given)
         while pipe.recv_bytes():
             pipe.send_bytes(json.dumps(asdict(next(epochs))).encode())
 
 
 def in_turn(given: argparse.Namespace) -> tuple[dict[str, list[Epoch]], dict[str, str]]:
     """The epochs of each side, and whose process failed."""
-    os.environ |= worker.environment(THREADS)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # of a process that has imported nothing which has threads
     found: dict[str, list[Epoch]] = {}
     failed: dict[str, str] = {}
     with ExitStack() as held:
-        sides: dict[str, tuple[Any, Connection]] = {}
+        running: dict[str, tuple[Any, Connection]] = {}
         for which in [given.only] if given.only else SIDES:
             pipe, its_end = context.Pipe()
-            process = context.Process(target=serve, args=(its_end, which, given))
+            inherited = [pipe, *(other for _, other in running.values())]
+            process = context.Process(target=serve, args=(its_end, SIDES[which], given, inherited))
             process.start()
             its_end.close()
             held.callback(process.join)
-            sides[which] = process, held.enter_context(pipe)
-        while sides:
-            for which, (process, pipe) in list(sides.items()):
+            running[which] = process, held.enter_context(pipe)
+        while running:
+            for which, (process, pipe) in list(running.items()):
                 try:
                     pipe.send_bytes(b"an epoch")
                     epoch = Epoch(**json.loads(pipe.recv_bytes()))
-                except (EOFError, BrokenPipeError):  # it has said why
+                except (EOFError, OSError):  # it has said why
                     process.join()
                     failed[which] = f"its process ended with {process.exitcode}"
-                    del sides[which]
+                    del running[which]
                     continue
                 found.setdefault(which, []).append(epoch)
                 print(said(which, epoch), file=sys.stderr, flush=True)
                 if epoch.epoch == epoch.epochs or (given.minutes and epoch.seconds >= 60 * given.minutes):
-                    del sides[which]
+                    del running[which]
                     pipe.close()
     return found, failed
 

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -456,6 +456,36 @@ def test_time_to_accuracy() -> None:
     (alone, *_) = accuracy.rows({"nabi": ours}, [0.95])
     assert alone["left_out"] == {"nabi": "never reached"}
     assert (alone["ours"], alone["peers"]) == (None, [])
+
+
+def side(count: int, seconds: float = 40.0, fails: bool = False) -> accuracy.Side:
+    """Trains in no time."""
+
+    def epochs(given: Any) -> Iterator[accuracy.Epoch]:
+        for epoch in range(1, count + 1):
+            if fails and epoch == 2:
+                os._exit(5)
+            yield accuracy.Epoch(epoch, count, seconds * epoch, 1.0, epoch / 10)
+
+    return epochs
+
+
+def test_sides_take_their_epochs_in_turn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NABI_DATA", str(tmp_path))
+    monkeypatch.setattr(accuracy, "SIDES", {"nabi": side(2), "pytorch": side(3)})
+    found, failed = accuracy.in_turn(accuracy.parse([]))
+    told = [" ".join(line.split()[::2][:2]) for line in capsys.readouterr().err.splitlines()]
+    assert told == ["nabi 1/2", "pytorch 1/3", "nabi 2/2", "pytorch 2/3", "pytorch 3/3"]
+    assert {which: len(epochs) for which, epochs in found.items()} == {"nabi": 2, "pytorch": 3}
+    assert not failed
+    found, _ = accuracy.in_turn(accuracy.parse(["--only", "pytorch", "--minutes", "1"]))
+    assert {which: len(epochs) for which, epochs in found.items()} == {"pytorch": 2}
+    monkeypatch.setattr(accuracy, "SIDES", {"nabi": side(3), "pytorch": side(3, fails=True)})
+    found, failed = accuracy.in_turn(accuracy.parse([]))
+    assert {which: len(epochs) for which, epochs in found.items()} == {"nabi": 3, "pytorch": 1}
+    assert failed == {"pytorch": "its process ended with 5"}
 
 
 def test_time_to_accuracy_needs_its_pictures(
