@@ -24,8 +24,9 @@ FLOORS = [
     ["nn", "losses", "optim"],
     ["models"],
     ["training"],
-    ["listeners", "look", "check"],
+    ["listeners", "look", "check", "onnx"],
     ["classifiers"],
+    ["report"],
     ["cli"],
     ["__main__"],
 ]

@@ -25,6 +25,8 @@ COMMANDS = {
     "compare": "Train every classifier of the lecture on the same pictures, and compare them.",
     "predict": "Say what is on pictures.",
     "evaluate": "Measure a model's accuracy on labelled pictures.",
+    "export": "Write a model as an ONNX file, and check that it answers the same.",
+    "report": "Report on a finished run: what it gets wrong, and how far to trust it.",
     "look": "Look into a picture, a model, its answers, or a formula.",
     "cache": "List what is kept of decoded pictures and downloads, or clear it.",
 }

@@ -1,0 +1,131 @@
+"""``nabi export``: a model as a file that other programs run."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from nabi import container, data
+from nabi.classifiers import Classifier
+from nabi.classifiers.agreement import TOLERANCE, Named, agreement, made_pictures
+from nabi.classifiers.exporting import takes_pictures, to_onnx
+from nabi.cli.characters import printable
+from nabi.cli.picture_model import picture_model
+from nabi.cli.run_folder import model_file
+from nabi.cli.terminal import bar, console, note
+from nabi.data.decode import decode
+from nabi.data.files import is_archive, members
+from nabi.data.named import NAMED
+from nabi.errors import DataError, ModelFileError, NabiError, PictureError, SettingError
+from nabi.onnx.running import Session
+
+MOST_BY_ITSELF = 256
+"""Pictures of what the model was trained on that are tried where nobody names others."""
+SHOWN = 5
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="A model file, or the folder of a run.")],
+    onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="The ONNX file to write.")] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            show_default="what it was trained on, if that is still there",
+            help="Pictures to compare on: a name, folder, archive or file.",
+        ),
+    ] = None,
+) -> None:
+    """Write a model as an ONNX file that takes raw pictures of any size and gives labels and probabilities.
+
+    Scaling, cropping and everything else before the first layer are in the file. Before it is written, onnxruntime
+    answers real pictures with it: where an answer differs from nabi's by more than a ten-thousandth, or a prediction
+    is another one, nothing is written. Needs the extra: pip install 'nabi[onnx]'.
+    """
+    if onnx is None:
+        raise SettingError("--onnx FILE: name the file to write")
+    classifier = picture_model(model)
+    if not takes_pictures(classifier):
+        raise ModelFileError(f"{model}: its pictures have {classifier.input_shape_[2]} channels: no file has such")
+    content = to_onnx(classifier)
+    session = Session(content)
+    source, pictures = _pictures(check, model, classifier)
+    with bar(console(stderr=True)) as show:
+        found = agreement(classifier, session, _counted(pictures, lambda done: show("comparing", done, done + 1)))
+    if not found.pictures:
+        raise DataError(f"{source}: no picture to compare on")
+    for name, ours, theirs in found.changed[:SHOWN]:
+        note(f"{name}: {theirs} where nabi says {ours}")
+    if found.wrong:
+        more = f", and {len(found.wrong) - 1:,} more" if len(found.wrong) > 1 else ""
+        raise NabiError(f"{onnx}: not written: it does not answer as {model} does: {found.wrong[0]}{more}")
+    with container.replace_file(onnx) as file:
+        file.write(content)
+    gives = "probabilities" if hasattr(classifier, "predict_proba") else "scores"
+    changed = "no prediction is another one" if not found.changed else f"{len(found.changed):,} draws fall otherwise"
+    print(f"{printable(str(onnx))}: {len(content) / 1e6:.1f} MB, from pictures of any size to labels and {gives}")
+    print(
+        f"onnxruntime {session.version} beside nabi on {found.pictures:,} pictures of {printable(source)}: "
+        f"largest difference {found.difference:.2g} (up to {TOLERANCE:g} is let pass), {changed}"
+    )
+
+
+def _pictures(check: str | None, model: Path, classifier: Classifier) -> tuple[str, Iterator[Named]]:
+    """What to compare on, and what it is called."""
+    if check is not None:
+        return check, _of(check)
+    trained_on = _trained_on(model)
+    if trained_on is not None:
+        try:
+            some = list(itertools.islice(_of(trained_on), MOST_BY_ITSELF))
+        except NabiError:  # moved, or not to be had now
+            some = []
+        if some:
+            return trained_on, iter(some)
+    height, width, _ = classifier.input_shape_
+    note("what the model was trained on is not there: compared on made pictures; name real ones with --check")
+    return "noise", made_pictures(height, width)
+
+
+def _trained_on(model: Path) -> str | None:
+    """What the run that made the model was asked to train on."""
+    _, header = container.read(model_file(model))
+    about: Any = header.get("about")
+    asked = about.get("asked") if isinstance(about, dict) else None
+    source = asked.get("data") if isinstance(asked, dict) else None
+    return source if isinstance(source, str) else None
+
+
+def _of(source: str) -> Iterator[Named]:
+    """Pictures as large as they are, of a folder, archive or file; of a data set that is known, its test pictures."""
+    path = Path(source)
+    if source not in NAMED and path.exists():
+        found = False
+        for name, picture in _in_archive(path) if path.is_file() and is_archive(path) else data.pictures(path):
+            if not isinstance(picture, PictureError):
+                found = True
+                yield name, picture
+        if found:
+            return
+    dataset = data.load(source)
+    split = dataset.train if dataset.test is None else dataset.test
+    for number, picture in enumerate(split.images):
+        yield f"picture {number}", np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else np.asarray(picture)
+
+
+def _in_archive(path: Path) -> Iterator[tuple[str, Any]]:
+    for member in members(path):
+        if not member.is_folder and not member.problem:
+            try:
+                yield member.name, decode(member.read(), member.name)
+            except PictureError as error:
+                yield member.name, error
+
+
+def _counted(pictures: Iterator[Named], show: Any) -> Iterator[Named]:
+    for done, named in enumerate(pictures):
+        show(done)
+        yield named

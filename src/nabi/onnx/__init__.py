@@ -1,0 +1,1 @@
+"""ONNX files: networks written for other runtimes, and networks of others read."""
