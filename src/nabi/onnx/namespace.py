@@ -332,11 +332,4 @@ def infer(name: str, *arrays: Any, **settings: Any) -> Spec:
 
 
 def _specs(arrays: Sequence[Any]) -> list[Any]:
-    return [
-        one.spec
-        if isinstance(one, Value)
-        else _specs(one)
-        if isinstance(one, list | tuple) and _has_value(one)
-        else one
-        for one in arrays
-    ]
+    return [one.spec if isinstance(one, Value) else _specs(one) if isinstance(one, list) else one for one in arrays]
