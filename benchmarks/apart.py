@@ -63,17 +63,19 @@ class Apart(AbstractContextManager["Apart"]):
         self.process = context.Process(target=serve, args=(its_end, build, inherited))
         self.process.start()
         its_end.close()
-        self.answers = self._reply()
+        self.answers = self._told()
 
     def lasts(self, calls: int) -> float:
         """Seconds that so many units of work take; before several, one is done for the caches alone."""
-        self.pipe.send_bytes(str(calls).encode())
-        return float(self._reply()[0])
+        return float(self._told(str(calls))[0])
 
-    def _reply(self) -> list[Any]:
+    def _told(self, order: str = "") -> list[Any]:
+        """What it replies to an order, or when it is ready."""
         try:
+            if order:
+                self.pipe.send_bytes(order.encode())
             found = dict(np.load(io.BytesIO(self.pipe.recv_bytes()), allow_pickle=False))
-        except EOFError:
+        except (EOFError, OSError):
             self.process.join()
             raise Failed(f"its process ended with {self.process.exitcode}") from None
         for kind in (LeftOut, Failed):

@@ -97,6 +97,10 @@ def dies_later() -> Built:
 
 
 def test_a_process_that_dies_is_reported_with_its_exit_code() -> None:
+    with Apart(lambda: Built(lambda: 1.0)) as idle:
+        os.kill(idle.process.pid or 0, signal.SIGTERM)
+        with pytest.raises(Failed, match=r"its process ended with -15"):
+            idle.lasts(1)
     ours = Contender("nabi", gives(1), ours=True)
     row = rounds.measure(Case("work", [ours, Contender("A", killed)]), QUICK)
     assert row["left_out"] == {"A": "failed: its process ended with -9"}
