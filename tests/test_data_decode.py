@@ -12,7 +12,7 @@ from PIL import Image
 
 from made_files import encoded, pixels
 from nabi.data import decode as decoding
-from nabi.data.decode import checked_size, decode, fit, grey
+from nabi.data.decode import checked_size, decode, decode_and_fit, fit, grey
 from nabi.errors import PictureError, SettingError
 
 
@@ -50,7 +50,13 @@ def test_at_a_size_as_fitted_afterwards(mode, size):
         options["exif"] = Image.Exif()
         options["exif"][274] = 6
     content = encoded(image, "JPEG" if mode in ("CMYK", "turned") else "PNG", **options)
-    np.testing.assert_array_equal(decode(content, "x", size), fit(decode(content, "x"), size))
+    whole, fitted = decode(content, "x"), decode(content, "x", size)
+    np.testing.assert_array_equal(fitted, fit(whole, size))
+    asked = []
+    both = decode_and_fit(content, "x", lambda native: asked.append(native) or size)
+    assert asked == [whole.shape[:2]]
+    np.testing.assert_array_equal(both[0], whole)
+    np.testing.assert_array_equal(both[1], fitted)
 
 
 def test_transparency_lies_over_white():

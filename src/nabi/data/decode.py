@@ -3,6 +3,8 @@
 import io
 import re
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -65,6 +67,31 @@ def decode(content: bytes, name: str, size: Size | None = None) -> NDArray[np.ui
     PictureError
         If it is no picture, damaged, or has more than 100 million pixels (or 16 million, and 1000 a byte of the file).
     """
+    with _decoded(content, name) as image:
+        return np.asarray(image if size is None else _fit(image, size))
+
+
+def decode_and_fit(
+    content: bytes, name: str, size: Callable[[Size], Size]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A picture as it is, and as large as ``size`` says: what `decode` would give without and with a size.
+
+    Parameters
+    ----------
+    content, name
+        As for `decode`.
+    size : callable
+        Height and width that a picture of this height and width is brought to.
+    """
+    with _decoded(content, name) as image:
+        whole = np.asarray(image)
+        wanted = size((image.height, image.width))
+        return whole, whole if wanted == whole.shape[:2] else np.asarray(_fit(image, wanted))
+
+
+@contextmanager
+def _decoded(content: bytes, name: str) -> Iterator[Any]:
+    """A picture as Pillow has it, upright and in three channels; what goes wrong with it inside is told of ``name``."""
     from PIL import Image, UnidentifiedImageError
 
     _silence_pillow()
@@ -73,8 +100,7 @@ def decode(content: bytes, name: str, size: Size | None = None) -> NDArray[np.ui
             if image.width * image.height > _most_pixels(len(content)):
                 raise PictureError(f"{image.width}x{image.height} is too large for a file of {len(content)} bytes")
             image.load()
-            upright = _upright(_over_white(_eight_bits(image)), _orientation(image))
-            return np.asarray(upright if size is None else _fit(upright, size))
+            yield _upright(_over_white(_eight_bits(image)), _orientation(image))
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
     except UnidentifiedImageError:
@@ -135,7 +161,7 @@ def _over_white(image: Any) -> Any:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _fit(image: Any, size: Size) -> Any:

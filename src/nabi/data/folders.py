@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nabi import threads
 from nabi.data import cache
 from nabi.data.dataset import Dataset, Split
-from nabi.data.decode import Size, decode, fit, is_grey
+from nabi.data.decode import Size, decode, decode_and_fit, fit, is_grey
 from nabi.data.files import CHANGED, LEADS_OUT, TO_A_FOLDER, Member, ReadAgain, composed, members, reading_again
 from nabi.data.ondemand import OnDemand
 from nabi.data.splits import content_key
@@ -428,12 +428,12 @@ def _look_at(member: Member, common: _Common) -> _Found:
     try:
         content = member.read()
         read = True
-        picture = decode(content, member.name)
+        picture, fitted = decode_and_fit(content, member.name, common.of)
     except DataError as error:
         return _Found(member.name, str(error).removeprefix(f"{member.name}: "), read=read)
     native = (picture.shape[0], picture.shape[1])
     key, grey = content_key(picture), is_grey(picture)
-    return _Found(member.name, "", True, fit(picture, common.of(native)), native, key, grey, member.size, member.mark)
+    return _Found(member.name, "", True, fitted, native, key, grey, member.size, member.mark)
 
 
 def _decode_all(
