@@ -177,7 +177,7 @@ def zip_archive():
         (picture("PNG"), "a PNG picture, not a model file"),
         (picture("JPEG"), "a JPEG picture, not a model file"),
         (zip_archive(), "a zip archive"),
-        (gzip.compress(b"x"), "a gzip archive, not a model file"),
+        (gzip.compress(b"x", mtime=0), "a gzip archive, not a model file"),
         (b"epoch,loss\n0,1\n", "a text file, not a model file"),
         ("이것은 글입니다. ".encode() * 20, "a text file, not a model file"),
         (bytes(200), "model: not a model file"),
