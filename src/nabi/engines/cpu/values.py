@@ -99,8 +99,6 @@ COLUMNS = 64
 """Columns of a matrix in bfloat16 that lie together: as many as a tile of a product has."""
 WORDS = 16
 """Words of a register, of two numbers each."""
-CLOSE = 512
-"""Words from one row to the next, a multiple of which would put all rows on a few places of the cache."""
 TWICE = 16
 """Rows, or columns, of a product that takes twice as long in bfloat16 as it saves: all of it is spent on rounding."""
 
@@ -484,15 +482,15 @@ def _suits_rounding(rows: int, columns: int) -> bool:
 
 
 def apart(words: int) -> int:
-    """Words from one row to the next: whole cache lines, and not such that many rows fall on one place of the cache.
+    """Words from one row to the next: an odd number of cache lines, so that rows fall on all places of the cache.
 
     Examples
     --------
-    >>> apart(14), apart(1024)
-    (16, 1040)
+    >>> apart(14), apart(33), apart(1024)
+    (16, 48, 1040)
     """
-    whole = -(-words // WORDS) * WORDS
-    return whole if whole % CLOSE else whole + WORDS
+    lines = -(-words // WORDS)
+    return (lines | 1) * WORDS
 
 
 def _tiled(borders: Any, size: tuple[int, int], steps: tuple[int, ...]) -> list[tuple[int, int]]:
