@@ -18,36 +18,20 @@ from nabi.cli import main
 from nabi.errors import DataError, DTypeError, ModelFileError, SettingError, ShapeError
 from nabi.models import BACKBONES, Backbone
 from nabi.training import Looked
+from tiny_photos import NAMES, photos, put_in_place, tiny
 
-NAMES = np.array(["cat", "나비", "ship"])
 every_head = pytest.mark.parametrize("head", HEADS)
-
-
-def tiny(n_classes: int = 10, *, weights=None, seed: int = 0) -> nn.Sequential:
-    """A network that is quick, and untrained: its random filters tell colours apart."""
-    return models.convnet((64, 64, 3), n_classes, channels=(8, 16), seed=seed)
 
 
 @pytest.fixture(autouse=True)
 def _quick_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Backbone(tiny, 16, {}, packaged="packaged:efficientnet_lite0", size=64)
-    monkeypatch.setitem(BACKBONES, "efficientnet_lite0", small)
-    monkeypatch.setattr("nabi.weights.find", lambda where: Path(where))
+    put_in_place(monkeypatch)
 
 
 @pytest.fixture
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("NABI_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def photos(n: int = 60, seed: int = 0):
-    """Noise, in which another colour is strong for each class."""
-    random = np.random.default_rng(seed)
-    labels = random.integers(0, 3, n)
-    images = random.integers(0, 120, (n, 64, 64, 3))
-    images[np.arange(n), :, :, labels] += 100
-    return images.astype(np.uint8), NAMES[labels]
 
 
 def as_files(images, folder: Path) -> list[str]:

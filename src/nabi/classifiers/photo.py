@@ -37,6 +37,9 @@ HEADS: dict[str, dict[str, Any]] = {
 ALPHAS = (1e-3, 1e-2, 1e-1, 1.0)
 """What ``alpha="auto"`` tries for a linear head; others have that of their class."""
 
+A_FEW = 32
+"""Photos a class whose features are looked at again after fine-tuning, for its centroid."""
+
 FALSE_REJECTS = 0.05
 """The share of photos of its classes that a classifier may take for none of them."""
 
@@ -44,6 +47,16 @@ FALSE_REJECTS = 0.05
 def _gives_probabilities(classifier: Any) -> bool:
     head = classifier.head_ if hasattr(classifier, "head_") else classifier._head(None)
     return head.predict_proba is not None  # or the head says in its own words why it has none
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length 1; of zeros, zeros."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)
+
+
+def _centroids(features: NDArray[np.float32], labels: NDArray[np.int64], n_classes: int) -> NDArray[np.float32]:
+    return _unit(np.stack([features[labels == label].mean(axis=0) for label in range(n_classes)]))
 
 
 @register("photo")
@@ -93,8 +106,10 @@ class PhotoClassifier(Classifier):
         The epoch, counted from 1, whose weights it has, and how many there were.
     temperature_ : float
         What scores are divided by before they become probabilities: 1 until `calibrate`.
+    centroids_ : ndarray of float32, (K, features)
+        Where the features of each class's training photos point on average, as unit vectors.
     threshold_ : float or None
-        Photos whose largest probability is below it are of none of the classes; None until `calibrate`.
+        Photos whose `likeness` is below it are of none of the classes; None until `calibrate`.
 
     Examples
     --------
@@ -176,9 +191,11 @@ class PhotoClassifier(Classifier):
         held_features = None if held is None else ((yield from extractor.looked(held[0])), held[1])
         self.history_: dict[str, list[Any]] = {name: [] for name in EpochEnded.__dataclass_fields__}
         self.best_epoch_ = self.n_iter_ = 0
-        self.temperature_, self.threshold_ = 1.0, None
+        self.temperature_: float = 1.0
+        self.threshold_: float | None = None
         self.alpha_, self.tried_ = self._chosen_alpha(features, labels, held_features, seed)
         self.extractor_, self.head_ = extractor, self._head(self.alpha_, seed)
+        self.centroids_ = _centroids(features, labels, len(self.classes_))
         stop = {"stop": options["stop"]} if "stop" in options else {}
         if not self.finetune:
             yield from self._fitting(self.head_, features, labels, held_features, **stop)
@@ -198,15 +215,14 @@ class PhotoClassifier(Classifier):
         )
         extractor._take(backbone)
         self.head_._take(head)  # type: ignore[attr-defined]
+        some = np.concatenate([np.flatnonzero(labels == label)[:A_FEW] for label in range(len(self.classes_))])
+        self.centroids_ = _centroids(extractor.transform(images[some]), labels[some], len(self.classes_))
 
-    @available_if(_gives_probabilities)
     def calibrate(self, X: Pictures, y: ArrayLike, rate: float = FALSE_REJECTS) -> Self:
         """Have probabilities say how often answers are right, and learn which photos are of none of the classes.
 
         The temperature is fitted where the head's probabilities are the softmax of its scores: see
-        `nabi.metrics.fit_temperature`. The classes' order does not change. The threshold is one on the largest
-        probability: Hendrycks and Gimpel, "A baseline for detecting misclassified and out-of-distribution examples in
-        neural networks" (2017).
+        `nabi.metrics.fit_temperature`. The classes' order does not change. The threshold is one on `likeness`.
 
         Parameters
         ----------
@@ -220,7 +236,7 @@ class PhotoClassifier(Classifier):
         images, labels = self._held_out((as_photos(X, self.extractor_.size), y))
         features = self.extractor_.transform(images)
         self.temperature_ = fit_temperature(self.head_.scores(features), labels) if self._has_logits else 1.0
-        self.threshold_ = rejection_threshold(self._probabilities(features).max(axis=1), rate)
+        self.threshold_ = rejection_threshold(self._likeness(features), rate)
         return self
 
     def _remember(self, row: EpochEnded) -> None:
@@ -289,13 +305,31 @@ class PhotoClassifier(Classifier):
         check_is_fitted(self, "classes_")
         return self._probabilities(self._features(X))
 
-    @available_if(_gives_probabilities)
-    def fits_none(self, probabilities: ArrayLike) -> NDArray[np.bool_]:
-        """Whether photos are of none of the classes, by what `predict_proba` said of them.
+    def likeness(self, X: Pictures) -> NDArray[np.float32]:
+        """How much photos are like those of any class: the largest cosine between their features and its centroid.
+
+        It knows strangers that probabilities do not: these say which class is likelier than the others, and some class
+        always is. After K. Lee and others, "A simple unified framework for detecting out-of-distribution samples and
+        adversarial attacks" (2018), with the angle in place of their distance.
 
         Parameters
         ----------
-        probabilities : array_like of float, (N, K)
+        X : array of uint8, (N, H, W, 3), or sequence of paths
+
+        Returns
+        -------
+        ndarray of float32, (N,)
+            From -1 to 1.
+        """
+        check_is_fitted(self, "classes_")
+        return self._likeness(self._features(X))
+
+    def fits_none(self, X: Pictures) -> NDArray[np.bool_]:
+        """Whether photos are of none of the classes: less like any of them than ``threshold_``.
+
+        Parameters
+        ----------
+        X : array of uint8, (N, H, W, 3), or sequence of paths
 
         Returns
         -------
@@ -309,13 +343,17 @@ class PhotoClassifier(Classifier):
         check_is_fitted(self, "classes_")
         if self.threshold_ is None:
             raise SettingError("no threshold says what is of none of the classes: calibrate it on validation photos")
-        found: NDArray[np.bool_] = np.asarray(probabilities).max(axis=1) < self.threshold_
+        found: NDArray[np.bool_] = self.likeness(X) < self.threshold_
         return found
 
     @property
     def _has_logits(self) -> bool:
         """Whether the head's probabilities are the softmax of its scores."""
         return getattr(self.head_, "loss", None) == "softmax"
+
+    def _likeness(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        best: NDArray[np.float32] = (_unit(features) @ self.centroids_.T).max(axis=1)
+        return best
 
     def _probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.temperature_ != 1.0:
@@ -361,7 +399,8 @@ class PhotoClassifier(Classifier):
 
     def _arrays(self) -> Arrays:
         arrays = {f"backbone.{path}": tensor.numpy() for path, tensor in nn.tensors(self.extractor_.model_).items()}
-        return arrays | {f"head.{name}": array for name, array in self.head_._arrays().items()}
+        arrays |= {f"head.{name}": array for name, array in self.head_._arrays().items()}
+        return arrays | {"centroids": self.centroids_}
 
     def _described(self) -> dict[str, Any]:
         return {
@@ -374,6 +413,8 @@ class PhotoClassifier(Classifier):
     def _restore(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
         self.check_settings()
         parts: dict[str, Arrays] = {"backbone": {}, "head": {}}
+        arrays = dict(arrays)
+        centroids = arrays.pop("centroids", None)
         for name, array in arrays.items():
             part, _, path = name.partition(".")
             if part not in parts:
@@ -392,11 +433,16 @@ class PhotoClassifier(Classifier):
         if not np.array_equal(self.head_.classes_, self.classes_):
             raise ModelFileError("the classes of its head are others")
         self.alpha_, self.tried_ = getattr(self.head_, "alpha", None), {}
-        # Files that were written before these were kept have neither.
-        self.temperature_, self.threshold_ = float(header.get("temperature", 1.0)), header.get("threshold")
+        if centroids is None:
+            raise ModelFileError("its classes have no centroids: an earlier nabi wrote it: train it again")
+        wanted = (len(self.classes_), self.extractor_.n_features_out_)
+        if centroids.dtype != np.float32 or centroids.shape != wanted:
+            raise ModelFileError(f"its centroids are {centroids.dtype} of {centroids.shape}")
+        self.centroids_ = centroids
+        self.temperature_, self.threshold_ = float(header["temperature"]), header["threshold"]
         if not 1 / HOTTEST <= self.temperature_ <= HOTTEST:
             raise ModelFileError(f"its temperature is {self.temperature_}")
-        if self.threshold_ is not None and not (type(self.threshold_) is float and 0 <= self.threshold_ <= 1):
+        if self.threshold_ is not None and not (type(self.threshold_) is float and -1.001 <= self.threshold_ <= 1.001):
             raise ModelFileError(f"its threshold is {reprlib.repr(self.threshold_)}")
 
     # --- settings ---

@@ -36,7 +36,7 @@ def evaluate(
     if split not in SPLITS:
         raise SettingError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     classifier = picture_model(model)
-    dataset = _loaded(source, classifier)
+    dataset = loaded_for(source, classifier)
     for name, reason in dataset.skipped:
         note(f"skipped {name}: {reason}")
     if not set(map(composed, dataset.classes)) & {composed(str(name)) for name in classifier.classes_}:
@@ -56,7 +56,7 @@ def evaluate(
         )
 
 
-def _loaded(source: str, classifier: Classifier) -> Dataset:
+def loaded_for(source: str, classifier: Classifier) -> Dataset:
     """The data, in the shape that the model takes."""
     height, width, channels = classifier.input_shape_
     with bar(console(stderr=True)) as show:

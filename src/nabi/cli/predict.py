@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -20,15 +20,27 @@ from nabi.cli.terminal import note
 from nabi.errors import DataError, PictureError, SettingError
 from nabi.training import evaluation_batch
 
-Answer = tuple[str, list[tuple[str, float]]]
+NONE = "none of these"
+
+
+class Answer(NamedTuple):
+    """What is said of one picture."""
+
+    path: str
+    best: list[tuple[str, float]]
+    none: bool | None
+    """Whether it is of none of the classes; None where that was not asked."""
 
 
 def predict(
     model: Annotated[Path, typer.Argument(help="A model file, or the folder of a run.")],
     paths: Annotated[list[Path], typer.Argument(metavar="IMAGE-OR-FOLDER...", help="Pictures, or folders of them.")],
     top: Annotated[int, typer.Option(help="How many classes to name for each picture.")] = 3,
+    none: Annotated[
+        bool, typer.Option("--none", help="Say “none of these” of pictures too little like those of any class.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON array, one picture a line.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Columns path, rank, class, score.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Columns path, rank, class, score; with --none: none.")] = False,
 ) -> None:
     """Say what is on pictures: the most likely classes, each with its score.
 
@@ -41,29 +53,37 @@ def predict(
     if top < 1:
         raise SettingError(f"--top {top}: it must be 1 or more")
     classifier = picture_model(model)
+    if none and getattr(classifier, "threshold_", None) is None:
+        raise SettingError(
+            f"--none: {model} has not learnt what is of none of its classes, as models of photos do that nabi train "
+            "had validation photos for"
+        )
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
     kind = "probability" if hasattr(classifier, "predict_proba") else "score"
-    write = partial(_write_json, kind) if as_json else _write_csv if as_csv else _write_text
-    answers = _answers(classifier, paths, top)
+    write = partial(_write_json, kind) if as_json else partial(_write_csv, none) if as_csv else _write_text
+    answers = _answers(classifier, paths, top, none)
     first = next(answers, None)
     if first is None:
         raise DataError(f"{', '.join(map(str, paths))}: no picture that can be read")
     write(itertools.chain([first], answers))
 
 
-def _answers(classifier: Classifier, paths: list[Path], top: int) -> Iterator[Answer]:
+def _answers(classifier: Classifier, paths: list[Path], top: int, none: bool) -> Iterator[Answer]:
     """Each picture's path and top classes, a batch at a time."""
     height, width, channels = classifier.input_shape_
     pictures = data.pictures(paths, size=(height, width), channels=channels)  # type: ignore[arg-type]
     readable = _readable(pictures)
     answer = getattr(classifier, "predict_proba", classifier.scores)
     while batch := list(itertools.islice(readable, evaluation_batch(classifier.input_shape_))):
-        scores = answer(np.stack([picture for _, picture in batch]))
+        images = np.stack([picture for _, picture in batch])
+        scores = answer(images)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-        for (path, _), places, row in zip(batch, best, scores, strict=True):
-            yield path, [(str(classifier.classes_[place]), round(float(row[place]), 6)) for place in places]
+        strange = classifier.fits_none(images).tolist() if none else [None] * len(batch)  # type: ignore[attr-defined]
+        for (path, _), places, row, fits_none in zip(batch, best, scores, strange, strict=True):
+            named = [(str(classifier.classes_[place]), round(float(row[place]), 6)) for place in places]
+            yield Answer(path, named, fits_none)
 
 
 def _readable(pictures: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
@@ -75,21 +95,24 @@ def _readable(pictures: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, NDArra
 
 
 def _write_text(answers: Iterator[Answer]) -> None:
-    for path, best in answers:
-        print(printable(path), *(f"{printable(name)} {score:.3f}" for name, score in best), sep="  ")
+    for path, best, none in answers:
+        named = [f"{printable(name)} {score:.3f}" for name, score in best]
+        print(printable(path), *([NONE, *named] if none else named), sep="  ")
 
 
-def _write_csv(answers: Iterator[Answer]) -> None:
+def _write_csv(asked: bool, answers: Iterator[Answer]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "rank", "class", "score"])
-    for path, best in answers:
-        writer.writerows([path, rank, name, score] for rank, (name, score) in enumerate(best, 1))
+    writer.writerow(["path", "rank", "class", "score"] + (["none"] if asked else []))
+    for path, best, none in answers:
+        mark = ["yes" if none else "no"] if asked else []
+        writer.writerows([path, rank, name, score, *mark] for rank, (name, score) in enumerate(best, 1))
 
 
 def _write_json(kind: str, answers: Iterator[Answer]) -> None:
     before = "["
-    for path, best in answers:
+    for path, best, none in answers:
+        said = {"path": path, "kind": kind} | ({} if none is None else {"none": none})
         predictions = [{"class": name, "score": score} for name, score in best]
-        print(before, json_text({"path": path, "kind": kind, "predictions": predictions}), sep="\n", end="")
+        print(before, json_text({**said, "predictions": predictions}), sep="\n", end="")
         before = ","
     print("\n]")

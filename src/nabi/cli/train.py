@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from nabi.classifiers import Classifier
+from nabi.classifiers import Classifier, PhotoClassifier
 from nabi.cli import INTERRUPTED
 from nabi.cli.backbone import with_backbone
 from nabi.cli.characters import printable
@@ -18,6 +18,7 @@ from nabi.cli.check import set_leaks_aside
 from nabi.cli.choices import KINDS, MODELS, SIZES, as_typed, chosen, flip_colours
 from nabi.cli.pictures import held_out, labelled, loaded, refuse_inside, whole_path
 from nabi.cli.profiled import where_time_went
+from nabi.cli.report import calibrate, log_in_mlflow, write_report
 from nabi.cli.results import write_history, write_measures, write_model
 from nabi.cli.run_folder import ASKED, CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
 from nabi.cli.terminal import bar, compiling, console, interruptible, note
@@ -30,6 +31,7 @@ from nabi.listeners import Listener, events_for_tensorboard, lines
 from nabi.losses import LOSSES
 from nabi.models import BACKBONES
 from nabi.optim import OPTIMIZERS
+from nabi.report.tracking import tracker
 from nabi.training import Event, Finished, Looked, Started, Stepped
 from nabi.training.loop import CHECKPOINT_SECONDS
 
@@ -111,6 +113,9 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write event files for TensorBoard, too, into the run's folder.")
     ] = False,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Log the finished run in MLflow, which mlflow-skinny brings.")
+    ] = False,
     profile: Annotated[
         bool, typer.Option("--profile", help="Say at the end where the time of the steps went, kernel by kernel.")
     ] = False,
@@ -124,6 +129,8 @@ def train(
     asked: dict[str, Any] = {name: given[name] for name in KINDS if given.get(name) is not None}
     if not checkpoint_minutes >= 0:
         raise SettingError(f"--checkpoint-minutes {checkpoint_minutes}: it must be 0 or more")
+    if mlflow:
+        tracker()
     if "data" in asked:
         asked["data"] = whole_path(asked["data"])
     if resume and out is None:
@@ -157,6 +164,8 @@ def train(
             listeners.append(_say_learning_rate(classifier, where))
         noted = held.enter_context(profiling()) if profile else None
         _run(classifier, dataset, folder, asked, where, listeners, checkpoint_minutes * 60)
+        if mlflow:
+            log_in_mlflow(folder, classifier, asked, where)
         if noted is not None:
             where.print("\n".join(where_time_went(noted)))
 
@@ -219,6 +228,7 @@ def _run(
             if not (folder.path / CHECKPOINT).exists():
                 folder.give_up()
             raise
+    calibrate(classifier, dataset)
     write_model(classifier, dataset, folder, asked)
     if finished.stopped:
         again = f"nabi train --resume --out {shlex.quote(str(folder.path))}"
@@ -231,6 +241,10 @@ def _run(
         said = write_measures(classifier, dataset, folder, asked, show)
     where.print(said)
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
+    if isinstance(classifier, PhotoClassifier):
+        with bar(where) as show:
+            lines = write_report(classifier, dataset, folder, asked, show)
+        where.print("\n".join(lines))
 
 
 def _kept(finished: Finished) -> str:
