@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from nabi import engines
 from nabi.classifiers import Classifier, registered
 from nabi.classifiers.photo import PhotoClassifier
 from nabi.cli import backbone
@@ -99,6 +100,8 @@ def chosen(asked: Mapping[str, Any]) -> Classifier:
         classifier = _of_features(name, arguments, asked)
     try:
         classifier.check_settings()
+        if "precision" in asked:  # before pictures are decoded, which may take minutes
+            engines.check(getattr(classifier, "engine", "auto"), asked["precision"])
     except SettingError as error:
         argument, _, what = str(error).partition(" ")
         option = next((option for option, (name, _) in OPTIONS.items() if name == argument), argument)

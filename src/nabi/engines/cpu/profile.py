@@ -98,8 +98,8 @@ def _name(root: Root) -> str:
     if value.kind == "elementwise":
         assert value.formula is not None
         return value.formula.__name__.rstrip("_")
-    shape = "×".join(map(str, value.shape[1:] if root.how == "write" else value.shape))
-    return f"{value.kind.replace('_', ' ')} {shape}".strip() if root.how == "write" else value.kind.replace("_", " ")
+    kind = ("rounded " if value.settings.get("rounded") else "") + value.kind.replace("_", " ")
+    return f"{kind} {'×'.join(map(str, value.shape[1:]))}".strip() if root.how == "write" else kind
 
 
 def _carried_out(root: Root) -> float:
