@@ -20,7 +20,7 @@ from nabi import engines, ops, threads
 from nabi.cli import main
 from nabi.cli.profiled import where_time_went
 from nabi.data import cache
-from nabi.engines.cpu import machine, profile, program, running, segments
+from nabi.engines.cpu import machine, profile, program, running, segments, values
 from nabi.engines.cpu.memory import ALIGNED, aligned
 from nabi.engines.cpu.program import Program as Compiled
 from nabi.errors import SettingError
@@ -390,6 +390,20 @@ def test_large_results_are_written_by_the_cache(vector: int, monkeypatch: pytest
             got = engines.prepare("cpu", plan)([x, y, z])
     assert same_bits(got, wanted)
     assert overrun() == 0
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("rows", [96, 100, 128, 192, 256, 1000])
+def test_rows_of_a_product_are_shared_out(rows: int, rounded: bool) -> None:
+    """However few rows should be multiplied with a far matrix together, no thread is left without work."""
+    plan = plan_of(lambda x, w: ops.relu(x @ w), np.zeros((rows, 900), np.float32), np.zeros((900, 1000), np.float32))
+    _, outputs = values.spell(plan, winograd=True, rounded=rounded)
+    layout = segments.lay_out(outputs, set())
+    (product,) = (s for stage in layout.stages for s in stage if any("matmul" in r.value.kind for r in s.roots))
+    assert product.rows == rows
+    lengths = {stop - start for start, stop in program.bounds(product)}
+    assert len(program.bounds(product)) > 1
+    assert max(lengths) - min(lengths) <= 1
 
 
 # --- which engine ---
