@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import _check_sample_weight
 
@@ -90,6 +89,8 @@ def held_out_fraction(
     >>> len(train), len(held)
     (9, 3)
     """
+    from sklearn.model_selection import train_test_split  # which brings all of scikit-learn's metrics
+
     places = np.arange(len(labels))
     held = max(1, math.ceil(fraction * len(labels)))
     counts = np.unique(labels, return_counts=True)[1]
