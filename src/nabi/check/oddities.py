@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi.data.decode import FORMATS
+from nabi.data.decode import formats
 
 EXTREME = 4  # times as long as short: a centre crop leaves a quarter
 FLAT = 8  # levels between the darkest and the brightest pixel, which is less than compression adds
@@ -104,7 +104,7 @@ def oddities(content: bytes, name: str, picture: NDArray[np.uint8]) -> tuple[lis
     from PIL import Image
 
     found = []
-    with Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in _opened()]) as image:
+    with Image.open(io.BytesIO(content), formats=formats()) as image:
         format_, mode = str(image.format), image.mode
         orientation = _orientation(image)
         suffix = PurePosixPath(name).suffix
@@ -123,10 +123,15 @@ def oddities(content: bytes, name: str, picture: NDArray[np.uint8]) -> tuple[lis
     height, width = picture.shape[:2]
     if max(height, width) >= EXTREME * min(height, width):
         found.append(Oddity("aspect", f"{width}x{height}: a centre crop leaves little of it"))
-    if int((picture.max((0, 1)).astype(int) - picture.min((0, 1))).max()) <= FLAT:
+    if _range(picture[:: height // 8 or 1, :: width // 8 or 1]) <= FLAT and _range(picture) <= FLAT:  # mostly few tell
         red, green, blue = picture[height // 2, width // 2].tolist()
         found.append(Oddity("flat", f"a single flat colour, #{red:02x}{green:02x}{blue:02x}"))
     return found, orientation
+
+
+def _range(picture: NDArray[np.uint8]) -> int:
+    """Levels between the darkest and the brightest, in the channel where it is most."""
+    return int((picture.max((0, 1)).astype(int) - picture.min((0, 1))).max())
 
 
 def _an(name: str) -> str:
@@ -188,10 +193,3 @@ def _transparent(image: Any) -> float:
         return 0.0
     alpha = np.asarray(image.convert("RGBA").getchannel("A"))
     return float((alpha < 255).mean())
-
-
-def _opened() -> dict[str, Any]:
-    from PIL import Image
-
-    Image.init()
-    return Image.OPEN

@@ -29,6 +29,7 @@ from nabi.data.splits import content_key, content_keys, split_by_content
 from nabi.errors import DataError
 
 SPLITS = ("train", "validation", "test")
+MANY, GROUP = 32, 1 << 18  # files, and bytes of files, that a thread looks at in one go
 FORMAT = 1  # of what is cached: to be raised when what is found out changes
 
 Progress = Callable[[int, int], None]
@@ -158,9 +159,12 @@ def _found_out(path: Path, listing: list[Member] | None, report: Progress) -> tu
     """All that is kept about the files, whatever the layout will turn out to be; and the thumbnails."""
     seen: dict[str, _Seen] = {}  # of a name that stands in an archive twice the last, as unpacking would leave it
     found = members(path, report=report) if listing is None else iter(listing)
-    for done, one in enumerate(threads.map_in_order(_look_at, found), 1):
-        seen.pop(one.name, None)
-        seen[one.name] = one
+    done = 0
+    for results in threads.map_in_order(lambda group: [_look_at(member) for member in group], _together(found)):
+        for one in results:
+            seen.pop(one.name, None)
+            seen[one.name] = one
+        done += len(results)
         if listing is not None:
             report(done, len(listing))
     pictures = [one for one in seen.values() if one.thumbnail is not None]
@@ -182,6 +186,18 @@ def _found_out(path: Path, listing: list[Member] | None, report: Progress) -> tu
         assert one.thumbnail is not None
         thumbnails[row] = one.thumbnail
     return about, thumbnails
+
+
+def _together(found: Iterator[Member]) -> Iterator[list[Member]]:
+    """Small files many at a time, so that handing them to a thread costs less than decoding them."""
+    group: list[Member] = []
+    for member in found:
+        group.append(member)
+        if len(group) == MANY or sum(one.size for one in group) > GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _placed(path: Path, about: dict[str, Any], thumbnails: NDArray[np.uint8]) -> Survey:
