@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import batch_norm, cross_entropy
 
 from nabi.classifiers.settings import seed_of
 from nabi.data import augment
@@ -140,6 +140,28 @@ class Standardize(nn.Module):
         return torch.addcmul(self.shift, x.to(self.scale.dtype), self.scale, value=factor)
 
 
+class Mirrored(nn.Sequential):
+    """The mean over a picture and its mirror; in training, the picture alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return super().forward(x)
+        both = super().forward(torch.cat([x, x.flip(3)]))
+        return (both[: len(x)] + both[len(x) :]) / 2
+
+
+class Norm(nn.BatchNorm2d):
+    """Batch normalisation whose bias counts several times."""
+
+    def __init__(self, channels: int, gain: float, **how: Any) -> None:
+        super().__init__(channels, **how)
+        self.gain = gain
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        running = self.running_mean, self.running_var
+        return batch_norm(x, *running, self.weight, self.bias * self.gain, self.training, self.momentum, self.eps)
+
+
 class Flatten(nn.Module):
     """Rows in the order that ours have, channels last."""
 
@@ -169,8 +191,9 @@ def module(layer: Any) -> nn.Module:
     if not type(layer).__module__.startswith("nabi.nn."):
         raise NoTwin(f"layer {kind}")
     match kind:
-        case "Sequential":
-            return nn.Sequential(OrderedDict((name, module(one)) for name, one in own.items()))
+        case "Sequential" | "Mirrored":
+            layers = OrderedDict((name, module(one)) for name, one in own.items())
+            return Mirrored(layers) if kind == "Mirrored" else nn.Sequential(layers)
         case "Standardize":
             return Standardize(own.pop("mean").numpy(), own.pop("std").numpy())
         case "Conv2d" | "Whitening":
@@ -186,7 +209,9 @@ def module(layer: Any) -> nn.Module:
             put(made, own)
         case "BatchNorm":
             (channels,) = own["running_mean"].shape
-            made = nn.BatchNorm2d(channels, eps=own.pop("epsilon"), momentum=own.pop("momentum"))
+            how = {"eps": own.pop("epsilon"), "momentum": own.pop("momentum")}
+            gain = own.pop("bias_gain")
+            made = nn.BatchNorm2d(channels, **how) if gain == 1 else Norm(channels, gain, **how)
             put(made, own, running_variance="running_var")
         case "MaxPool2d" | "AvgPool2d":
             pool = {"MaxPool2d": nn.MaxPool2d, "AvgPool2d": nn.AvgPool2d}[kind]

@@ -120,7 +120,8 @@ def test_loss_gradients_and_three_steps_are_ours() -> None:
 def test_answers_are_those_that_the_classifier_gives() -> None:
     """By whatever `predict` does beside the network."""
     images, labels = pictures()
-    classifier = nabi.ConvNetClassifier(channels=(4, 8), max_iter=1, random_state=0, engine="reference")
+    how = {"augment": "flip", "random_state": 0, "engine": "reference"}
+    classifier = nabi.ConvNetClassifier(channels=(4, 8), max_iter=1, **how)
     recipe = twin.begun(classifier, images, labels)
     theirs = twin.Twin(recipe).scores(torch.from_numpy(images), at_once=20).numpy()
     scores = classifier.scores(images)
@@ -146,11 +147,16 @@ LAYERS = {
     "flat": nn.Sequential(nn.Flatten(), nn.Linear(8 * 6 * 3, 5, key=nabi.random.key(1))),
     "dropout": nn.Dropout(0.5, key=nabi.random.key(2)),
     "norm": nn.BatchNorm(3, momentum=0.3, epsilon=0.1),
+    "norm of biases": nn.BatchNorm(3, scale=False, bias_gain=8.0),
+    "mirrored": nn.Mirrored(nn.Conv2d(3, 4, 3, key=nabi.random.key(3)), nn.Flatten()),
 } | {kind.label: kind() for kind in ACTIVATIONS.values()}
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers(name: str) -> None:
+    for path, tensor in nn.tensors(LAYERS[name]).items():
+        if path == "bias":
+            tensor.assign(np.linspace(-1, 1, tensor.size, dtype=np.float32))
     model = nn.Sequential(nn.Standardize([0.4, 0.5, 0.6], [0.2, 0.3, 0.1]), LAYERS[name])
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 6, 3)).astype(np.uint8)
     net = torch.nn.Sequential(twin.Pictures(), twin.module(model)).to(memory_format=torch.channels_last).eval()
