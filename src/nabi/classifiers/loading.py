@@ -6,6 +6,7 @@ from typing import Any
 
 from nabi import container
 from nabi.classifiers.base import rebuild
+from nabi.classifiers.imported import ImportedClassifier, from_onnx
 from nabi.classifiers.registry import registered
 from nabi.errors import ModelFileError, SettingError
 
@@ -16,7 +17,8 @@ def load(path: str | os.PathLike[str]) -> Any:
     Parameters
     ----------
     path : path-like
-        A model file, or a folder with one in it, as ``nabi train`` makes it.
+        A model file, or a folder with one in it, as ``nabi train`` makes it; or an ONNX file, whose name ends in
+        ``.onnx`` (see `nabi.classifiers.imported.from_onnx`).
 
     Returns
     -------
@@ -25,7 +27,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Raises
     ------
-    ModelFileError
+    ModelFileError, FormatError
         The file is missing, damaged, of a newer nabi, or something else.
 
     Examples
@@ -39,13 +41,16 @@ def load(path: str | os.PathLike[str]) -> Any:
     """
     if Path(path).is_dir():
         path = _only_model(Path(path))
+    if Path(path).suffix.lower() == ".onnx":
+        return from_onnx(path)
     arrays, header = container.read(path)
     name = header.get("classifier")
     if name is None:
         what = "the checkpoint of a run" if "checkpoint" in header else "no classifier"
         raise ModelFileError(f"{path}: {what}, not a model")
     try:
-        return rebuild(registered(str(name)), arrays, header)
+        imported = name == ImportedClassifier.registered_name
+        return rebuild(ImportedClassifier if imported else registered(str(name)), arrays, header)
     except (ModelFileError, SettingError) as error:
         # In one line, and not a long one: what a header holds may be megabytes.
         raise ModelFileError(f"{path}: {' '.join(str(error).split())[:300]}") from None

@@ -8,6 +8,7 @@ and shows its traceback.
 import contextlib
 import errno
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ COMMANDS = {
     "predict": "Say what is on pictures.",
     "evaluate": "Measure a model's accuracy on labelled pictures.",
     "export": "Write a model as an ONNX file, and check that it answers the same.",
+    "import": "Open an ONNX file of a classifier, and keep it as a model.",
     "report": "Report on a finished run: what it gets wrong, and how far to trust it.",
     "look": "Look into a picture, a model, its answers, or a formula.",
     "cache": "List what is kept of decoded pictures and downloads, or clear it.",
@@ -83,7 +85,8 @@ def _application(given: list[str]) -> typer.Typer:
     for name, summary in COMMANDS.items():
         function: Callable[..., Any] = _not_asked_for
         if name == wanted:
-            function = getattr(importlib.import_module(f"nabi.cli.{name}"), name)
+            called = f"{name}_" if keyword.iskeyword(name) else name
+            function = getattr(importlib.import_module(f"nabi.cli.{called}"), called)
         application.command(name, short_help=summary)(function)
     return application
 

@@ -1,0 +1,99 @@
+"""A graph out of an ONNX file as a layer: run by our operations, drawn and looked into like any other."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nabi._tensor import Tensor, tensor
+from nabi.errors import FormatError
+from nabi.graph.interpreter import scope
+from nabi.nn import Layer
+from nabi.onnx.operations import Call, compute
+from nabi.onnx.reading import Graph, Operator
+
+_HWIO, _TRANSPOSED = (2, 3, 1, 0), (1, 0)
+
+
+class GraphNetwork(Layer):
+    """y = what the graph makes of x
+
+    Parameters
+    ----------
+    graph : Graph
+        With one input.
+
+    Attributes
+    ----------
+    weights : dict of str to Tensor
+        Its floating-point constants. What only convolutions and products use lies as our operations take it.
+    """
+
+    label = "graph"
+
+    def __init__(self, graph: Graph) -> None:
+        graph = _laid_out(graph)
+        if len(graph.inputs) != 1:
+            raise FormatError(f"{len(graph.inputs)} inputs, and a classifier has one")
+        self.graph = graph
+        self.weights = {
+            name: tensor(array, name)
+            for name, array in graph.constants.items()
+            if array.dtype.kind == "f" and array.ndim
+        }
+        self.known = {name: array for name, array in graph.constants.items() if name not in self.weights}
+
+    def forward(self, x: Any, training: bool) -> Any:
+        return self.values(x)[0]
+
+    def values(self, x: Any) -> list[Any]:
+        """Every output of the graph."""
+        graph, computed = self.graph, [0]
+        found: dict[str, Any] = {"": None, graph.inputs[0].name: x, **self.weights, **self.known}
+        last = {name: place for place, node in enumerate(graph.nodes) for name in node.inputs}
+        for place, node in enumerate(graph.nodes):
+            with scope(node.name or node.kind):
+                made = compute(node, _without_trailing([found[name] for name in node.inputs]), graph.opset, computed)
+            found.update(zip(node.outputs, made, strict=False))
+            for name in node.inputs:
+                if last[name] == place and name and name not in graph.outputs:
+                    found.pop(name, None)
+        call = Call(Operator("output", "", (), (), {}), graph.opset, computed)
+        return [_as_tensor(call.plain(found[name])) for name in graph.outputs]
+
+
+def _as_tensor(value: Any) -> Any:
+    return value if isinstance(value, Tensor) else tensor(np.asarray(value))
+
+
+def _without_trailing(values: list[Any]) -> list[Any]:
+    """Inputs without those that are left out at the end."""
+    while values and values[-1] is None:
+        values.pop()
+    return values
+
+
+def _laid_out(graph: Graph) -> Graph:
+    """The graph with weights that only one kind of node uses as our operations take them, once and not at every run."""
+    uses: Counter[str] = Counter(name for node in graph.nodes for name in node.inputs)
+    uses.update(graph.outputs)
+    constants, nodes = dict(graph.constants), []
+    for node in graph.nodes:
+        weight = node.inputs[1] if len(node.inputs) > 1 else ""
+        array: NDArray[Any] | None = constants.get(weight) if uses[weight] == 1 else None
+        if array is not None and node.kind == "Conv" and array.ndim == 4 and not node.attributes.get("turned"):
+            constants[weight] = np.ascontiguousarray(array.transpose(_HWIO))
+            node = node._replace(attributes=node.attributes | {"turned": 1})
+        elif array is not None and node.kind == "Gemm" and array.ndim == 2 and node.attributes.get("transB"):
+            constants[weight] = np.ascontiguousarray(array.transpose(_TRANSPOSED))
+            node = node._replace(attributes=node.attributes | {"transB": 0})
+        nodes.append(node)
+    return graph._replace(constants=constants, nodes=tuple(nodes))
+
+
+def arrays(network: GraphNetwork) -> dict[str, NDArray[Any]]:
+    """The constants, as a model file holds them."""
+    held: Mapping[str, Any] = {name: weight.numpy() for name, weight in network.weights.items()}
+    return {name: np.asarray(array) for name, array in (held | network.known).items()}
