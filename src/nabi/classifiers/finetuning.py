@@ -8,13 +8,13 @@ from typing import Any
 from nabi import nn
 from nabi._tensor import Tensor
 from nabi.losses import LOSSES
-from nabi.optim import SGD, cosine
+from nabi.optim import AdamW, cosine
 from nabi.training import Event, Examples, GradientDescent, batch_bounds, run
 
 SHARE = 0.6
 """Of a backbone's parameters, counted from its end: how many are trained with the head."""
 
-BATCH, LEARNING_RATE, WEIGHT_DECAY, LABEL_SMOOTHING = 32, 0.01, 1e-4, 0.1
+BATCH, LEARNING_RATE, WEIGHT_DECAY, LABEL_SMOOTHING = 32, 2e-4, 0.01, 0.1
 
 
 class Whole(nn.Layer):
@@ -78,7 +78,7 @@ def finetune(
             break
         left -= parameter.size
         parameter.requires_grad = False
-    optimizer = SGD(nn.parameters(whole), LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
+    optimizer = AdamW(nn.parameters(whole), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = epochs * (len(batch_bounds(len(examples.images), BATCH)) - 1)
     loss = partial(LOSSES["softmax"], label_smoothing=LABEL_SMOOTHING)
     yield from run(
