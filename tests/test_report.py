@@ -199,13 +199,13 @@ def test_confident_learning_is_that_of_the_paper(rows) -> None:
 
 
 def test_confident_joint_golden() -> None:
-    """Of three classes, worked out by hand: t = (0.6, 0.5, 0.7)."""
-    shares = [[0.8, 0.1, 0.1], [0.4, 0.6, 0.0], [0.3, 0.6, 0.1], [0.6, 0.4, 0.0], [0.2, 0.1, 0.7]]
+    """Of three classes, worked out by hand: t = (0.6, 0.475, 0.7)."""
+    shares = [[0.8, 0.1, 0.1], [0.4, 0.6, 0.0], [0.3, 0.6, 0.1], [0.65, 0.35, 0.0], [0.2, 0.1, 0.7]]
     labels = [0, 0, 1, 1, 2]
-    assert thresholds(shares, labels).round(6).tolist() == [0.6, 0.5, 0.7]
+    assert thresholds(shares, labels).round(6).tolist() == [0.6, 0.475, 0.7]
     assert confident_class(shares, labels).tolist() == [0, 1, 1, 0, 2]
     assert confident_joint(shares, labels).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
-    assert suspicion(shares, labels).order.tolist() == [1, 3, 2, 4, 0]
+    assert suspicion(shares, labels).order.tolist() == [3, 1, 2, 4, 0]
 
 
 def noisy(share: float, seed: int = 0):
@@ -285,7 +285,7 @@ def test_calibration_keeps_scores_and_is_kept_in_the_file(tmp_path: Path) -> Non
     with pytest.raises(SettingError, match="no threshold"):
         classifier.fits_none(images)
     classifier.calibrate(images, labels)
-    assert classifier.temperature_ > 1
+    assert classifier.temperature_ != 1
     assert classifier.scores(images).tobytes() == before.tobytes()
     after = classifier.predict_proba(images)
     assert (after.dtype, after.argmax(axis=1).tolist()) == (np.float32, probable.argmax(axis=1).tolist())
@@ -347,7 +347,7 @@ class Outside(HTMLParser):
     def handle_starttag(self, tag, attributes) -> None:
         if tag in ("script", "link", "iframe", "object", "embed", "base", "form", "audio", "video"):
             self.wrong.append(tag)
-        if tag not in ("meta", "img", "br", "path", "rect", "line", "col", "hr", "input"):
+        if tag not in ("meta", "img", "br"):
             self.open.append(tag)
         for name, value in attributes:
             if name.startswith("on") or name in ("srcset", "xlink:href", "action"):

@@ -46,7 +46,8 @@ def predict(
 
     With a model trained with the softmax loss the numbers are probabilities, which add up to 1 over all classes; with
     others they are scores, of which only the order means something. --json says which, as "kind". Files that are no
-    pictures are skipped, and named on standard error.
+    pictures are skipped, and named on standard error. With --none, pictures that are too little like those of any class
+    are said to be of none of these: see docs/photos.md.
     """
     if as_json and as_csv:
         raise SettingError("--json and --csv: choose one")
