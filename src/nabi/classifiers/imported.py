@@ -19,13 +19,11 @@ from nabi.classifiers.settings import check_choice
 from nabi.engines import ENGINES
 from nabi.errors import FormatError, ModelFileError, NabiError, SettingError
 from nabi.onnx import reading
-from nabi.onnx.network import GraphNetwork, arrays
+from nabi.onnx.network import MAX_NUMBERS, GraphNetwork, arrays
 from nabi.onnx.reading import Graph, Input, Operator
 from nabi.onnx.tensors import READ
 from nabi.training import Event, evaluation_batch, filled
 
-MAX_NUMBERS = 2**28
-"""That a network may make of one picture, all its nodes together."""
 MAX_CLASSES = 2**20
 
 
@@ -96,8 +94,6 @@ class ImportedClassifier(Classifier):
         self._prepare()
         example = np.broadcast_to(np.zeros((), self.input_dtype_), (1, *self.input_shape_))
         plan = self._apply.plan(example)
-        if sum(math.prod(node.shape) for node in plan.nodes) > MAX_NUMBERS:
-            raise FormatError(f"the network makes more than {MAX_NUMBERS:,} numbers of an input")
         shapes = [tuple(output.shape) for output in plan.outputs]
         for shape in shapes:
             if len(shape) != 2 or shape[0] != 1 or not 1 <= shape[1] <= MAX_CLASSES or shape != shapes[0]:
@@ -216,10 +212,10 @@ def _imported(content: bytes, size: Any, mean: Any, std: Any, classes: Any) -> I
     if len(graph.inputs) != 1:
         raise FormatError(f"{len(graph.inputs)} inputs, and a classifier has one")
     given = graph.inputs[0]
-    shape = _said_shape(metadata) or given.shape[1:]
+    shape: Any = _said_shape(metadata) or given.shape[1:]
     if size is not None and len(shape) == 3:
         shape = (shape[0], *size) if READ[given.kind].kind == "f" else (*size, shape[2])
-    if not shape or any(n is None for n in shape) or math.prod(shape) > MAX_NUMBERS:  # type: ignore[arg-type]
+    if not shape or any(n is None for n in shape) or math.prod(shape) > MAX_NUMBERS:
         raise FormatError(f"the file leaves open how large pictures are ({given.shape}): say so with size")
     made = ImportedClassifier()
     kind = READ[given.kind].newbyteorder("=")

@@ -1,7 +1,7 @@
 """A graph out of an ONNX file as a layer: run by our operations, drawn and looked into like any other."""
 
+import math
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from nabi.nn import Layer
 from nabi.onnx.operations import Call, compute
 from nabi.onnx.reading import Graph, Operator
 
+MAX_NUMBERS = 2**28
+"""That a network may make of one input, all its nodes together."""
 _HWIO, _TRANSPOSED = (2, 3, 1, 0), (1, 0)
 
 
@@ -50,12 +52,15 @@ class GraphNetwork(Layer):
 
     def values(self, x: Any) -> list[Any]:
         """Every output of the graph."""
-        graph, computed = self.graph, [0]
+        graph, computed, numbers = self.graph, [0], 0
         found: dict[str, Any] = {"": None, graph.inputs[0].name: x, **self.weights, **self.known}
         last = {name: place for place, node in enumerate(graph.nodes) for name in node.inputs}
         for place, node in enumerate(graph.nodes):
             with scope(node.name or node.kind):
                 made = compute(node, _without_trailing([found[name] for name in node.inputs]), graph.opset, computed)
+            numbers += sum(math.prod(one.shape) for one in made)
+            if numbers > MAX_NUMBERS * max(1, x.shape[0]):  # before any engine plans for it
+                raise FormatError(f"{node}: here the network has made more than {MAX_NUMBERS:,} numbers of an input")
             found.update(zip(node.outputs, made, strict=False))
             for name in node.inputs:
                 if last[name] == place and name and name not in graph.outputs:
@@ -95,5 +100,5 @@ def _laid_out(graph: Graph) -> Graph:
 
 def arrays(network: GraphNetwork) -> dict[str, NDArray[Any]]:
     """The constants, as a model file holds them."""
-    held: Mapping[str, Any] = {name: weight.numpy() for name, weight in network.weights.items()}
+    held = {name: weight.numpy() for name, weight in network.weights.items()}
     return {name: np.asarray(array) for name, array in (held | network.known).items()}

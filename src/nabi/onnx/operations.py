@@ -15,7 +15,7 @@ import numpy as np
 from nabi.errors import FormatError, NabiError
 from nabi.graph import namespace
 from nabi.graph.operation import DTYPES, operations, registry
-from nabi.graph.shapes import axes
+from nabi.graph.shapes import Spec, axes, infer
 from nabi.onnx.reading import Operator
 from nabi.onnx.tensors import READ
 
@@ -81,19 +81,12 @@ class Call:
             if not all(isinstance(item, np.ndarray | np.generic | int | float) for item in flat):
                 return getattr(operations, name)(*values, **settings)
             operation = registry[name]
-            shapes = [np.shape(item) for item in flat]
-            said = settings.get("shape", ())
-            size = max(
-                [
-                    math.prod(np.broadcast_shapes(*shapes)) if operation.kind == "elementwise" else 0,
-                    sum(map(math.prod, shapes)),
-                    math.prod(said),
-                ]
-            )
-            if operation.kind == "contraction":
-                size *= max(1, flat[0].shape[-1])
-            self.count(size)
             settings = operation.defaults | settings
+            specs = [Spec(np.shape(item), np.asarray(item).dtype) for item in flat]
+            size = max(infer(operation, specs, settings).size, *(spec.size for spec in specs))
+            if operation.kind == "contraction":
+                size *= max(1, *specs[0].shape)
+            self.count(size)
             values = tuple(flat) if operation.variadic else values
             with np.errstate(all="ignore"):
                 return np.asarray(operation.forward(namespace.numpy, *values, **settings))
