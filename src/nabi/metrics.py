@@ -323,20 +323,20 @@ def fit_temperature(scores: ArrayLike, labels: ArrayLike) -> float:
     >>> round(temperature, 6), softmax([[np.log(9), 0]], temperature).round(6).tolist()
     (2.0, [[0.75, 0.25]])
     """
-    scores, labels = np.asarray(scores, dtype=np.float64), _integers(labels)
-    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
-        raise ShapeError(f"fit_temperature: scores {scores.shape} and labels {labels.shape}; not (N, K) and (N,)")
-    if scores.size == 0 or not np.isfinite(scores).all():
-        raise DataError("fit_temperature: no scores" if scores.size == 0 else "fit_temperature: a score is not finite")
-    _pair_within("fit_temperature", labels, labels, scores.shape[1])
-    scores = scores - scores.max(axis=1, keepdims=True)
-    right = scores[np.arange(len(labels)), labels]
+    given, labels = np.asarray(scores, dtype=np.float64), _integers(labels)
+    if given.ndim != 2 or labels.shape != given.shape[:1]:
+        raise ShapeError(f"fit_temperature: scores {given.shape} and labels {labels.shape}; not (N, K) and (N,)")
+    if given.size == 0 or not np.isfinite(given).all():
+        raise DataError("fit_temperature: no scores" if given.size == 0 else "fit_temperature: a score is not finite")
+    _pair_within("fit_temperature", labels, labels, given.shape[1])
+    logits = given - given.max(axis=1, keepdims=True)
+    right = logits[np.arange(len(labels)), labels]
 
     def slope(beta: float) -> tuple[float, float]:
         """The derivative in β, and its own."""
-        shares = softmax(scores, 1 / beta)
-        mean = (shares * scores).sum(axis=1)
-        return float((mean - right).mean()), float(((shares * scores**2).sum(axis=1) - mean**2).mean())
+        shares = softmax(logits, 1 / beta)
+        mean = (shares * logits).sum(axis=1)
+        return float((mean - right).mean()), float(((shares * logits**2).sum(axis=1) - mean**2).mean())
 
     low, high = 1 / HOTTEST, HOTTEST
     if slope(high)[0] <= 0:
