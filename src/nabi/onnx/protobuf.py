@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 
 from nabi.errors import FormatError
 
-MAX_PARTS = 2**20
-"""Fields of a file that are looked at. A large network has ten thousand; a file made to harm, one in two bytes."""
+MAX_PARTS = 2**18
+"""Fields of a file, and integers, that are looked at. A large network has ten thousand; a file made to harm, one in
+two bytes."""
 
 Message = dict[str, Any]
 
@@ -197,7 +198,6 @@ class _Reader:
         code = _CODES[kind]
         if len(data) % struct.calcsize(code):
             raise FormatError("cut short in a row of numbers")
-        self._count(len(data) // struct.calcsize(code))
         return [value for (value,) in struct.iter_unpack(code, data)]
 
     def _count(self, more: int) -> None:
