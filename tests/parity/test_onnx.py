@@ -106,7 +106,19 @@ def test_pictures_are_resized_to_the_bit(size: tuple[int, int], channels: int) -
         xp.model([(pictures.INPUT, np.uint8, ["N", "H", "W", 3])], [(made.name, np.uint8, shape)], {}, "0")
     )
     rng = np.random.default_rng(0)
-    for height, width in [(300, 400), (400, 300), (32, 32), (224, 224), (333, 334), (7, 501), (1, 3), (601, 777)]:
+    known = [
+        (300, 400),
+        (400, 300),
+        (376, 300),
+        (377, 300),
+        (32, 32),
+        (224, 224),
+        (333, 334),
+        (7, 501),
+        (501, 7),
+        (1, 3),
+    ]
+    for height, width in known + rng.integers(1, 500, (20, 2)).tolist():
         picture = rng.integers(0, 256, (height, width, 3), np.uint8)
         ours = grey(fit(picture, size)) if channels == 1 else fit(picture, size)
         np.testing.assert_array_equal(session(picture[np.newaxis])[0][0], ours)

@@ -597,6 +597,8 @@ def _(call: Call, x: Any, places: Any) -> Any:
         if places.size and not -x.shape[axis] <= places.min() <= places.max() < x.shape[axis]:
             raise call.refuse("a place outside of its axis")
         call.count(places.size)
+        if places.size == x.shape[axis] and (places.ravel() == np.arange(places.size)).all():
+            return laid_out(call, x, [*x.shape[:axis], *places.shape, *x.shape[axis + 1 :]])  # all, as they are
         if not places.ndim:
             return x[(*(slice(None),) * axis, int(places))]
     return call.take(x, places, axis=axis)
