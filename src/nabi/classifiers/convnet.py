@@ -62,7 +62,7 @@ class ConvNetClassifier(NetworkClassifier):
     rates: ClassVar[Mapping[str, float]] = {"sgd": 0.2, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.003}
 
     enough_steps: ClassVar[int] = 3000
-    usual_epochs: ClassVar[tuple[int, int]] = (10, 30)
+    usual_epochs: ClassVar[tuple[int, int]] = (16, 30)
 
     architecture: Any = "convnet"
     _: KW_ONLY
@@ -138,6 +138,9 @@ class ConvNetClassifier(NetworkClassifier):
         rate = super()._rate(batch_size)
         # What has no batch normalisation, or is not known to have it, takes a twentieth of the steps.
         return rate if self.architecture == "convnet" or self.learning_rate != "auto" else rate / 20
+
+    def _usual_smoothing(self) -> float:
+        return 0.1 if self.architecture == "convnet" else 0.0
 
     def _picture_shape(self) -> tuple[int, ...]:
         if len(self.input_shape_) == 3:

@@ -88,7 +88,12 @@ class NetworkClassifier(NetworkSettings, TrainedClassifier):
 
     def _measured_loss(self) -> Callable[..., Any]:
         loss = LOSSES[self.loss]
-        return partial(loss, label_smoothing=self.label_smoothing) if self.label_smoothing else loss
+        smoothing = self._usual_smoothing() if self.label_smoothing == "auto" else float(self.label_smoothing)
+        return partial(loss, label_smoothing=smoothing) if smoothing and self.loss == "softmax" else loss
+
+    def _usual_smoothing(self) -> float:
+        """What ``label_smoothing="auto"`` stands for."""
+        return 0.0
 
     def _plan(self, learner: Any, examples: Examples, batch_size: int, seed: int) -> dict[str, Any]:
         steps = len(batch_bounds(len(examples.images), batch_size)) - 1

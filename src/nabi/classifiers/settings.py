@@ -100,7 +100,7 @@ class NetworkSettings(TrainingSettings):
     alpha : float
         Weight decay.
     max_iter : int or "auto"
-        How many epochs; by default what makes 1,000 steps, but between 30 and 50 (of a convolutional network 3,000, 10
+        How many epochs; by default what makes 1,000 steps, but between 30 and 50 (of a convolutional network 3,000, 16
         and 30), and no fewer than 500 steps.
     batch_size : int
         At most so many inputs a step.
@@ -111,8 +111,9 @@ class NetworkSettings(TrainingSettings):
         "sgd" (with Nesterov's momentum 0.9), "rmsprop", "adam" or "adamw".
     schedule : str
         "cosine", "one-cycle" or "constant".
-    label_smoothing : float
-        How much of the target is spread over all classes; with ``loss="softmax"`` only.
+    label_smoothing : float or "auto"
+        How much of the target is spread over all classes; with ``loss="softmax"`` only. "auto" is 0.1 for the "convnet"
+        and 0 for all others.
     clip_norm : float, optional
         The gradient of a step is shortened to this length where it is longer.
     average : float, optional
@@ -128,7 +129,7 @@ class NetworkSettings(TrainingSettings):
     learning_rate: float | str = "auto"
     optimizer: str = "sgd"
     schedule: str = "cosine"
-    label_smoothing: float = 0.0
+    label_smoothing: float | str = "auto"
     clip_norm: float | None = None
     average: float | None = None
     precision: str = "float32"
@@ -143,9 +144,12 @@ class NetworkSettings(TrainingSettings):
         check_whole("batch_size", self.batch_size)
         if self.learning_rate not in ("auto", "find"):
             check_number("learning_rate", self.learning_rate, above=0)
-        check_number("label_smoothing", self.label_smoothing, least=0, below=1)
-        if self.label_smoothing and self.loss != "softmax":
-            raise SettingError(f"label_smoothing is {self.label_smoothing}: only loss='softmax' has targets to smooth")
+        if self.label_smoothing != "auto":
+            check_number("label_smoothing", self.label_smoothing, least=0, below=1)
+            if self.label_smoothing and self.loss != "softmax":
+                raise SettingError(
+                    f"label_smoothing is {self.label_smoothing}: only loss='softmax' has targets to smooth"
+                )
         if self.clip_norm is not None:
             check_number("clip_norm", self.clip_norm, above=0)
         if self.average is not None:
