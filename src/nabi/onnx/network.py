@@ -30,7 +30,8 @@ class GraphNetwork(Layer):
     Attributes
     ----------
     weights : dict of str to Tensor
-        Its floating-point constants. What only convolutions and products use lies as our operations take it.
+        Its float32 constants of more than one number. What only convolutions and products use lies as our operations
+        take it.
     """
 
     label = "graph"
@@ -43,7 +44,7 @@ class GraphNetwork(Layer):
         self.weights = {
             name: tensor(array, name)
             for name, array in graph.constants.items()
-            if array.dtype.kind == "f" and array.ndim
+            if array.dtype == np.float32 and array.size > 1
         }
         self.known = {name: array for name, array in graph.constants.items() if name not in self.weights}
 
@@ -52,7 +53,8 @@ class GraphNetwork(Layer):
 
     def values(self, x: Any) -> list[Any]:
         """Every output of the graph."""
-        graph, computed, numbers = self.graph, [0], 0
+        graph, numbers = self.graph, 0
+        computed = [-4 * sum(array.size for array in self.known.values())]  # what a file holds, it may use
         found: dict[str, Any] = {"": None, graph.inputs[0].name: x, **self.weights, **self.known}
         last = {name: place for place, node in enumerate(graph.nodes) for name in node.inputs}
         for place, node in enumerate(graph.nodes):
