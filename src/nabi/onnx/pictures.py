@@ -54,7 +54,10 @@ def sized(xp: Writer, height: int, width: int, channels: int) -> Value:
     crop_wide = on.Where(on.Greater(ratio, wanted), on.Mul(high, wanted), wide)
     crop_high = on.Where(on.Less(ratio, wanted), on.Div(wide, wanted), high)
     upright = _columns_first(on, high, wide, height, width)
-    either = lambda one, other: on.Where(upright, one, other)  # a tall picture lies on its side meanwhile
+
+    def either(one: Any, other: Any) -> str:
+        return str(on.Where(upright, one, other))  # a tall picture lies on its side meanwhile
+
     first, second = np.array([float(width)]), np.array([float(height)])
     across = _weights(on, either(high, wide), either(crop_high, crop_wide), either(second, first))
     down = _weights(on, either(wide, high), either(crop_wide, crop_high), either(first, second))
