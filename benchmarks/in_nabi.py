@@ -44,10 +44,11 @@ def model(network: networks.Network, arrays: list[networks.Arrays]) -> nn.Sequen
 
 def compiled(function: Any, state: Any, engine: str, precision: str = "float32") -> Any:
     """`nabi.compile`, in the precision that is asked for."""
-    name = {"float32": "float32", "bfloat16": "bf16"}[precision]
+    if precision == "float32":
+        return nabi.compile(function, state=state, engine=engine)
     try:
-        return nabi.compile(function, state=state, engine=engine, precision=name)
-    except SettingError as error:  # the processor has other instructions for bfloat16
+        return nabi.compile(function, state=state, engine=engine, precision="bf16")
+    except SettingError as error:  # the processor has no instructions for bfloat16
         raise LeftOut(str(error)) from None
 
 

@@ -32,12 +32,11 @@ def decoded(monkeypatch):
     """Names of the pictures that are decoded, as they are."""
     names = []
 
-    def counted(content, name, size=None):
-        names.append(name)
-        return real(content, name, size)
+    def count(decode):
+        return lambda content, name, *how: names.append(name) or decode(content, name, *how)
 
-    real = folders.decode
-    monkeypatch.setattr(folders, "decode", counted)
+    for one in ("decode", "decode_and_fit"):  # when it is asked for again, and at the first look
+        monkeypatch.setattr(folders, one, count(getattr(folders, one)))
     return names
 
 

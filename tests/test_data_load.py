@@ -417,8 +417,8 @@ def test_small_files_of_large_pictures_do_not_wait_all_at_once(tmp_path, monkeyp
 
 def test_large_files_in_an_archive_do_not_wait_all_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "MAX_AHEAD", 8 << 20, raising=False)
-    slow = folders.decode
-    monkeypatch.setattr(folders, "decode", lambda *given: time.sleep(0.05) or slow(*given))
+    slow = folders.decode_and_fit
+    monkeypatch.setattr(folders, "decode_and_fit", lambda *given: time.sleep(0.05) or slow(*given))
     path = tmp_path / "set.tar"
     path.write_bytes(tar({"a/1.png": encoded(pixels(1))} | {f"a/{number}.bin": bytes(6 << 20) for number in range(12)}))
     assert peak_of_loading(path, monkeypatch) < 40 << 20

@@ -269,7 +269,7 @@ def test_what_is_no_picture_given_by_itself(name: str, forks: Forks, model: str,
 def test_a_file_that_vanishes_is_skipped(forks: Forks, tmp_path: Path) -> None:
     write_tree(tmp_path / "data", GOOD)
     vanishing = "data/dark/8.png"
-    ended = forks.run(["train", "data", *QUICK, "--out", "run"], tmp_path, vanishing=vanishing)
+    ended = forks.run(["train", "data", *QUICK, "--backbone", "none", "--out", "run"], tmp_path, vanishing=vanishing)
     assert (ended.code, ended.err) == (0, "nabi: skipped dark/8.png: no such file or directory\n")
     assert forks.run(["train", "data", *QUICK, "--out", "again"], tmp_path).err == ""
     write_tree(tmp_path, {vanishing: GOOD["dark/8.png"]})
@@ -279,7 +279,7 @@ def test_a_file_that_vanishes_is_skipped(forks: Forks, tmp_path: Path) -> None:
 
 def test_a_file_that_becomes_a_link_is_not_followed(forks: Forks, tmp_path: Path) -> None:
     write_tree(tmp_path / "data", GOOD)
-    train = ["train", "data", *QUICK, "--out", "run"]
+    train = ["train", "data", *QUICK, "--backbone", "none", "--out", "run"]
     ended = forks.run(train, tmp_path, vanishing="data/dark/8.png", becoming="../light/8.png")
     assert (ended.code, ended.err) == (0, "nabi: skipped dark/8.png: too many levels of symbolic links\n")
 

@@ -113,7 +113,10 @@ def _(classifier: TrainedClassifier, xp: Writer, x: Value) -> tuple[Value, Value
 
 @_answers.register
 def _(classifier: PhotoClassifier, xp: Writer, x: Value) -> tuple[Value, Value | None]:
-    return _answers(classifier.head_, xp, _network(classifier.extractor_.model_, xp, x))
+    scores, probabilities = _answers(classifier.head_, xp, _network(classifier.extractor_.model_, xp, x))
+    if probabilities is not None and classifier.temperature_ != 1.0:
+        probabilities = xp.call("softmax", xp.call("divide", scores, np.float32(classifier.temperature_)), axis=-1)
+    return scores, probabilities
 
 
 @_answers.register

@@ -56,4 +56,7 @@ def pretrained(backbone: str = "efficientnet_lite0", weights: str | os.PathLike[
     made.input_shape_ = (made.extractor_.size, made.extractor_.size, 3)
     made.input_dtype_, made.n_features_in_ = np.dtype(np.uint8), made.extractor_.size
     made.alpha_, made.tried_ = None, {}
+    made.temperature_, made.threshold_ = 1.0, None
+    weight = last.weight.numpy().T
+    made.centroids_ = weight / np.linalg.norm(weight, axis=1, keepdims=True)  # of its photos nothing is left but this
     return made

@@ -94,7 +94,7 @@ def _decoded(content: bytes, name: str) -> Iterator[Any]:
     """A picture as Pillow has it, upright and in three channels; what goes wrong with it inside is told of ``name``."""
     from PIL import Image, UnidentifiedImageError
 
-    _silence_pillow()
+    silence_pillow()
     try:
         with Image.open(io.BytesIO(content), formats=formats()) as image:
             if image.width * image.height > _most_pixels(len(content)):
@@ -210,7 +210,7 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _silence_pillow() -> None:
+def silence_pillow() -> None:
     """Pillow warns of oddities in files (and prints them between a program's own lines); here they are not news.
 
     Set anew where it is missing, since whoever catches warnings puts the filters back. ``catch_warnings`` around each

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from statistics import median
 
-from nabi.data.decode import formats
+from nabi.data.decode import formats, silence_pillow
 from nabi.data.files import members
 
 LOOKED_AT = 20
@@ -27,6 +27,7 @@ def usual_side(path: Path) -> int | None:
     """
     from PIL import Image
 
+    silence_pillow()
     sides: list[int] = []
     files = (member for member in members(path) if not member.is_folder and not member.problem)
     for member in islice(files, 5 * LOOKED_AT):
