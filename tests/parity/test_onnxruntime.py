@@ -20,6 +20,7 @@ from nabi.classifiers import (
 )
 from nabi.classifiers.agreement import agreement
 from nabi.classifiers.exporting import to_onnx
+from nabi.classifiers.photo import HEADS, PhotoClassifier
 from nabi.cli import main
 from nabi.data.decode import fit, grey
 from nabi.errors import GraphError, NabiError
@@ -30,6 +31,7 @@ from nabi.onnx.operations import RULES, Call, compute
 from nabi.onnx.operators import UNWRITTEN
 from nabi.onnx.running import Session
 from nabi.onnx.writing import write_plan
+from tiny_photos import photos, put_in_place
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -140,6 +142,23 @@ CLASSIFIERS: dict[str, Classifier] = {
 @pytest.fixture(scope="module")
 def digits() -> Any:
     return data.load("digits")
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_photos_are_answered_with_their_temperature(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_in_place(monkeypatch)
+    classifier = PhotoClassifier(head, random_state=0).fit(*photos(60))
+    classifier.temperature_ = 1.0 if head == "knn" else 2.5
+    shown, _ = photos(20, seed=1)
+    found = agreement(classifier, Session(to_onnx(classifier)), [("", picture) for picture in shown])
+    assert found.pictures == 20
+    assert not found.wrong
+    assert not found.changed
+    (tmp_path / "model.onnx").write_bytes(to_onnx(classifier))
+    back = nabi.load(tmp_path / "model.onnx")
+    assert back.predict(shown).tolist() == classifier.predict(shown).tolist()
+    if hasattr(classifier, "predict_proba"):
+        np.testing.assert_allclose(back.predict_proba(shown), classifier.predict_proba(shown), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

@@ -8,6 +8,7 @@
     history.csv           a row for each epoch
     metrics.json          how good it is, and how it was made: written last
     curves.svg  confusion.svg  weights.png
+    report.html  label-errors.csv  README.md     of photos: see `nabi.report`
 """
 
 import contextlib

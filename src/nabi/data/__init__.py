@@ -10,7 +10,8 @@ Inside, each file imports only from those above it::
     ondemand    pictures of a set larger than memory   files       folders and archives, with a cap on everything
     dataset     what a data set is                     decode      one picture
     splits      dividing by content
-    cache       decoded pictures kept on disk          unpickle    CIFAR's pickles, without trusting them
+    cache       decoded pictures kept on disk          pickles     pickles as data, of which nothing runs
+                                                       unpickle    CIFAR's
     idx, cifar, folders     three kinds of source      official    finding and fetching published files
     named       the sets known by name: declarations   loading, stream    the two doors
     peek        how large pictures are
