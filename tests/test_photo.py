@@ -261,6 +261,8 @@ def test_train_looks_at_photos_with_a_backbone(folder: Path, tmp_path: Path, cap
     said = capsys.readouterr().out
     assert "photos: efficientnet_lite0, trained on ImageNet, looks at them first; --backbone none does without" in said
     assert "test accuracy" in said
+    assert "the weight decay is" in said
+    assert "epoch 1" not in said
     model = nabi.load(out / "model.safetensors")
     assert isinstance(model, PhotoClassifier)
     assert (model.head, model.input_shape_) == ("linear", (64, 64, 3))

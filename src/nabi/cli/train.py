@@ -216,7 +216,8 @@ def _run(
             stop=interrupted,
         )
         try:
-            finished = _show(events, where, listeners)
+            head_only = isinstance(classifier, PhotoClassifier) and not classifier.finetune
+            finished = _show(events, where, listeners, quick=head_only)
         except NonFiniteError as error:
             if not getattr(classifier, "best_epoch_", 0):
                 folder.give_up()
@@ -237,6 +238,8 @@ def _run(
         raise typer.Exit(INTERRUPTED)
     if finished.best_epoch:
         where.print(_kept(finished))
+    if getattr(classifier, "tried_", None):
+        where.print(_decay(classifier))
     with bar(where) as show:
         said = write_measures(classifier, dataset, folder, asked, show)
     where.print(said)
@@ -258,10 +261,16 @@ def _kept(finished: Finished) -> str:
     )
 
 
-def _show(events: Iterator[Event], where: Console, listeners: Sequence[Listener]) -> Finished:
-    """Tell all who listen, until the last event."""
+def _decay(classifier: Any) -> str:
+    """Which weight decay was taken, and why."""
+    tried = ", ".join(f"{alpha:g}: {accuracy:.4f}" for alpha, accuracy in classifier.tried_.items())
+    return f"the weight decay is {classifier.alpha_:g}, by accuracy on validation ({tried})"
+
+
+def _show(events: Iterator[Event], where: Console, listeners: Sequence[Listener], quick: bool) -> Finished:
+    """Tell all who listen, until the last event; without a line for each epoch where these are ``quick``."""
     with bar(where) as show, compiling(show):
-        line = lines(where.print)
+        line = (lambda event: None) if quick else lines(where.print)
         for event in events:
             line(event)
             for listener in listeners:
