@@ -16,7 +16,7 @@ SOURCE = Path(nabi.__file__).parent
 FLOORS = [
     ["errors"],
     ["random", "threads", "container", "metrics"],
-    ["graph", "data", "figures"],
+    ["graph", "data", "figures", "pages"],
     ["ops", "_watch", "weights"],
     ["_tensor"],
     ["autodiff", "engines"],

@@ -336,7 +336,7 @@ def _is_possible(shape: tuple[Any, ...], dtype: np.dtype[Any]) -> bool:
 def _parse(text: str) -> Header:
     if _depth(text) > MAX_DEPTH:
         raise ValueError(f"a header nested more than {MAX_DEPTH} levels deep")
-    parsed = json.loads(text, object_pairs_hook=_without_duplicates)
+    parsed = json.loads(text, object_pairs_hook=without_duplicates)
     if not isinstance(parsed, dict):
         raise ValueError("a header that is not a JSON object")
     return parsed
@@ -348,7 +348,8 @@ def _depth(text: str) -> int:
     return max(itertools.accumulate(1 if bracket in "[{" else -1 for bracket in brackets), default=0)
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> Header:
+def without_duplicates(pairs: list[tuple[str, Any]]) -> Header:
+    """A JSON object, for ``json.loads(object_pairs_hook=)``; ValueError where one name stands twice."""
     unique = dict(pairs)
     if len(unique) != len(pairs):
         raise ValueError("a header that names one thing twice")

@@ -1,16 +1,11 @@
 """A report as a page of its own, with the pictures that it speaks of side by side."""
 
-import base64
-import io
-from importlib.resources import files
 from itertools import islice
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nabi.check.report import Group, Report, kinds
 from nabi.check.survey import SPLITS
+from nabi.pages import inlined, rendered
 
 SHOWN = 160  # pixels of a picture's long side
 MOST_GROUPS, MOST_FILES = 300, 60  # of copies; of one kind of oddity
@@ -31,24 +26,20 @@ def page(report: Report) -> str:
 
     Names of files and classes are escaped. Of very many findings it shows the first of each kind.
     """
-    from jinja2 import Environment
-
     here = report.survey
     groups = report.groups[:MOST_GROUPS]
     odd = [(heading, files_[:MOST_FILES], len(files_)) for heading, files_ in kinds(report.odd)]
     rows = {name: row for row, name in enumerate(here.files)}
     wanted = {copy.row for group in groups for copy in group.copies[:MOST_COPIES]}
     wanted |= {rows[name] for _, some, _ in odd for name, _ in some}
-    pictures = {row: _inlined(picture) for row, picture in here.fetch(sorted(wanted))} if wanted else {}
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        files("nabi.check").joinpath("page.html").read_text(encoding="utf-8")
-    )
+    pictures = {row: inlined(picture, SHOWN) for row, picture in here.fetch(sorted(wanted))} if wanted else {}
 
     def show(group: Group) -> dict[str, Any]:
         return _group(report, group, pictures)
 
     about = report.as_dict()
-    return template.render(
+    return rendered(
+        "check",
         about=about,
         splits=SPLITS,
         urgent=[show(group) for group in groups if group.must_be_seen_to],
@@ -81,14 +72,3 @@ def _group(report: Report, group: Group, pictures: dict[int, str]) -> dict[str, 
             for copy in islice(group.copies, MOST_COPIES)
         ],
     }
-
-
-def _inlined(picture: NDArray[np.uint8]) -> str:
-    """A picture made small, as the address that holds it."""
-    from PIL import Image
-
-    image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
-    image.thumbnail((SHOWN, SHOWN))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

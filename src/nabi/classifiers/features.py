@@ -11,11 +11,11 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from nabi import container, nn
-from nabi._compile import compile
+from nabi.classifiers.answering import Answering
 from nabi.classifiers.settings import check_choice
 from nabi.data import OnDemand, cache, content_keys, pictures
 from nabi.engines import ENGINES
@@ -34,7 +34,7 @@ Pictures = ArrayLike | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(eq=False, repr=False)
-class FeatureExtractor(TransformerMixin, BaseEstimator):
+class FeatureExtractor(TransformerMixin, Answering):
     """The features of photos: what a network trained on ImageNet says of each, just before it names a class.
 
     It is not trained; ``fit`` only reads the weights. Features are kept in the cache by the content of the pictures, so
@@ -156,19 +156,6 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
             digest.update(np.ascontiguousarray(tensor.numpy()).data)
         self.digest_ = digest.hexdigest()[:32]
         self._prepare()
-
-    def _prepare(self) -> None:
-        model = self.model_
-        self._apply = compile(lambda images: model(images, training=False), state=model, engine=self.engine)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_apply"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if hasattr(self, "model_"):
-            self._prepare()
 
 
 def trained(backbone: str, weights: str | os.PathLike[str] | None) -> nn.Sequential:

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from nabi import nn
 from nabi._compile import compile
+from nabi.classifiers.answering import Answering
 from nabi.classifiers.base import Arrays, Classifier
 from nabi.classifiers.settings import check_choice
 from nabi.engines import ENGINES
@@ -33,7 +34,7 @@ def _gives_probabilities(classifier: Any) -> bool:
     return True
 
 
-class ImportedClassifier(Classifier):
+class ImportedClassifier(Answering, Classifier):
     """A classifier out of an ONNX file. It answers, and can be looked at; it is not trained.
 
     Parameters
@@ -51,7 +52,6 @@ class ImportedClassifier(Classifier):
 
     registered_name = "imported"  # not among what can be trained
 
-    model_: Any
     gives_: bool
     _classes_found: int
 
@@ -150,15 +150,6 @@ class ImportedClassifier(Classifier):
         self._take(graph, layers)
         if self._classes_found != len(self.classes_):
             raise ModelFileError(f"{len(self.classes_)} classes, and {self._classes_found} scores")
-
-    def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_apply"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if hasattr(self, "model_"):
-            self._prepare()
 
 
 def _operator(said: Mapping[str, Any]) -> Operator:

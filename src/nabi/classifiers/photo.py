@@ -3,7 +3,7 @@
 import os
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from nabi.classifiers.attempt import attempt
 from nabi.classifiers.base import Arrays, Classifier, rebuild
 from nabi.classifiers.features import FeatureExtractor, Pictures, as_photos
 from nabi.classifiers.finetuning import finetune
+from nabi.classifiers.history import History
 from nabi.classifiers.registry import register, registered
 from nabi.classifiers.settings import check_choice, check_number, check_random_state_argument, check_whole, seed_of
 from nabi.classifiers.weighting import example_weights, held_out_fraction, of_mean_one
@@ -61,7 +62,7 @@ def _centroids(features: NDArray[np.float32], labels: NDArray[np.int64], n_class
 
 @register("photo")
 @dataclass(eq=False, repr=False)
-class PhotoClassifier(Classifier):
+class PhotoClassifier(History, Classifier):
     """A classifier of photos that needs few of them: it learns from the features that a trained network gives.
 
     Each photo is looked at once, by a `FeatureExtractor`, and a ``head`` learns from what that saw.
@@ -78,7 +79,7 @@ class PhotoClassifier(Classifier):
         Weight decay of the head; by default of a linear one the best of a few on validation photos.
     finetune : int
         For how many epochs the last part of the backbone is trained, too, together with the head, which must be
-        "linear" or "mlp". Each takes some ten times as long as looking at the photos once.
+        "linear" or "mlp". Each takes some twice as long as looking at the photos once.
     augment : str, sequence of str, or None
         How photos are varied while that is done: see `nabi.data.augment`.
     settings : mapping, optional
@@ -166,8 +167,8 @@ class PhotoClassifier(Classifier):
         X, y, validation
             As for `fit`.
         **options
-            ``stop``, as for `nabi.training.run`; what concerns checkpoints is of no use here, since the features that
-            take long are in the cache.
+            ``stop``, as for `nabi.training.run`; and what concerns checkpoints, of ``finetune`` alone: without, what
+            takes long is to look at the photos, and their features are in the cache.
         """
         with attempt(self):
             for event in self._events(X, y, validation, options):
@@ -189,8 +190,7 @@ class PhotoClassifier(Classifier):
         held = None if validation is None else self._held_out((as_photos(validation[0], extractor.size), validation[1]))
         features = yield from extractor.looked(images)
         held_features = None if held is None else ((yield from extractor.looked(held[0])), held[1])
-        self.history_: dict[str, list[Any]] = {name: [] for name in EpochEnded.__dataclass_fields__}
-        self.best_epoch_ = self.n_iter_ = 0
+        self._forget()
         self.temperature_: float = 1.0
         self.threshold_: float | None = None
         self.alpha_, self.tried_ = self._chosen_alpha(features, labels, held_features, seed)
@@ -239,12 +239,6 @@ class PhotoClassifier(Classifier):
         self.threshold_ = rejection_threshold(self._likeness(features), rate)
         return self
 
-    def _remember(self, row: EpochEnded) -> None:
-        for name, value in asdict(row).items():
-            self.history_[name].append(value)
-        self.n_iter_ = row.epoch
-        self.best_epoch_ = row.epoch if row.best else self.best_epoch_
-
     def _fitting(
         self,
         head: Classifier,
@@ -279,6 +273,7 @@ class PhotoClassifier(Classifier):
     def _head(self, alpha: float | None, seed: int = 0) -> Classifier:
         """The head, unfitted."""
         kind = registered(self.head)
+        known = kind().get_params()
         arguments = HEADS[self.head] | dict(self.settings or {})
         for name, value in (
             ("alpha", alpha),
@@ -286,7 +281,7 @@ class PhotoClassifier(Classifier):
             ("random_state", seed),
             ("engine", self.engine),
         ):
-            if value is not None and name in kind().get_params():
+            if value is not None and name in known:
                 arguments.setdefault(name, value)
         made: Classifier = kind(**arguments)
         return made

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -10,10 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from nabi import nn, threads
-from nabi._compile import compile
+from nabi.classifiers.answering import Answering
 from nabi.classifiers.attempt import attempt
 from nabi.classifiers.base import Arrays, Classifier, plain
 from nabi.classifiers.callbacks import Callbacks, CallbackSupportMixin, with_callbacks
+from nabi.classifiers.history import History
 from nabi.classifiers.restoring import restored_model
 from nabi.classifiers.settings import TrainingSettings, seed_of
 from nabi.classifiers.weighting import example_weights, held_out_fraction, of_mean_one
@@ -27,7 +28,7 @@ from nabi.training import EpochEnded, Event, Examples, Learner, Started, evaluat
 _DECIDING_NOTHING = ("random_state", "callbacks", "verbose", "warm_start")
 
 
-class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
+class TrainedClassifier(TrainingSettings, History, CallbackSupportMixin, Answering, Classifier):
     """A classifier that learns epoch by epoch; a subclass says which model, and by which rule it learns.
 
     Attributes
@@ -45,10 +46,6 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         The loss of each epoch on the training inputs.
     """
 
-    model_: Any
-    history_: dict[str, list[Any]]
-    best_epoch_: int
-    n_iter_: int
     _partial: Arrays  # the state of what `partial_fit` learns by
 
     # --- what a subclass has ---
@@ -253,16 +250,8 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
                 self._partial = {path: t.numpy() for path, t in tensors.items() if path != "optimizer.learning_rate"}
 
     def _forget(self) -> None:
-        """Begin a new history."""
-        self.history_ = {name: [] for name in EpochEnded.__dataclass_fields__}
-        self.best_epoch_ = self.n_iter_ = 0
+        super()._forget()
         self._partial = {}
-
-    def _remember(self, row: EpochEnded) -> None:
-        for name, value in asdict(row).items():
-            self.history_[name].append(value)
-        self.n_iter_ = row.epoch
-        self.best_epoch_ = row.epoch if row.best else self.best_epoch_
 
     @property
     def loss_curve_(self) -> list[float]:
@@ -364,20 +353,6 @@ class TrainedClassifier(TrainingSettings, CallbackSupportMixin, Classifier):
         """Answer with this model, of the same kind."""
         self.model_ = model
         self._prepare()
-
-    def _prepare(self) -> None:
-        """Make what answers: recorded once for each size of batch."""
-        model = self.model_
-        self._apply = compile(lambda images: model(images, training=False), state=model, engine=self.engine)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_apply"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if hasattr(self, "model_"):
-            self._prepare()
 
 
 def standardizing(model: nn.Layer) -> nn.Standardize:

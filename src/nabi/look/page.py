@@ -2,13 +2,13 @@
 
 import base64
 import io
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nabi.look.grid import View
+from nabi.pages import rendered
 
 WIDTH = 480  # of the enlarged picture on the page, at least
 
@@ -45,15 +45,11 @@ def page(shown: View, title: str, said: str) -> str:
     >>> "&lt;cat&gt;.png" in text, "<cat>" in text
     (True, False)
     """
-    from jinja2 import Environment
-
-    template = Environment(autoescape=True, trim_blocks=True).from_string(
-        files("nabi.look").joinpath("page.html").read_text(encoding="utf-8")
-    )
     left, top, wide, high = shown.crop
     rows, columns = shown.numbers.shape[:2]
     scale = max(1, -(-WIDTH // columns))
-    return template.render(
+    return rendered(
+        "look",
         title=title,
         said=said,
         png=base64.b64encode(_png(shown.numbers)).decode(),

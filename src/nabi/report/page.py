@@ -1,16 +1,13 @@
 """The report as a page of its own, with the pictures that it speaks of."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from math import sqrt
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nabi import metrics
+from nabi.pages import inlined, rendered
 from nabi.report.findings import MOST_MISTAKES, MOST_SUSPECTS, Findings, Picture
 
 SHOWN = 112  # pixels of a picture's long side
@@ -34,22 +31,18 @@ def page(found: Findings, title: str, said: str, command: str, versions: Mapping
     versions : mapping of str to str
         Of what, and which.
     """
-    from jinja2 import Environment
-
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        files("nabi.report").joinpath("page.html").read_text(encoding="utf-8")
-    )
     about = found.as_dict()
     cells = _chosen(found)
     mistakes, suspects = found.mistakes(), [] if found.suspects is None else found.suspects.pictures
     wanted = [picture for _, pictures, most in cells for picture in pictures[:most]]
-    inlined = _inlined(found, [*wanted, *mistakes[:MOST_MISTAKES], *suspects[:MOST_SUSPECTS]])
+    addresses = _addresses(found, [*wanted, *mistakes[:MOST_MISTAKES], *suspects[:MOST_SUSPECTS]])
 
     def some(pictures: Sequence[Picture], most: int) -> dict[str, Any]:
-        shown = [vars(one) | {"picture": inlined.get((one.split, one.row))} for one in pictures[:most]]
+        shown = [vars(one) | {"picture": addresses.get((one.split, one.row))} for one in pictures[:most]]
         return {"some": shown, "more": len(pictures) - len(shown)}
 
-    text: str = template.render(
+    return rendered(
+        "report",
         about=about,
         title=title,
         said=said,
@@ -79,7 +72,6 @@ def page(found: Findings, title: str, said: str, command: str, versions: Mapping
         strangers=about["none_of_these"],
         cost=found.cost,
     )
-    return text
 
 
 def _chosen(found: Findings) -> list[tuple[tuple[int, int], list[Picture], int]]:
@@ -189,22 +181,12 @@ def _diagrams(calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"all": diagrams, "width": 20 + 280 * len(diagrams)}
 
 
-def _inlined(found: Findings, wanted: Sequence[Picture]) -> dict[tuple[str, int], str]:
+def _addresses(found: Findings, wanted: Sequence[Picture]) -> dict[tuple[str, int], str]:
     """The pictures made small, by split and row, as the addresses that hold them."""
-    inlined = {}
+    addresses = {}
     for split in sorted({one.split for one in wanted}):
         rows = sorted({one.row for one in wanted if one.split == split})
         images = found.split(split).images
         for row in rows:
-            inlined[split, row] = _address(np.asarray(images[row]))
-    return inlined
-
-
-def _address(picture: NDArray[np.uint8]) -> str:
-    from PIL import Image
-
-    image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
-    image.thumbnail((SHOWN, SHOWN))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+            addresses[split, row] = inlined(np.asarray(images[row]), SHOWN)
+    return addresses

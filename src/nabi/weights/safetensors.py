@@ -27,7 +27,7 @@ def read(file: IO[bytes]) -> Arrays:
     if length > min(size, container.MAX_HEADER_BYTES):
         raise FormatError(f"damaged: a header of {length:,} bytes in a file of {size + 8:,}")
     try:
-        table = json.loads(file.read(length).decode(), object_pairs_hook=_each_once)
+        table = json.loads(file.read(length).decode(), object_pairs_hook=container.without_duplicates)
     except ValueError as error:  # of a JSON or UTF-8 that is none
         raise FormatError(f"damaged: {error}") from None
     except RecursionError:
@@ -50,13 +50,6 @@ def read(file: IO[bytes]) -> Arrays:
         name: finished(name, content[start:stop].view(DTYPES[kind].newbyteorder("<")).reshape(shape), kind)
         for name, (kind, shape, start, stop) in places.items()
     }
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a header that names one thing twice")
-    return found
 
 
 def _place(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
