@@ -181,6 +181,32 @@ def test_a_photo_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert both[:6].tobytes() == first.tobytes()
 
 
+def test_few_new_photos_do_not_have_all_written_anew(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, _ = photos(40)
+    extractor = FeatureExtractor().fit()
+    extractor.transform(images[:34])
+    (kept,) = [file for file in (own_cache / "features").iterdir() if file.name != "CACHEDIR.TAG"]
+    before = kept.read_bytes()
+    one = extractor.transform(images[34:35])
+    assert kept.read_bytes() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(extractor, "_apply", None)
+        assert extractor.transform(images[34:35]).tobytes() == one.tobytes()  # in memory they are, all the same
+    assert pickle.loads(pickle.dumps(extractor))._kept.new == 0
+    extractor.transform(images)  # with five more it is worth it
+    assert kept.read_bytes() != before
+
+
+def test_no_more_than_the_latest_features_are_kept(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nabi.classifiers.features.KEPT", 8)
+    images, _ = photos(20)
+    extractor = FeatureExtractor().fit()
+    all_of_them = extractor.transform(images)
+    again = FeatureExtractor().fit()
+    assert len(again._kept.features) == len(extractor._kept.features) == 8
+    assert again.transform(images).tobytes() == all_of_them.tobytes()
+
+
 def test_a_damaged_cache_is_no_cache(own_cache: Path) -> None:
     images, _ = photos(5)
     before = FeatureExtractor().fit().transform(images)

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +26,8 @@ from nabi.models import features as without_head
 from nabi.training import Looked, answer_bounds, evaluation_batch, filled
 
 FORMAT = 1  # of what is cached: to be raised when features change
-KEPT = 100_000  # pictures whose features the cache holds
+KEPT = 100_000  # photos whose features are kept
+WORTH = 16  # of as many kept photos one must be new for them to be written again
 SMALLEST = 32
 """Pixels along a side: of smaller pictures a backbone's last maps have nothing left."""
 
@@ -115,9 +117,8 @@ class FeatureExtractor(TransformerMixin, Answering):
         """`transform`, which tells how far it is after every few pictures."""
         check_is_fitted(self)
         images = as_photos(X, self.size)
-        kept = _read_kept(self.digest_, self.n_features_out_)
+        kept = self._kept
         found = np.empty((len(images), self.n_features_out_), np.float32)
-        fresh: dict[int, NDArray[np.float32]] = {}
         most = evaluation_batch(images.shape[1:])
         bounds = answer_bounds(len(images), most)
         try:
@@ -125,15 +126,16 @@ class FeatureExtractor(TransformerMixin, Answering):
                 yield Looked(start, len(images))
                 block = np.asarray(images[start:end])
                 keys = content_keys(block).tolist()
-                unseen = [place for place, key in enumerate(keys) if key not in kept and key not in fresh]
+                unseen = [place for place, key in enumerate(keys) if key not in kept.features]
+                for place, key in enumerate(keys):
+                    if key in kept.features:
+                        found[start + place] = kept.features[key]
                 if unseen:
                     computed = self._apply(filled(block[unseen], most)).value[: len(unseen)]
-                    fresh |= {keys[place]: row.copy() for place, row in zip(unseen, computed, strict=True)}
-                for place, key in enumerate(keys):
-                    found[start + place] = fresh[key] if key in fresh else kept[key]
+                    found[start + np.array(unseen)] = computed
+                    kept.add({keys[place]: row.copy() for place, row in zip(unseen, computed, strict=True)})
         finally:
-            if fresh:
-                _keep(self.digest_, kept | fresh)
+            kept.write()
         yield Looked(len(images), len(images))
         return found
 
@@ -155,6 +157,7 @@ class FeatureExtractor(TransformerMixin, Answering):
         for tensor in nn.tensors(model).values():
             digest.update(np.ascontiguousarray(tensor.numpy()).data)
         self.digest_ = digest.hexdigest()[:32]
+        self._kept = Kept(self.digest_, self.n_features_out_)
         self._prepare()
 
 
@@ -212,22 +215,53 @@ def _of_files(files: Sequence[Path], size: int) -> OnDemand:
 # --- what is kept from one time to the next ---
 
 
-def _read_kept(digest: str, length: int) -> dict[int, NDArray[np.float32]]:
-    """Features of pictures by their content, as far as they are in the cache."""
-    try:
-        arrays, _ = container.read(cache.private_folder("features") / digest)
-        keys, rows = arrays["keys"], arrays["features"]
-    except (OSError, ModelFileError, KeyError):
-        return {}
-    if rows.shape != (len(keys), length):
-        return {}
-    return dict(zip(keys.view(np.uint64).tolist(), rows, strict=True))
+class Kept:
+    """Features of photos by their content: in memory, and in the cache on the disk, which is read at the first look.
 
+    Few new ones beside many are not worth writing all of them anew: who asks about photos one by one, or about a folder
+    of a million, would have little else done.
 
-def _keep(digest: str, features: Mapping[int, NDArray[np.float32]]) -> None:
-    """Put them into the cache, if it can take them: the latest, where they are too many."""
-    latest = dict(list(features.items())[-KEPT:])
-    keys, rows = np.array(list(latest), np.uint64).view(np.int64), np.stack(list(latest.values()))
-    if cache.has_room(rows.nbytes):
-        with contextlib.suppress(OSError):
-            container.write(cache.private_folder("features") / digest, {"keys": keys, "features": rows}, {})
+    Parameters
+    ----------
+    digest : str
+        Of the network that they are of.
+    length : int
+        How many numbers they are of a photo.
+    """
+
+    def __init__(self, digest: str, length: int) -> None:
+        self.digest = digest
+        self.length = length
+        self.new = 0  # that are not on the disk
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Kept, (self.digest, self.length)  # a copy looks at the disk for itself
+
+    @cached_property
+    def features(self) -> dict[int, NDArray[np.float32]]:
+        """By the keys that `nabi.data.content_keys` gives; what was looked at first comes first."""
+        try:
+            arrays, _ = container.read(cache.private_folder("features") / self.digest)
+            keys, rows = arrays["keys"], arrays["features"]
+        except (OSError, ModelFileError, KeyError):
+            return {}
+        if rows.shape != (len(keys), self.length):
+            return {}
+        return dict(zip(keys.view(np.uint64).tolist(), rows, strict=True))
+
+    def add(self, features: Mapping[int, NDArray[np.float32]]) -> None:
+        """Keep these too; of more than `KEPT` those that came first are forgotten."""
+        self.features.update(features)
+        self.new += len(features)
+        for key in list(itertools.islice(self.features, max(0, len(self.features) - KEPT))):
+            del self.features[key]
+
+    def write(self) -> None:
+        """Put them into the cache, where enough are new and it can take them."""
+        if not self.new or self.new * WORTH < len(self.features):
+            return
+        keys, rows = np.array(list(self.features), np.uint64).view(np.int64), np.stack(list(self.features.values()))
+        if cache.has_room(rows.nbytes):
+            with contextlib.suppress(OSError):
+                container.write(cache.private_folder("features") / self.digest, {"keys": keys, "features": rows}, {})
+                self.new = 0

@@ -1,6 +1,7 @@
 """Which trained network photos are looked at with, where pictures are photos."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def with_backbone(asked: Mapping[str, Any], where: Console) -> dict[str, Any]:
     return asked
 
 
+@cache  # whoever needs the name for the size of pictures asks before whoever makes the classifier
 def parts(backbone: str) -> tuple[str, str | None]:
     """The name of a backbone, and where its weights are, from what was typed: a name, a file or an address of one."""
     if backbone in BACKBONES:

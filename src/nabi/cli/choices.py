@@ -129,7 +129,7 @@ def flip_colours(classifier: Classifier, images: NDArray[Any]) -> None:
 
     A convolutional network sees them shifted a little, too.
     """
-    if hasattr(classifier, "augment") and images.shape[3] == 3 and not isinstance(classifier, PhotoClassifier):
+    if hasattr(classifier, "augment") and classifier.augment is None and images.shape[3] == 3:
         shifts = hasattr(classifier, "convolutions") and min(images.shape[1:3]) >= 16
         classifier.augment = f"flip,crop:{max(2, min(images.shape[1:3]) // 12)}" if shifts else "flip"
 
