@@ -217,7 +217,7 @@ def _run(
         )
         try:
             head_only = isinstance(classifier, PhotoClassifier) and not classifier.finetune
-            finished = _show(events, where, listeners, quick=head_only)
+            finished = _show(events, where, listeners, head_only)
         except NonFiniteError as error:
             if not getattr(classifier, "best_epoch_", 0):
                 folder.give_up()
