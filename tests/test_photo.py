@@ -261,12 +261,19 @@ def test_a_file_that_was_meddled_with_is_refused(tmp_path: Path) -> None:
         (lambda header: header["head"].update(classifier="photo"), "its head is a 'photo'"),
         (lambda header: header["head"].update(classes=["a", "b", "c"]), "the classes of its head are others"),
         (lambda header: header["backbone"].update(layer="ReLU", fields=[]), "backbone is a ReLU"),
+        (lambda header: widened(header["backbone"]), "a padding of 100,000,000 is too far for inputs"),
     ):
         header = classifier.header()
         change(header)
         container.write(path, classifier._arrays(), header)
         with pytest.raises(ModelFileError, match=message):
             nabi.load(path)
+
+
+def widened(description) -> None:
+    """A border around pictures that would fill the memory."""
+    (conv,) = [layer for name, layer in description["fields"] if name == "conv1"]
+    conv["fields"] = [[name, 100_000_000 if name == "padding" else value] for name, value in conv["fields"]]
 
 
 # --- the command line ---

@@ -18,6 +18,7 @@ from nabi.classifiers.features import FeatureExtractor, Pictures, as_photos
 from nabi.classifiers.finetuning import finetune
 from nabi.classifiers.history import History
 from nabi.classifiers.registry import register, registered
+from nabi.classifiers.restoring import check_model
 from nabi.classifiers.settings import check_choice, check_number, check_random_state_argument, check_whole, seed_of
 from nabi.classifiers.weighting import example_weights, held_out_fraction, of_mean_one
 from nabi.data import augment
@@ -418,6 +419,9 @@ class PhotoClassifier(History, Classifier):
         model = nn.build(header["backbone"], sum(array.size for array in parts["backbone"].values()))
         if not isinstance(model, nn.Sequential):
             raise ModelFileError(f"its backbone is a {type(model).__name__}, not a Sequential")
+        if centroids is None:
+            raise ModelFileError("its classes have no centroids: an earlier nabi wrote it: train it again")
+        check_model(model, self.input_shape_, self.input_dtype_, centroids.shape[-1])
         nn.load_tensors(model, parts["backbone"])
         self.extractor_ = FeatureExtractor(self.backbone, self.weights, self.engine)
         self.extractor_._take(model)
@@ -428,8 +432,6 @@ class PhotoClassifier(History, Classifier):
         if not np.array_equal(self.head_.classes_, self.classes_):
             raise ModelFileError("the classes of its head are others")
         self.alpha_, self.tried_ = getattr(self.head_, "alpha", None), {}
-        if centroids is None:
-            raise ModelFileError("its classes have no centroids: an earlier nabi wrote it: train it again")
         wanted = (len(self.classes_), self.extractor_.n_features_out_)
         if centroids.dtype != np.float32 or centroids.shape != wanted:
             raise ModelFileError(f"its centroids are {centroids.dtype} of {centroids.shape}")
