@@ -21,7 +21,7 @@ from nabi.data.cifar import form_of, may_be_cifar
 from nabi.data.dataset import Dataset
 from nabi.data.decode import decode
 from nabi.data.files import Member, composed, is_archive, members
-from nabi.data.folders import layout
+from nabi.data.folders import cache_key, layout
 from nabi.data.idx import is_idx_name
 from nabi.data.loading import ARCHIVE_ENDINGS, load
 from nabi.data.named import NAMED
@@ -130,29 +130,16 @@ def _look_at(member: Member) -> _Seen:
 
 def _of_files(path: Path, report: Progress) -> Survey:
     listing = list(members(path)) if path.is_dir() else None
-    key = _key(path, listing)
+    key = cache_key(path, listing, "check", FORMAT)
     stored = cache.load(key)
     if stored is None:
         about, thumbnails = _found_out(path, listing, report)
-        if (
-            len(thumbnails) and not about["again"]
-        ):  # what could not be opened may be open the next time, by the same key
+        # What could not be opened may be open the next time, by the same key.
+        if len(thumbnails) and not about["again"]:
             cache.store(key, about, (*thumbnails.shape, 1), [thumbnails[..., None]])
     else:
         about, thumbnails = stored[0], stored[1][..., 0]
     return _placed(path, about, thumbnails)
-
-
-def _key(path: Path, listing: list[Member] | None) -> str:
-    from PIL import __version__ as pillow
-
-    real = path.resolve()
-    if listing is None:
-        status = real.stat()
-        files: list[Any] = [status.st_size, status.st_mtime_ns]
-    else:
-        files = [[member.name, member.size, member.mark, member.problem] for member in listing]
-    return cache.key("check", FORMAT, pillow, str(real), files)
 
 
 def _found_out(path: Path, listing: list[Member] | None, report: Progress) -> tuple[dict[str, Any], NDArray[np.uint8]]:

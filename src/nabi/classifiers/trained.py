@@ -35,13 +35,8 @@ class TrainedClassifier(TrainingSettings, History, CallbackSupportMixin, Answeri
     ----------
     model_ : Sequential
         The model, whose first layer standardises: it takes inputs as they are.
-    history_ : dict of str to list
-        For each epoch: ``epoch``, ``train_loss``, ``train_accuracy``, ``validation_loss``, ``validation_accuracy``
-        (None without validation), ``learning_rate``, ``seconds``, ``best``.
-    best_epoch_ : int
-        The epoch, counted from 1, whose weights the model has.
-    n_iter_ : int
-        How many epochs it was trained.
+    history_, best_epoch_, n_iter_
+        As `History` has them.
     loss_curve_ : list of float
         The loss of each epoch on the training inputs.
     """

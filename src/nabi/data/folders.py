@@ -130,7 +130,7 @@ def load_folder(path: Path, name: str, size: Size | None, progress: Progress | N
         If the archive is damaged.
     """
     listing = list(members(path)) if path.is_dir() else None
-    key = _cache_key(path, listing, size)
+    key = cache_key(path, listing, FORMAT, size)
     stored = cache.load(key) or _known(path, key) or _decode_and_store(path, name, key, listing, size, progress)
     return _dataset(*stored)
 
@@ -591,7 +591,8 @@ def _in_memory(path: Path, shape: tuple[int, ...], blocks: Iterable[NDArray[np.u
     return images
 
 
-def _cache_key(path: Path, listing: list[Member] | None, size: Size | None) -> str:
+def cache_key(path: Path, listing: list[Member] | None, *made: Any) -> str:
+    """The name in the cache of what is ``made`` of all files of a folder, listed, or of an archive as they are now."""
     from PIL import __version__ as pillow
 
     real = path.resolve()
@@ -600,4 +601,4 @@ def _cache_key(path: Path, listing: list[Member] | None, size: Size | None) -> s
         files: list[Any] = [status.st_size, status.st_mtime_ns]
     else:
         files = [[member.name, member.size, member.mark, member.problem] for member in listing]
-    return cache.key(FORMAT, pillow, str(real), size, files)
+    return cache.key(*made, pillow, str(real), files)
