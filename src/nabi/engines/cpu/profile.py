@@ -94,7 +94,7 @@ def about(segment: Segment, local: set[int], stored: dict[int, Value], inputs: l
 
 
 def _name(root: Root) -> str:
-    value = root.value
+    value = root.made
     if value.kind == "elementwise":
         assert value.formula is not None
         return value.formula.__name__.rstrip("_")
@@ -104,7 +104,7 @@ def _name(root: Root) -> str:
 
 def _carried_out(root: Root) -> float:
     """Additions and multiplications of products as they are carried out: Winograd's way needs fewer."""
-    value = root.value
+    value = root.made
     if root.how == "combine":
         return 0.0
     if value.kind == "winograd":

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from nabi.engines.cpu import bfloat16, blas, contract, convolve, folds, kernels, machine
+from nabi.engines.cpu import bfloat16, blas, contract, convolve, depthwise, folds, kernels, machine
 from nabi.engines.cpu.code import ZERO, Code
 from nabi.engines.cpu.folds import FOLDS
 from nabi.engines.cpu.kernels import Rows
@@ -234,6 +234,8 @@ class Program:
             bfloat16.matmul(reader, rows, value)
         elif value.kind == "convolution":
             convolve.convolution(reader, rows, value, self.library, work)
+        elif root.made.kind == "depthwise":
+            depthwise.depthwise(reader, rows, root.made, value)
         elif value.kind == "winograd":
             convolve.winograd(reader, rows, value, self.library, work, block)
         elif value.kind == "winograd_weight":
@@ -318,6 +320,8 @@ def _alike(roots: Sequence[Root]) -> list[list[Root]]:
 
 def _same_loop(group: list[Root], root: Root) -> bool:
     first = group[0]
+    if any(r.made is not r.value for r in (first, root)):
+        return False
     if len(group) >= 4 or first.how != root.how or any(r.value.serial in root.reads for r in group):
         return False
     if root.how == "fold":

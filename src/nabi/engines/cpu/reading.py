@@ -90,6 +90,14 @@ class Reader:
         offset = self.offset(value, index)
         self.code.store(pointer, offset, value.dtype, width, lane.name, value.serial in self.passing)
 
+    def finish(self, made: Value, target: Value, index: tuple[Index, ...], lane: Lane) -> None:
+        """Write what is to be stored of what a kernel has just computed: itself, or what alone is made of it."""
+        if target is not made:
+            place = _broadcast(made, made, index)
+            self.code.remember((made.serial, place, self.code.mask, self.code.width), lane)
+            lane = self.define(target, index)
+        self.write(target, index, lane)
+
     def _read(self, value: Value, index: tuple[Index, ...]) -> Lane:
         if value.kind == "constant":
             return constant(self.code, value.held, value.dtype)

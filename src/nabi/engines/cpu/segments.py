@@ -56,9 +56,11 @@ FEWEST_TILES = 16
 
 STORED = ("sum", "max", "min", "any", "all", "argmax", "argmin", "matmul", "convolution", "convolution_gradient",
           "winograd", "winograd_weight", "winograd_gradient", "moments", "external", "external_part", "rounded_rows",
-          "rounded_panels", "rounded_matmul")  # fmt: skip
+          "rounded_panels", "rounded_matmul", "depthwise")  # fmt: skip
 OPERANDS_STORED = ("matmul", "convolution", "convolution_gradient", "winograd", "winograd_gradient", "external",
-                   "external_part", "moments")  # fmt: skip
+                   "external_part", "moments", "depthwise")  # fmt: skip
+FINISHED = ("depthwise",)
+"""Kinds whose kernels can go on with what they have computed while it is in registers."""
 LEAVES = ("input", "array", "constant")
 COSTS = {"exp": 20, "log": 25, "sigmoid": 25, "tanh": 60, "erf": 60, "gelu": 100, "pow": 80, "softplus": 80, "silu": 30,
          "expm1": 60, "log1p": 60, "sin": 60, "cos": 60, "sqrt": 6, "divide": 4, "elu": 60}  # fmt: skip
@@ -76,11 +78,14 @@ class Root:
         "combine" those into the value.
     reads : dict of int to bool
         The stored values that it reads, and whether row by row.
+    made : Value
+        What its kernel computes: the value itself, or what the value is made of, element by element.
     """
 
     value: Value
     how: str
     reads: dict[int, bool] = field(default_factory=dict)
+    made: Value = field(kw_only=True)
 
     @property
     def rows(self) -> int:
@@ -122,8 +127,11 @@ def lay_out(outputs: Sequence[Value], kept: Set[int]) -> Layout:
     """Decide what is stored, and in which segment of which stage. ``kept``: inputs that are never changed in place."""
     everything = _walk(outputs)
     stored = _choose(everything, outputs)
-    roots = [root for value in everything if value.serial in stored for root in _roots(value, stored)]
-    serial = sum(_work(root.value) for root in roots) < FEW
+    finished = _finished(stored, {v.serial for v in outputs})
+    for made in finished.values():
+        del stored[made.serial]
+    roots = [root for value in everything if value.serial in stored for root in _roots(value, stored, finished)]
+    serial = sum(_work(root.made) for root in roots) < FEW
     stages = _place(roots, kept, serial)
     for stage in stages:
         for segment in stage:
@@ -239,6 +247,36 @@ def _dear(everything: Sequence[Value], stored: dict[int, Value]) -> Value | None
     return None
 
 
+def _finished(stored: dict[int, Value], outputs: Set[int]) -> dict[int, Value]:
+    """For each value that is made of what a kernel computes while that is in registers, what the kernel computes."""
+    readers: dict[int, list[Value]] = {}
+    for root in stored.values():
+        for x in {x.serial: x for value in (root, *_inlined(root, stored)) for x in value.inputs}.values():
+            if x.kind in FINISHED and x.serial not in outputs:
+                readers.setdefault(x.serial, []).append(root)
+    finished: dict[int, Value] = {}
+    for serial, roots in readers.items():
+        made = stored[serial]
+        if len(roots) == 1 and roots[0].serial not in finished and _goes_along(roots[0], made, stored):
+            finished[roots[0].serial] = made
+    return finished
+
+
+def _goes_along(root: Value, made: Value, stored: dict[int, Value]) -> bool:
+    """Whether each element of a value is made of one element of another, those at the same place, and its channel's."""
+
+    def is_for_channels(value: Value) -> bool:
+        return value.shape[-1:] in ((), (1,), made.shape[-1:]) and all(n == 1 for n in value.shape[:-1])
+
+    for value in (root, *_inlined(root, stored)):
+        through = value.kind == "elementwise" and value.shape == made.shape
+        if not through and (not is_for_channels(value) or any(x is made for x in value.inputs)):
+            return False
+        if through and not all(x.shape == made.shape or is_for_channels(x) for x in value.inputs):
+            return False
+    return root.shape == made.shape
+
+
 def _inlined(root: Value, stored: dict[int, Value]) -> Iterator[Value]:
     """The values that are computed where a root is written."""
     pending, seen = list(root.inputs), set()
@@ -269,6 +307,8 @@ def multiply_adds(value: Value) -> int:
         return value.size * value.inputs[0].shape[1]
     if value.kind == "rounded_matmul":
         return value.size * int(value.settings["depth"])
+    if value.kind == "depthwise":
+        return value.size * math.prod(_window(value))
     if value.kind in ("convolution", "winograd"):
         return value.size * math.prod(_window(value)) * value.inputs[0].shape[3]
     if value.kind in ("convolution_gradient", "winograd_gradient"):
@@ -289,16 +329,16 @@ def _work(value: Value) -> int:
 # --- reading row by row ---
 
 
-def _roots(value: Value, stored: dict[int, Value]) -> list[Root]:
+def _roots(value: Value, stored: dict[int, Value], finished: dict[int, Value]) -> list[Root]:
     if is_fold(value) and _folds_by_strand(value):
-        fold, combine = Root(value, "fold"), Root(value, "combine")
+        fold, combine = Root(value, "fold", made=value), Root(value, "combine", made=value)
         for x in value.inputs:
             _reads(x, True, x.shape[0], stored, fold.reads)
         return [fold, combine]
     few = value.kind == "matmul" and value.shape[0] < STRAND_ROWS and value.inputs[1].size >= MANY_WEIGHTS
-    root = Root(value, "columns" if few else "write")
+    root = Root(value, "columns" if few else "write", made=finished.get(value.serial, value))
     whole = is_fold(value) or folds_rows(value)
-    rowwise = dict.fromkeys(("matmul", "rounded_matmul", "convolution", "winograd"), (True, False))
+    rowwise = dict.fromkeys(("matmul", "rounded_matmul", "convolution", "winograd", "depthwise"), (True, False))
     rows = value.shape[0] if value.shape else 1
     if value.kind in rowwise:
         for x, row in zip(value.inputs, rowwise[value.kind], strict=True):
@@ -358,6 +398,9 @@ def _parts(value: Value, row: bool, rows: int) -> list[tuple[Value, bool]]:
         return [(value.inputs[0], row and 0 not in value.settings["axis"])]
     if value.kind == "concat":
         return [(x, row and value.settings["axis"] != 0) for x in value.inputs]
+    if value.kind in FINISHED:
+        x, weight = value.inputs
+        return [(x, row), (weight, False)]
     if value.kind in VIEWS:
         return []
     raise Unwritten(f"{value.kind} is read but not stored")
@@ -404,7 +447,7 @@ def _place(roots: Sequence[Root], kept: Set[int], serial: bool) -> list[list[Seg
                 or not value.shape
                 or folds_rows(value)
             )
-            tiny = _work(value) <= 4 * TINY and not joined
+            tiny = _work(root.made) <= 4 * TINY and not joined
             if value.kind == "winograd_weight" and root.reads.keys() <= kept:
                 segment = at(0, f"{PREPARED} {value.serial}")
             elif serial or whole or tiny:
@@ -447,7 +490,7 @@ def _panels(segment: Segment) -> bool:
 
 def _strands(segment: Segment) -> int:
     """As many as there is work for; fewer, but two if they can be, where rows should stay together."""
-    rows, work = segment.rows, sum(_work(root.value) for root in segment.roots)
+    rows, work = segment.rows, sum(_work(root.made) for root in segment.roots)
     strands = min(STRANDS, rows, max(1, work >> 18))
     if _far(segment):
         strands = min(strands, max(rows // STRAND_ROWS, 2 if rows >= 2 * ROUNDED_ROWS else 1))
@@ -472,9 +515,9 @@ def _block(segment: Segment, longest: int) -> int:
             tiles = math.prod(convolve.tiles_of(steps))
             enough.append(-(-TILES // tiles))
             least = max(least, -(-FEWEST_TILES // tiles))
-        elif root.value.kind in ("convolution", "convolution_gradient") and not convolve.is_one_by_one(root.value):
-            most = max(most, convolve.patches_size(root.value, 1))
-            least = max(least, convolve.enough_pictures(root.value))
+        elif root.made.kind in ("convolution", "convolution_gradient") and not convolve.is_one_by_one(root.made):
+            most = max(most, convolve.patches_size(root.made, 1))
+            least = max(least, convolve.enough_pictures(root.made))
     block = max(1, least, min(enough, default=0), BLOCK // max(each + most, 1))
     if _panels(segment):
         return longest

@@ -309,6 +309,8 @@ class _Spelled:
     def _grouped(self, x: Value, weight: Value, window: Window, groups: int) -> Value:
         if not (weight.shape[2] == 1 and weight.shape[3] == groups and x.dtype.kind == "f"):
             raise Unwritten("a convolution in groups")
+        if x.dtype == np.float32:
+            return self._depthwise(x, weight, window.borders, window)
         padded = window.pad(self, x)
         kh, kw = window.kernel
         taps = [
@@ -319,6 +321,12 @@ class _Spelled:
         for tap in taps[1:]:
             total = total + tap
         return total
+
+    def _depthwise(self, x: Value, weight: Value, borders: Any, window: Window) -> Value:
+        """A convolution of each channel for itself, of a picture without its borders."""
+        (top, _), (left, _) = borders
+        shape = (x.shape[0], *window.steps, x.shape[3])
+        return self.value("depthwise", (x, weight), shape, x.dtype, {**_seen(window), "corner": (top, left)})
 
     def _windowed(self, x: Value, weight: Value, borders: Any, window: Window, turned: bool = False) -> Value:
         """The convolution of a padded picture; ``turned``: with the weights turned around, from outputs to inputs."""
@@ -346,10 +354,13 @@ class _Spelled:
         rest = [
             (reach - 1 - low, reach - 1 - high) for reach, (low, high) in zip(window.reach, window.borders, strict=True)
         ]
-        plain = g.dtype == np.float32 and groups == 1 and window.stride == (1, 1)
+        by_channel = weight.shape[2] == 1 and weight.shape[3] == groups
+        plain = g.dtype == np.float32 and (groups == 1 or by_channel) and window.stride == (1, 1)
         if not plain or any(border < 0 for pair in rest for border in pair):
             return registry["conv2d_input_gradient"].forward(self, g, weight, **how)  # type: ignore[no-any-return]
         back = Window(g.shape[1:3], weight.shape[:2], 1, tuple(rest), dilation)  # type: ignore[arg-type]
+        if groups > 1:
+            return self._depthwise(g, self._flip(weight, axis=(0, 1)), back.borders, back)
         return self._windowed(g, weight, back.borders, back, turned=True)
 
     def _conv2d_weight_gradient(

@@ -1,0 +1,100 @@
+"""The fast engine's kernels for windows and products, on random shapes: values, gradients, what stays in registers."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nabi
+from fuzzing import examples
+from nabi import engines, ops
+from nabi.engines.cpu import machine, segments, values
+from nabi.graph.plan import Plan
+from random_graphs import compare
+from test_cpu_engine import guarded, narrowest
+
+KINDS = {64: lambda one: one, 32: machine.narrower, 16: narrowest}
+
+
+def plan_of(function: Any, *arrays: Any) -> Plan:
+    """What a function does with arrays, by each of which it may derive."""
+    tensors = [nabi.tensor(a, requires_grad=True) for a in arrays]
+    found: Plan = nabi.compile(function, engine="reference").plan(*tensors)
+    return found
+
+
+def check(function: Any, *arrays: Any, vector: int = 64) -> None:
+    """The engine's results are the reference's, and no memory of others is written."""
+    plan = plan_of(function, *arrays)
+    with machine.pretending(KINDS[vector](machine.processor())):
+        run = engines.prepare("cpu", plan)
+    with guarded() as overrun:
+        got = run(list(arrays))
+    assert overrun() == 0
+    compare(plan, list(arrays), got, engines.prepare("reference", plan)(list(arrays)))
+
+
+def roots_of(function: Any, *arrays: Any) -> list[segments.Root]:
+    """What the engine stores."""
+    _, outputs = values.spell(plan_of(function, *arrays), winograd=True)
+    return [root for stage in segments.lay_out(outputs, set()).stages for segment in stage for root in segment.roots]
+
+
+def normal(rng: Any, *shape: int) -> Any:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+# --- depthwise convolutions ---
+
+
+def depthwise_example(rng: Any) -> tuple[list[Any], dict[str, Any]]:
+    """A picture, a window for each channel and a number for each; and how the window goes."""
+    channels = int(rng.choice([1, 3, 8, 16, 17, 24, 40, 96]))
+    kernel, stride, dilation = (tuple(map(int, rng.integers(1, most, 2))) for most in (6, 4, 3))
+    padding = tuple((int(before), int(after)) for before, after in rng.integers(0, 5, (2, 2)))
+    least = [(k - 1) * d + 1 - sum(border) for k, d, border in zip(kernel, dilation, padding, strict=True)]
+    size = [max(1, int(rng.integers(0, 24)) + n) for n in least]
+    arrays = [normal(rng, int(rng.integers(1, 4)), *size, channels), normal(rng, *kernel, 1, channels)]
+    settings = {"stride": stride, "padding": padding, "dilation": dilation, "groups": channels}
+    return [*arrays, normal(rng, channels)], settings
+
+
+@pytest.mark.parametrize("vector", KINDS)
+@pytest.mark.parametrize("seed", range(examples(8)))
+def test_depthwise(seed: int, vector: int) -> None:
+    """Alone, between what is done to each element, and the gradients."""
+    arrays, how = depthwise_example(np.random.default_rng(seed))
+
+    def function(x: Any, w: Any, b: Any) -> list[Any]:
+        y = ops.conv2d(ops.relu(x), w, **how)
+        z = ops.relu6((y - b) * b + 1.0)
+        return [z, ops.conv2d(x, w * b, **how), *nabi.gradients(ops.sum(ops.sin(z)), [x, w])]
+
+    check(function, *arrays, vector=vector)
+
+
+@pytest.mark.parametrize("edge", [np.nan, np.inf, -np.inf])
+def test_depthwise_at_the_edges(edge: float) -> None:
+    """What is not finite in a picture or a window, over the border, too, where it meets zeros."""
+    rng = np.random.default_rng(0)
+    x, w, b = normal(rng, 2, 9, 9, 20), normal(rng, 5, 5, 1, 20), normal(rng, 20)
+    x[0, 0, 8, 3], w[0, 4, 0, 7], b[9] = edge, edge, edge
+    check(lambda x, w, b: ops.relu6(ops.conv2d(x, w, padding=2, groups=20) * b), x, w, b)
+
+
+def test_depthwise_goes_on_in_registers() -> None:
+    """A picture is stored without a border, and with what follows on a convolution; what others read is stored, too."""
+    x, w, b = np.zeros((2, 9, 9, 20), np.float32), np.zeros((3, 3, 1, 20), np.float32), np.zeros(20, np.float32)
+
+    def alone(x: Any, w: Any, b: Any) -> Any:
+        return ops.relu6(ops.conv2d(x, w, padding=1, groups=20) * b) + x
+
+    (root,) = roots_of(alone, x, w, b)
+    assert (root.value.kind, root.made.kind) == ("elementwise", "depthwise")
+
+    def twice(x: Any, w: Any, b: Any) -> list[Any]:
+        y = ops.conv2d(x, w, padding=1, groups=20)
+        return [y * b, y[:, 1:] + b]
+
+    assert roots_of(twice, x, w, b)[0].made.kind == "depthwise"
+    assert all(root.made is root.value for root in roots_of(twice, x, w, b))
