@@ -8,7 +8,7 @@ import pytest
 import nabi
 from fuzzing import examples
 from nabi import engines, ops
-from nabi.engines.cpu import machine, segments, values
+from nabi.engines.cpu import contract, machine, segments, values
 from nabi.graph.plan import Plan
 from random_graphs import compare
 from test_cpu_engine import guarded, narrowest
@@ -23,11 +23,11 @@ def plan_of(function: Any, *arrays: Any) -> Plan:
     return found
 
 
-def check(function: Any, *arrays: Any, vector: int = 64) -> None:
+def check(function: Any, *arrays: Any, vector: int = 64, engine: str = "cpu") -> None:
     """The engine's results are the reference's, and no memory of others is written."""
     plan = plan_of(function, *arrays)
     with machine.pretending(KINDS[vector](machine.processor())):
-        run = engines.prepare("cpu", plan)
+        run = engines.prepare(engine, plan)
     with guarded() as overrun:
         got = run(list(arrays))
     assert overrun() == 0
@@ -98,3 +98,43 @@ def test_depthwise_goes_on_in_registers() -> None:
 
     assert roots_of(twice, x, w, b)[0].made.kind == "depthwise"
     assert all(root.made is root.value for root in roots_of(twice, x, w, b))
+
+
+# --- products with panels of weights ---
+
+
+def product_example(rng: Any) -> tuple[list[Any], dict[str, Any]]:
+    """A picture, weights of any number of columns, and numbers for each; often of more rows than are near at once."""
+    inputs, outputs = int(rng.choice([1, 3, 16, 40, 300])), int(rng.choice([1, 5, 8, 16, 24, 33, 40, 64, 75]))
+    side = int(rng.choice([1, 1, 2, 3]))
+    n, size = ((int(rng.integers(32, 70)), (side, side)), (2, tuple(map(int, rng.integers(7, 40, 2)))))[rng.integers(2)]
+    how = {"stride": int(rng.integers(1, 3)), "padding": side // 2}
+    return [normal(rng, n, *size, inputs), normal(rng, side, side, inputs, outputs), normal(rng, outputs)], how
+
+
+@pytest.mark.parametrize("vector", KINDS)
+@pytest.mark.parametrize("seed", range(examples(8)))
+def test_convolution_by_panels(seed: int, vector: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, between what is done to each element, and the gradients."""
+    rng = np.random.default_rng(seed)
+    monkeypatch.setattr(contract, "NEAR", int(rng.choice([1, 4 << 10, contract.NEAR])))
+    arrays, how = product_example(rng)
+
+    def function(x: Any, w: Any, b: Any) -> list[Any]:
+        y = ops.conv2d(ops.relu(x), w, **how)
+        z = ops.relu6((y - b) * b + 1.0)
+        return [z, ops.conv2d(x, w * b, **how), *nabi.gradients(ops.sum(ops.sin(z)), [x, w])]
+
+    check(function, *arrays, vector=vector, engine="cpu-direct")
+
+
+def test_what_is_added_to_a_product_is_added_in_registers() -> None:
+    x, w, v = (np.zeros(shape, np.float32) for shape in ((2, 9, 9, 20), (1, 1, 20, 48), (1, 1, 48, 20)))
+    b = np.zeros(48, np.float32)
+
+    def residual(x: Any, w: Any, v: Any, b: Any) -> Any:
+        return x + ops.conv2d(ops.relu6(ops.conv2d(x, w) * b), v)
+
+    roots = roots_of(residual, x, w, v, b)
+    assert [root.made.kind for root in roots if root.value.kind == "elementwise"] == ["convolution"] * 2
+    assert sorted(root.value.kind for root in roots) == ["elementwise", "elementwise", "panels", "panels"]

@@ -3,11 +3,12 @@
 BLAS lays its matrices out anew before it multiplies them, which takes long beside a product that is not deep.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from nabi.engines.cpu.code import TYPES, Code, Index
+from nabi.engines.cpu.code import TYPES, ZERO, Code, Index
 from nabi.engines.cpu.kernels import Rows
 from nabi.engines.cpu.lanes import Lane, constant, fused
 from nabi.engines.cpu.reading import Reader
@@ -17,6 +18,11 @@ DEPTH = 512
 """The longest sum of a product that is written out: longer ones are better cut, and laid out anew, as BLAS does."""
 NARROW = 32
 """Columns of a second matrix that is near enough as it is, however long the sum."""
+FLOAT = np.dtype(np.float32)
+TALL, LOW = 14, 6
+"""Rows of a tile of two vectors of columns: they fill 32 registers, or 16."""
+NEAR = 128 << 10
+"""Bytes of rows that stay near while one panel after another goes by."""
 SMALL = 1 << 18
 """Multiply-adds of a product whose second matrix is better turned first than given to BLAS."""
 
@@ -119,6 +125,117 @@ def _written(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtype[n
             with code.loop(single, columns, width) as column:
                 left = code.let(f"sub i64 {columns}, {code.integer(column)}")
                 below(column, 1, code.first_lanes(left, width))
+
+
+class Panels(NamedTuple):
+    """A second matrix whose columns lie in panels, zeros behind the last.
+
+    Attributes
+    ----------
+    pointer : str
+    wide : int
+        Columns of a panel, and elements from one of its rows to the next.
+    apart : int
+        Elements from one panel to the next.
+    """
+
+    pointer: str
+    wide: int
+    apart: int
+
+
+Finish = Callable[[Index, Index, Lane], None]
+"""What is done with a vector of a product: called with its row, its first column, and the lanes."""
+
+
+def panels_product(code: Code, x: Matrix, y: Panels, columns: int, finish: Finish) -> None:
+    """x·y in float32, in tiles of registers: tile below tile down a panel, of so many rows as are near."""
+    width, high = code.vector // FLOAT.itemsize, TALL if code.vector == 64 else LOW
+    rows = x.rows
+    assert isinstance(x.columns, int)
+
+    def down(first: Index, length: int | str, heights: Sequence[int], panel: Index, count: int) -> None:
+        for start in range(0, count, 2 * width):
+            vectors = _vectors(code, min(2 * width, count - start), width)
+            begin: int | str = 0
+            for height in heights:
+                end = code.whole_steps(length, height, begin)
+                with code.loop(begin, end, height) as row:
+                    place = panel.times(y.apart).plus(start)
+                    column = panel.times(y.wide).plus(start)
+                    _panel_tile(code, x, y, (first.plus(row), height), (place, column), vectors, finish)
+                begin = end
+
+    def across(first: Index, length: int | str, heights: Sequence[int]) -> None:
+        whole = columns // y.wide
+        with code.loop(0, whole) as panel:
+            down(first, length, heights, panel, y.wide)
+        if columns % y.wide:
+            down(first, length, heights, Index((), whole), columns % y.wide)
+
+    if isinstance(rows, str):
+        across(ZERO, rows, (high, 4, 1))
+        return
+    near = _near(rows, high, max(1, NEAR // (high * x.columns * FLOAT.itemsize)) * high)
+    whole = rows // near * near
+    with code.loop(0, whole, near) as first:
+        across(first, near, _heights(near, high))
+    if whole < rows:
+        across(Index((), whole), rows - whole, _heights(rows - whole, high))
+
+
+def _near(rows: int, high: int, most: int) -> int:
+    """Rows that stay near while one panel after another goes by: of blocks of as many each, where that can be."""
+    fewest = -(-rows // most)
+    equal = (rows // count for count in range(fewest, 2 * fewest + 1) if rows % (count * high) == 0)
+    return next(equal, min(rows, most))
+
+
+def _heights(rows: int, high: int) -> tuple[int, ...]:
+    """Heights of tiles: as equal as can be, and one of what is left."""
+    height = -(-rows // -(-rows // high))
+    return (height, rows % height) if rows % height else (height,)
+
+
+def _vectors(code: Code, columns: int, width: int) -> list[tuple[int, int, str | None]]:
+    """Vectors side by side: where each begins, how many lanes it has, and which of them are there."""
+    found: list[tuple[int, int, str | None]] = []
+    for start in range(0, columns, width):
+        left = min(width, columns - start)
+        lanes = 1 << (left - 1).bit_length()
+        found.append((start, lanes, None if left == lanes else code.first_lanes(left, lanes)))
+    return found
+
+
+def _panel_tile(
+    code: Code,
+    x: Matrix,
+    y: Panels,
+    rows: tuple[Index, int],
+    columns: tuple[Index, Index],
+    vectors: Sequence[tuple[int, int, str | None]],
+    finish: Finish,
+) -> None:
+    """Rows, the first and how many, by vectors of a panel; ``columns``: where these begin there, and of the product."""
+    (row, height), (place, column) = rows, columns
+    zeros = [constant(code, 0, FLOAT).spread(lanes) for _, lanes, _ in vectors]
+    totals = [[code.variable(zero.kind, zero.name) for zero in zeros] for _ in range(height)]
+    with code.loop(0, x.columns) as k:
+        right = []
+        for start, lanes, _ in vectors:
+            spot = place.plus(k.times(y.wide)).plus(start)._replace(lanes=1)
+            right.append(Lane(code, code.load(y.pointer, spot, FLOAT, lanes), FLOAT, lanes))
+        for i, line in enumerate(totals):
+            left = Lane(code, code.load(x.pointer, x.offset(row.plus(i), k), FLOAT, 1), FLOAT, 1)
+            for total, factor in zip(line, right, strict=True):
+                old = Lane(code, code.let(f"load {factor.kind}, ptr {total}"), FLOAT, factor.width)
+                new = fused(left.spread(factor.width), factor, old)
+                code.emit(f"store {factor.kind} {new.name}, ptr {total}")
+    for i, line in enumerate(totals):
+        for total, zero, (start, lanes, mask) in zip(line, zeros, vectors, strict=True):
+            made = Lane(code, code.let(f"load {zero.kind}, ptr {total}"), FLOAT, lanes)
+            with code.of_width(lanes), code.masked(mask):
+                finish(row.plus(i), column.plus(start)._replace(lanes=1), made)
 
 
 class _Tile(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from nabi.engines.cpu import bfloat16
 from nabi.engines.cpu.bfloat16 import Left, Right
 from nabi.engines.cpu.code import ZERO, Code, Index
-from nabi.engines.cpu.contract import Blas, Matrix, product
+from nabi.engines.cpu.contract import Blas, Matrix, Panels, panels_product, product
 from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
 from nabi.engines.cpu.lanes import Lane, constant, fused, lanes_xp
 from nabi.engines.cpu.reading import Reader
@@ -122,16 +122,36 @@ def enough_pictures(value: Value) -> int:
     return -(-ENOUGH_TO_ADD // math.prod(_geometry(value)[1])) if added else 1
 
 
-def convolution(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: str) -> None:
-    """Rows of a convolution of a padded picture."""
+def convolution(reader: Reader, rows: Rows, value: Value, target: Value, blas: Blas | None, work: str) -> None:
+    """Rows of a convolution of a padded picture; see `Reader.finish` for ``target``."""
     if value.settings["rounded"]:
         _rounded_convolution(reader, rows, value, work)
         return
     code, weight = reader.code, value.inputs[1]
     outputs = value.shape[3]
+    if weight.kind == "panels":
+        panels = Panels(reader.pointer(weight), weight.shape[4], weight.strides[0])
+        for row, left in _laid_out(reader, rows, value, work):
+
+            def finish(place: Index, column: Index, lane: Lane, row: Index = row) -> None:
+                reader.finish(value, target, _along_rows(value, row, place, column), lane)
+
+            panels_product(code, left, panels, outputs, finish)
+        return
     right = Matrix(reader.pointer(weight), _depth(value), outputs, outputs)
     for row, left in _laid_out(reader, rows, value, work):
         product(code, left, right, Matrix(reader.pointer(value, row), left.rows, outputs, outputs), FLOAT, blas)
+
+
+def _along_rows(value: Value, picture: Index, place: Index, column: Index) -> tuple[Index, ...]:
+    """Where a row of windows, counted from a picture's first, stands: along the last axis that has more than one place.
+
+    Behind its end the next line of the picture begins, as it does in memory.
+    """
+    _, oh, ow, _ = value.shape
+    if ow > 1:
+        return picture, ZERO, place, column
+    return (picture, place, ZERO, column) if oh > 1 else (picture.plus(place), ZERO, ZERO, column)
 
 
 def convolution_gradient(reader: Reader, rows: Rows, value: Value, partial: str, blas: Blas | None, work: str) -> None:

@@ -232,8 +232,8 @@ class Program:
             bfloat16.round_panels(reader, rows, value)
         elif value.kind == "rounded_matmul":
             bfloat16.matmul(reader, rows, value)
-        elif value.kind == "convolution":
-            convolve.convolution(reader, rows, value, self.library, work)
+        elif root.made.kind == "convolution":
+            convolve.convolution(reader, rows, root.made, value, self.library, work)
         elif root.made.kind == "depthwise":
             depthwise.depthwise(reader, rows, root.made, value)
         elif value.kind == "winograd":
@@ -294,7 +294,7 @@ def _clear(code: Code, pointer: str, size: int) -> None:
 
 def _workspace(root: Root, segment: Segment) -> int:
     """Bytes of work memory that a root's kernel needs."""
-    value = root.value
+    value = root.made
     if root.how == "combine":
         return 0
     rows = segment.block or (value.inputs[0].shape[0] if value.inputs and value.inputs[0].shape else 1)

@@ -166,6 +166,14 @@ class Reader:
         outside = constant(self.code, value.settings["value"], value.dtype)
         return self._inside(inner, x.shape, lambda places: self.read(x, places), outside)
 
+    def _panels(self, value: Value, index: tuple[Index, ...]) -> Lane:
+        """Columns of weights side by side in panels, and zeros behind the last."""
+        (x,), (panel, *place, lane) = value.inputs, index
+        column = panel.times(value.shape[-1]).plus(lane)
+        return self._inside(
+            [*place, column], x.shape, lambda places: self.read(x, places), constant(self.code, 0, value.dtype)
+        )
+
     def _concat(self, value: Value, index: tuple[Index, ...]) -> Lane:
         axis = value.settings["axis"]
         result = constant(self.code, 0, value.dtype)

@@ -56,11 +56,11 @@ FEWEST_TILES = 16
 
 STORED = ("sum", "max", "min", "any", "all", "argmax", "argmin", "matmul", "convolution", "convolution_gradient",
           "winograd", "winograd_weight", "winograd_gradient", "moments", "external", "external_part", "rounded_rows",
-          "rounded_panels", "rounded_matmul", "depthwise")  # fmt: skip
+          "rounded_panels", "rounded_matmul", "depthwise",
+          "panels")  # fmt: skip
 OPERANDS_STORED = ("matmul", "convolution", "convolution_gradient", "winograd", "winograd_gradient", "external",
                    "external_part", "moments", "depthwise")  # fmt: skip
-FINISHED = ("depthwise",)
-"""Kinds whose kernels can go on with what they have computed while it is in registers."""
+
 LEAVES = ("input", "array", "constant")
 COSTS = {"exp": 20, "log": 25, "sigmoid": 25, "tanh": 60, "erf": 60, "gelu": 100, "pow": 80, "softplus": 80, "silu": 30,
          "expm1": 60, "log1p": 60, "sin": 60, "cos": 60, "sqrt": 6, "divide": 4, "elu": 60}  # fmt: skip
@@ -247,12 +247,17 @@ def _dear(everything: Sequence[Value], stored: dict[int, Value]) -> Value | None
     return None
 
 
+def _goes_on(value: Value) -> bool:
+    """Whether a kernel can go on with what it has computed while that is in registers."""
+    return value.kind == "depthwise" or (value.kind == "convolution" and value.inputs[1].kind == "panels")
+
+
 def _finished(stored: dict[int, Value], outputs: Set[int]) -> dict[int, Value]:
     """For each value that is made of what a kernel computes while that is in registers, what the kernel computes."""
     readers: dict[int, list[Value]] = {}
     for root in stored.values():
         for x in {x.serial: x for value in (root, *_inlined(root, stored)) for x in value.inputs}.values():
-            if x.kind in FINISHED and x.serial not in outputs:
+            if _goes_on(x) and x.serial not in outputs:
                 readers.setdefault(x.serial, []).append(root)
     finished: dict[int, Value] = {}
     for serial, roots in readers.items():
@@ -398,7 +403,7 @@ def _parts(value: Value, row: bool, rows: int) -> list[tuple[Value, bool]]:
         return [(value.inputs[0], row and 0 not in value.settings["axis"])]
     if value.kind == "concat":
         return [(x, row and value.settings["axis"] != 0) for x in value.inputs]
-    if value.kind in FINISHED:
+    if _goes_on(value):
         x, weight = value.inputs
         return [(x, row), (weight, False)]
     if value.kind in VIEWS:
@@ -450,6 +455,8 @@ def _place(roots: Sequence[Root], kept: Set[int], serial: bool) -> list[list[Seg
             tiny = _work(root.made) <= 4 * TINY and not joined
             if value.kind == "winograd_weight" and root.reads.keys() <= kept:
                 segment = at(0, f"{PREPARED} {value.serial}")
+            elif value.kind == "panels" and root.reads.keys() <= kept:
+                segment = at(0, f"{PREPARED} panels")
             elif serial or whole or tiny:
                 segment = at(alone, ONE_BY_ONE)
             elif value.kind == "rounded_panels":

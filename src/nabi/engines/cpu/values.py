@@ -95,6 +95,12 @@ SAVING = 2.75
 """How many times fewer multiplications Winograd's way must have to be faster than bfloat16."""
 WINOGRAD_WEIGHTS = 1 << 17
 """Pairs of channels, at most, whose weights at 36 points the cache can bear."""
+PANEL = 32
+"""Columns of a matrix in float32 that lie together, where rows enough are multiplied with it."""
+ENOUGH = 32
+"""Rows that a matrix is laid out in panels for."""
+DEEPEST = 1 << 13
+"""Rows of a panel, at most, of which the next cache holds enough until it is read again."""
 COLUMNS = 64
 """Columns of a matrix in bfloat16 that lie together: as many as a tile of a product has."""
 WORDS = 16
@@ -343,7 +349,12 @@ class _Spelled:
             weight = self._flip(weight, axis=(0, 1))
             weight = self._permute_dims(weight, axes=(0, 1, 3, 2))
         how = {**_seen(window), "rounded": rounded}
-        right = self._panels(self._reshape(weight, shape=(depth, outputs))) if rounded else weight
+        right = weight
+        if rounded:
+            right = self._panels(self._reshape(weight, shape=(depth, outputs)))
+        elif n * oh * ow >= ENOUGH and depth <= DEEPEST:
+            wide = min(PANEL, -(-outputs // 8) * 8)
+            right = self.value("panels", (weight,), (-(-outputs // wide), *weight.shape[:3], wide), x.dtype)
         return self.value("convolution", (x, right), (n, oh, ow, outputs), x.dtype, how)
 
     def _conv2d_input_gradient(
