@@ -32,10 +32,17 @@ class Task(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A piece of work that need not be done again while the inputs that it reads are the same arrays."""
+    """A piece of work that need not be done again while the inputs that it reads are the same arrays.
+
+    Attributes
+    ----------
+    asks : int
+        The place in the table that says whether it must be.
+    """
 
     task: Task
     inputs: tuple[int, ...]
+    asks: int
 
 
 class External(NamedTuple):
@@ -140,7 +147,9 @@ class Program:
         if segment.prepared:
             numbers = {v.serial: number for number, v in enumerate(self.inputs)}
             read = {numbers[serial] for root in segment.roots for serial in root.reads if serial in numbers}
-            return [Prepared(task, tuple(sorted(read))) for task in _strands(segment, call, told)]
+            asks = self.count
+            self.count += 1
+            return [Prepared(task, tuple(sorted(read)), asks) for task in _strands(segment, call, told)]
         return [*_strands(segment, call, told)]
 
     def _write(self, segment: Segment, local: set[int]) -> tuple[str, int]:
