@@ -20,7 +20,7 @@ from nabi import engines, ops, threads
 from nabi.cli import main
 from nabi.cli.profiled import where_time_went
 from nabi.data import cache
-from nabi.engines.cpu import machine, profile, program, running, segments, values
+from nabi.engines.cpu import convolve, machine, profile, program, running, segments, strips, values
 from nabi.engines.cpu.memory import ALIGNED, aligned
 from nabi.engines.cpu.program import Program as Compiled
 from nabi.errors import SettingError
@@ -77,6 +77,8 @@ def _forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "FEW", 0)
     monkeypatch.setattr(segments, "TINY", 0)
     monkeypatch.setattr(segments, "BLOCK", 1 << 10)
+    monkeypatch.setattr(strips, "ENOUGH", 0)
+    monkeypatch.setattr(convolve, "MANY_WEIGHTS", 0)
 
 
 # --- random programs ---
@@ -397,13 +399,23 @@ def test_large_results_are_written_by_the_cache(vector: int, monkeypatch: pytest
 def test_rows_of_a_product_are_shared_out(rows: int, rounded: bool) -> None:
     """However few rows should be multiplied with a far matrix together, no thread is left without work."""
     plan = plan_of(lambda x, w: ops.relu(x @ w), np.zeros((rows, 900), np.float32), np.zeros((900, 1000), np.float32))
-    _, outputs = values.spell(plan, winograd=True, rounded=rounded)
+    _, _, outputs = values.spell(plan, winograd=True, rounded=rounded)
     layout = segments.lay_out(outputs, set())
     (product,) = (s for stage in layout.stages for s in stage if any("matmul" in r.value.kind for r in s.roots))
     assert product.rows == rows
     lengths = {stop - start for start, stop in program.bounds(product)}
     assert len(program.bounds(product)) > 1
     assert max(lengths) - min(lengths) <= 1
+
+
+def test_columns_are_not_taken_for_rows() -> None:
+    """A product whose columns are shared out, as many as it has rows: what follows waits for all of them."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((100, 10_500), np.float32), rng.standard_normal((10_500, 100), np.float32)
+    layout = segments.lay_out(values.spell(plan_of(lambda x, w: ops.relu(x @ w) + 1.0, x, w), winograd=True)[2], set())
+    (product,) = (s for stage in layout.stages for s in stage if any(r.value.kind == "matmul" for r in s.roots))
+    assert [root.how for root in product.roots] == ["columns"]
+    check(lambda x, w: ops.relu(x @ w) + 1.0, x, w)
 
 
 # --- which engine ---

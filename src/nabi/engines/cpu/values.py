@@ -115,7 +115,7 @@ def is_by_rows(value: Value) -> bool:
     return (first.start, first.step) == (0, 1) and value.inputs[1].shape[0] == value.shape[0]
 
 
-class _Spelled:
+class Spelled:
     """The namespace: operations on values give values."""
 
     def __init__(self, winograd: bool, rounded: bool) -> None:
@@ -498,9 +498,12 @@ def _tiled(borders: Any, size: tuple[int, int], steps: tuple[int, ...]) -> list[
     return [(low, 4 * -(-step // 4) + 2 - n - low) for (low, _), n, step in zip(borders, size, steps, strict=True)]
 
 
-def spell(plan: Plan, winograd: bool, rounded: bool = False) -> tuple[list[Value], list[Value]]:
-    """A plan's inputs and its outputs, as values; ``rounded``: products in bfloat16, where that is faster."""
-    xp = _Spelled(winograd, rounded)
+def spell(plan: Plan, winograd: bool, rounded: bool = False) -> tuple[Spelled, list[Value], list[Value]]:
+    """A plan's inputs and its outputs as values, and what makes more of them.
+
+    ``rounded``: products in bfloat16, where that is faster.
+    """
+    xp = Spelled(winograd, rounded)
     found: dict[int, Any] = {}
     for number, node in enumerate(plan.inputs):
         found[node.serial] = xp.value("input", (), node.shape, node.dtype, {"number": number})
@@ -512,10 +515,10 @@ def spell(plan: Plan, winograd: bool, rounded: bool = False) -> tuple[list[Value
             found[node.serial] = xp.constant(node.held)
     for node in plan.nodes:
         found[node.serial] = _spelled(xp, node, [found[source.serial] for source in node.inputs])
-    return [found[node.serial] for node in plan.inputs], [found[node.serial] for node in plan.outputs]
+    return xp, [found[node.serial] for node in plan.inputs], [found[node.serial] for node in plan.outputs]
 
 
-def _spelled(xp: _Spelled, node: Node, inputs: list[Any]) -> Any:
+def _spelled(xp: Spelled, node: Node, inputs: list[Any]) -> Any:
     operation = node.operation
     assert operation is not None
     if operation.kind == "projection":
