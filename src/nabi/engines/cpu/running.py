@@ -129,6 +129,14 @@ def make_run(program: Program) -> Run:
         except IndexError:
             return _empty(program.scratch)
 
+    def follow(board: crew.Board, here: Room) -> None:
+        """Go through what another thread leads, and its next runs if they come soon; ``here`` lives as long as that."""
+        memory, place = scratch()
+        at = crew.AWAY
+        while (at := go(board.address, at, place, crew.HELP)) != crew.AWAY:
+            time.sleep(NAP)
+        scratches.append((memory, place))
+
     def walk(leg: Leg, board: crew.Board, here: Room) -> None:
         """Go through a leg in machine code."""
         memory, place = scratch()
@@ -136,21 +144,16 @@ def make_run(program: Program) -> Run:
         if helpers < 1:
             go(board.address, 0, place, crew.ALONE)
         else:
+            at = 0
             waiting = go(board.address, 0, place, crew.OPEN)
-            if waiting < helpers:
-                threads.offer(partial(help, board, here), helpers - waiting, here.offered)
-            at = go(board.address, 0, place, crew.LEAD)
-            while at <= len(leg.stages):
-                time.sleep(NAP)
-                at = go(board.address, at, place, crew.LEAD)
-        scratches.append((memory, place))
-
-    def help(board: crew.Board, here: Room) -> None:
-        """Go through what another thread leads, and its next runs if they come soon; ``here`` lives as long as that."""
-        memory, place = scratch()
-        at = crew.AWAY
-        while (at := go(board.address, at, place, crew.HELP)) != crew.AWAY:
-            time.sleep(NAP)
+            try:
+                if waiting < helpers:
+                    threads.offer(partial(follow, board, here), helpers - waiting, here.offered)
+                while (at := go(board.address, at, place, crew.LEAD)) <= len(leg.stages):
+                    time.sleep(NAP)
+            finally:  # whatever interrupts: nobody writes any more where others may soon
+                while at <= len(leg.stages):
+                    at = go(board.address, at, place, crew.LEAD)
         scratches.append((memory, place))
 
     def noted(leg: Leg, here: Room) -> None:
