@@ -54,7 +54,7 @@ def run(engine: str, function: Callable[..., Any], *arrays: Any, precision: str 
 def kinds(function: Callable[..., Any], *arrays: Any) -> set[str]:
     """Of the values that a processor with bfloat16 would compute: convolutions in it are called by their settings."""
     found: set[str] = set()
-    pending = values.spell(plan_of(function, *arrays), winograd=True, rounded=True)[1]
+    pending = values.spell(plan_of(function, *arrays), winograd=True, rounded=True)[2]
     while pending:
         value = pending.pop()
         found.add(("rounded_" if value.settings.get("rounded") else "") + value.kind)

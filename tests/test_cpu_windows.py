@@ -36,7 +36,7 @@ def check(function: Any, *arrays: Any, vector: int = 64, engine: str = "cpu") ->
 
 def roots_of(function: Any, *arrays: Any) -> list[segments.Root]:
     """What the engine stores."""
-    _, outputs = values.spell(plan_of(function, *arrays), winograd=True)
+    _, _, outputs = values.spell(plan_of(function, *arrays), winograd=True)
     return [root for stage in segments.lay_out(outputs, set()).stages for segment in stage for root in segment.roots]
 
 

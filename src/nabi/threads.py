@@ -32,6 +32,9 @@ _blas: ThreadpoolController | None = None
 _blas_before: list[int] = []
 _alone = 0  # how many are inside `one_blas_thread`
 
+forks = 0
+"""How many processes lie between the first one and this: of those, no thread is here."""
+
 
 def count() -> int:
     """How many threads work at once.
@@ -174,6 +177,24 @@ def together(work: Callable[[int], None], helpers: int, *, all_needed: bool = Tr
         one.result()
 
 
+def offer(work: Callable[[], None], helpers: int, offered: "list[Future[None]]") -> None:
+    """Let ``helpers`` of the pool's threads do some work that is done without them, if less quickly; do not wait.
+
+    Called from a thread of the pool itself it offers nothing.
+
+    Parameters
+    ----------
+    work : callable
+    helpers : int
+    offered : list of Future
+        What was offered before; what nobody has begun yet is not offered again. Changed in place.
+    """
+    if getattr(_here, "is_worker", False):
+        return
+    offered[:] = [one for one in offered if not (one.running() or one.done())]
+    offered += (_submit(lambda _: work(), None) for _ in range(helpers - len(offered)))
+
+
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Let NumPy's BLAS work on one thread inside a ``with`` block.
@@ -206,7 +227,8 @@ def _mark_worker() -> None:
 
 def _forget_pool() -> None:
     """A forked child has the pool's object but none of its threads."""
-    global _pool, _lock, _alone
+    global _pool, _lock, _alone, forks
+    forks += 1
     _pool = None
     _lock = threading.Lock()
     if _alone and _blas is not None:  # nor has it those who asked for one BLAS thread

@@ -2,7 +2,7 @@
 
 `values` says what a plan asks for in a few kinds of values; `segments` decides what is stored and what runs together;
 `kernels`, `contract`, `bfloat16` and `convolve` write the loops with what `code`, `lanes` and `reading` offer;
-`machine` makes machine code of them; `program` puts it together, and `running` runs it.
+`machine` makes machine code of them; `program` puts it together, and `running` runs it, with a `crew` of threads.
 """
 
 from nabi.engines import Run

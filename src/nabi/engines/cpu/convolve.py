@@ -22,6 +22,10 @@ from nabi.engines.cpu.values import COLUMNS, WORDS, Value, apart
 FLOAT = np.dtype(np.float32)
 TILE, REACH, POINTS = 4, 6, 36
 PANEL = 32
+FEW_TILES = 16
+"""Tiles of all pictures that are multiplied with the weights at one point."""
+MANY_WEIGHTS = 1 << 13
+"""Pairs of channels, at least, that are shared out among threads where tiles are few."""
 ENOUGH_ROWS = 48
 """Windows of a picture that make a product by themselves."""
 ENOUGH_TO_ADD = 256
@@ -412,7 +416,22 @@ def _count(code: Code, rows: Rows, steps: Sequence[int]) -> int | str:
     return _together(code, rows.length, math.prod(tiles_of(steps)))
 
 
-def winograd(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: str, block: int) -> None:
+def has_few_tiles(value: Value) -> bool:
+    """Whether there are so few tiles that most of the time goes into fetching the weights, of which there are many."""
+    _, inputs, outputs = value.inputs[1].shape
+    tiles = value.shape[0] * math.prod(tiles_of(value.shape[1:3]))
+    return tiles <= FEW_TILES and inputs * outputs >= MANY_WEIGHTS and outputs > panel(outputs)
+
+
+def winograd_columns(reader: Reader, panels: Rows, value: Value, blas: Blas | None, work: str) -> None:
+    """Some panels of the outputs' channels of a 3×3 convolution, of all pictures: "rows" are panels here."""
+    pictures = value.shape[0]
+    winograd(reader, Rows(ZERO, pictures), value, blas, work, pictures, panels)
+
+
+def winograd(
+    reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: str, block: int, panels: Rows | None = None
+) -> None:
     """Rows of a 3×3 convolution by way of 36 products."""
     code, (x, u) = reader.code, value.inputs
     steps, outputs, inputs = value.shape[1:3], value.shape[3], x.shape[3]
@@ -421,7 +440,9 @@ def winograd(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: 
     second = code.address(work, Index((), POINTS * plane(tiles, inputs)), "float")
     count = _count(code, rows, steps)
     weights = reader.pointer(u)
-    with code.loop(0, outputs, some) as first:
+    panels = panels or Rows(ZERO, outputs // some)
+    with code.loop(0, panels.length) as which:
+        first = panels.first.plus(which).times(some)
         with code.loop(0, POINTS) as point:
             left = Matrix(code.address(work, point.times(plane(tiles, inputs)), "float"), count, inputs, inputs)
             place = point.times(u.strides[0]).plus(first)

@@ -44,6 +44,7 @@ class _Outputs:
         self.kernel, self.stride = value.settings["kernel"], value.settings["stride"]
         self.dilation = value.settings["dilation"]
         self.top, self.left = value.settings["corner"]
+        self.height = value.settings["height"] or self.x.shape[1]
 
     def along(self) -> Iterator[tuple[Index, int]]:
         """Outputs of a row, some at a time: a loop of those whose windows lie inside, the others one by one."""
@@ -66,12 +67,16 @@ class _Outputs:
         """Some outputs beside each other, of a vector of channels."""
         reader, code = self.reader, self.reader.code
         (kh, kw), (sh, sw), (dh, dw) = self.kernel, self.stride, self.dilation
-        width, (_, height, across, channels) = code.width, self.x.shape
+        width, (across, channels) = code.width, self.x.shape[2:]
         zero = constant(code, 0, FLOAT).spread(width)
         totals = [code.variable(zero.kind, zero.name) for _ in range(size)]
-        source, weights = reader.pointer(self.x, picture), reader.pointer(self.weight)
+        if self.value.settings["height"]:  # rows are strips of the one picture
+            source, down = reader.pointer(self.x), picture.times(self.value.shape[1]).plus(p)
+        else:
+            source, down = reader.pointer(self.x, picture), p
+        weights = reader.pointer(self.weight)
         with code.loop(0, kh) as i:
-            row, hit = self._row(p.times(sh).plus(i.times(dh)).plus(-self.top), height)
+            row, hit = self._row(down.times(sh).plus(i.times(dh)).plus(-self.top))
             line = code.address(source, row.times(across * channels), TYPES[FLOAT.name])
             place = i.times(kw * channels).plus(lane)
             factors = [self._load(weights, place.plus(j * channels)) for j in range(kw)]
@@ -93,12 +98,12 @@ class _Outputs:
         code = self.reader.code
         return Lane(code, code.load(pointer, place, FLOAT, code.width), FLOAT, code.width)
 
-    def _row(self, row: Index, height: int) -> tuple[Index, Lane | None]:
+    def _row(self, row: Index) -> tuple[Index, Lane | None]:
         """A row of the picture, and whether it is one: outside of it there are zeros, and another is read instead."""
         code = self.reader.code
         low, high = code.range(row)
-        if low is not None and low >= 0 and high is not None and high < height:
+        if low is not None and low >= 0 and high is not None and high < self.height:
             return row, None
         number = code.integer(row)
-        hit = Lane(code, code.let(f"icmp ult i64 {number}, {height}"), bool, 1)
+        hit = Lane(code, code.let(f"icmp ult i64 {number}, {self.height}"), bool, 1)
         return Index(((code.let(f"select i1 {hit.name}, i64 {number}, i64 0"), 1),)), hit

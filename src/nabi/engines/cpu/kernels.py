@@ -27,6 +27,9 @@ def write(reader: Reader, rows: Rows, values: Sequence[Value]) -> None:
     if value.kind == "pad":
         _write_padded(reader, rows, value)
         return
+    if value.kind == "strips":
+        _write_strips(reader, rows, value)
+        return
     if value.kind == "scatter_add" and is_awkward(value):
         _scatter(reader, rows, value)
         return
@@ -309,3 +312,30 @@ def _write_padded(reader: Reader, rows: Rows, value: Value) -> None:
             lanes.append((index, reader.read(x, index)))
         for index, lane in lanes:
             reader.write(value, tuple(p.plus(w[0]) for p, w in zip(index, widths, strict=True)), lane)
+
+
+def _write_strips(reader: Reader, rows: Rows, value: Value) -> None:
+    """Strips of a picture: rows of it, and a border where there are none."""
+    code, (x,), how = reader.code, value.inputs, value.settings
+    _, tall, wide, channels = value.shape
+    (height, width), left = x.shape[1:3], how["left"]
+    border = constant(code, how["value"], value.dtype)
+    smax, smin = (
+        code.declare(f"@llvm.{name}.i64", f"declare i64 @llvm.{name}.i64(i64, i64)") for name in ("smax", "smin")
+    )
+    with code.loop(0, rows.length) as row:
+        strip = rows.first.plus(row)
+        top = strip.times(how["step"]).plus(-how["top"])  # of the picture's rows, the one that the strip begins with
+        above = code.let(f"call i64 {smax}(i64 0, i64 {code.integer(top.times(-1))})")
+        below = code.let(f"call i64 {smin}(i64 {tall}, i64 {code.integer(top.times(-1).plus(height))})")
+        for start, stop in ((0, above), (below, tall)):
+            with code.loop(start, stop) as i:
+                for place in _inner(code, (), (wide, channels), (1, 1)):
+                    reader.write(value, (strip, i, *place), border)
+        with code.loop(above, below) as i:
+            for start, length in ((0, left), (left + width, wide - left - width)):
+                for place in _inner(code, (), (length, channels), (1, 1)) if length > 0 else ():
+                    reader.write(value, (strip, i, place[0].plus(start), *place[1:]), border)
+            for place in _inner(code, (), (min(width, wide - left), channels), (1, 1)):
+                lane = reader.read(x, (ZERO, top.plus(i), *place))
+                reader.write(value, (strip, i, place[0].plus(left), *place[1:]), lane)

@@ -120,17 +120,23 @@ def pretending(other: Processor) -> Iterator[None]:
         _state["processor"] = before
 
 
-Function = Callable[[int, int, int, int, int], None]
-"""Machine code: called with a table's address, the first row and the one past the last, a strand, and scratch."""
+Function = Callable[..., Any]
+"""Machine code as a function of Python, which lets go of Python's lock while it runs."""
+KERNEL: Any = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_void_p
+)
+"""A kernel is called with a table's address, the first row and the one past the last, a strand, and scratch memory."""
 
 
-def compile(text: str) -> Function:
-    """Compile the one function of a module, named ``kernel``: ``void kernel(ptr, i64, i64, i64, ptr)``.
+def compile(text: str, kind: Any = KERNEL) -> Function:
+    """Compile the one function of a module that others see, named ``kernel``.
 
     Parameters
     ----------
     text : str
         LLVM assembly language, with ``@kernel`` where the function's name stands.
+    kind : type
+        How ctypes calls it; ``void kernel(ptr, i64, i64, i64, ptr)`` where it is not given.
     """
     with _lock:
         jit = _prepare()
@@ -145,9 +151,6 @@ def compile(text: str) -> Function:
             _keep(digest, image)
         library = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
         tracker = library.export_symbol(f"k{digest}").link(jit, digest)
-        kind = ctypes.CFUNCTYPE(
-            None, ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_void_p
-        )
         made = kind(tracker[f"k{digest}"])
         _state["made"][digest] = made
         _state.setdefault("trackers", []).append(tracker)  # the code lives as long as it

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from nabi.engines.cpu import bfloat16, blas, contract, convolve, depthwise, folds, kernels, machine
+from nabi.engines.cpu import bfloat16, blas, contract, convolve, depthwise, folds, kernels, machine, strips
 from nabi.engines.cpu.code import ZERO, Code
 from nabi.engines.cpu.folds import FOLDS
 from nabi.engines.cpu.kernels import Rows
 from nabi.engines.cpu.memory import aligned, share_out
 from nabi.engines.cpu.profile import About, about
 from nabi.engines.cpu.reading import Place, Reader
-from nabi.engines.cpu.segments import Layout, Root, Segment, folds_rows, lay_out, partial_size
+from nabi.engines.cpu.segments import Layout, Root, Segment, folds_rows, lay_out, partial_size, walk
 from nabi.engines.cpu.values import Value, spell
 from nabi.graph.plan import Plan
 
@@ -32,10 +32,17 @@ class Task(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A piece of work that need not be done again while the inputs that it reads are the same arrays."""
+    """A piece of work that need not be done again while the inputs that it reads are the same arrays.
+
+    Attributes
+    ----------
+    asks : int
+        The place in the table that says whether it must be.
+    """
 
     task: Task
     inputs: tuple[int, ...]
+    asks: int
 
 
 class External(NamedTuple):
@@ -65,7 +72,8 @@ class Program:
     """
 
     def __init__(self, plan: Plan, kept: int = 0, winograd: bool = True, rounded: bool = False) -> None:
-        self.inputs, self.outputs = spell(plan, winograd, rounded)
+        xp, self.inputs, self.outputs = spell(plan, winograd, rounded)
+        self.outputs = strips.cut(xp, self.outputs, walk(self.outputs))
         layout = lay_out(self.outputs, {v.serial for v in self.inputs[len(self.inputs) - kept :]})
         self.library = blas.find()
         self.slots: dict[int, int] = {}
@@ -140,7 +148,9 @@ class Program:
         if segment.prepared:
             numbers = {v.serial: number for number, v in enumerate(self.inputs)}
             read = {numbers[serial] for root in segment.roots for serial in root.reads if serial in numbers}
-            return [Prepared(task, tuple(sorted(read))) for task in _strands(segment, call, told)]
+            asks = self.count
+            self.count += 1
+            return [Prepared(task, tuple(sorted(read)), asks) for task in _strands(segment, call, told)]
         return [*_strands(segment, call, told)]
 
     def _write(self, segment: Segment, local: set[int]) -> tuple[str, int]:
@@ -222,6 +232,8 @@ class Program:
                     convolve.winograd_gradient_back(reader, value, place, partial[value.serial])
             else:
                 convolve.convolution_gradient(reader, rows, value, partial[value.serial], self.library, work)
+        elif root.how == "columns" and value.kind == "winograd":
+            convolve.winograd_columns(reader, rows, value, self.library, work)
         elif root.how == "columns":
             contract.columns(reader, rows, value, self.library, work)
         elif value.kind == "matmul":
@@ -297,6 +309,8 @@ def _workspace(root: Root, segment: Segment) -> int:
     value = root.made
     if root.how == "combine":
         return 0
+    if root.how == "columns" and value.kind == "winograd":
+        return value.shape[0] * convolve.winograd_size(value)
     rows = segment.block or (value.inputs[0].shape[0] if value.inputs and value.inputs[0].shape else 1)
     if value.kind == "matmul":
         return contract.workspace(value)

@@ -1,10 +1,13 @@
 """Going through a program: memory for one run, work for all threads, results that nobody else holds."""
 
+import ctypes
 import itertools
 import sys
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,13 +15,25 @@ from numpy.typing import NDArray
 
 from nabi import threads
 from nabi.engines import UNHELD, Run
-from nabi.engines.cpu import blas, profile
+from nabi.engines.cpu import blas, crew, profile
 from nabi.engines.cpu.memory import ALIGNED, aligned
-from nabi.engines.cpu.program import External, Prepared, Program, Step, Task
+from nabi.engines.cpu.program import External, Prepared, Program, Task
 from nabi.graph import namespace
 
 ELSEWHERE = ("input", "constant", "array", "external", "external_part")
 """Kinds of values that no kernel writes."""
+
+
+NAP = 5e-5
+"""Seconds that a thread sleeps where it has looked long enough whether the others are ready."""
+
+
+class Leg(NamedTuple):
+    """Stages that threads go through without stopping; then comes what NumPy computes."""
+
+    stages: list[list[Task | Prepared]]
+    helpers: int  # that find something to do, at most
+    external: list[External]
 
 
 class Room(NamedTuple):
@@ -29,6 +44,9 @@ class Room(NamedTuple):
     table: "array[int]"
     address: int
     prepared: dict[int, list[Any]]  # for each piece of work done beforehand, the inputs that it was done for
+    boards: list[crew.Board]  # one for each leg
+    offered: list[Any]  # to other threads, which have not come yet
+    forks: int  # in which process it was made
 
 
 def _empty(size: int) -> tuple[NDArray[np.uint8], int]:
@@ -88,11 +106,10 @@ def make_run(program: Program) -> Run:
     made = [Results(slots[v.serial], v.shape, v.dtype, known) for v in computed.values()]
     numbers = {serial: number for number, serial in enumerate(computed)}
     wanted = [(v, numbers.get(v.serial, -1)) for v in program.outputs]
-    steps = [step for stage in program.stages for step in stage]
-    has_external = any(isinstance(step, External) for step in steps)
-    in_line = [step for step in steps if isinstance(step, Task)]
-    # Nothing is for two threads, and no product is for BLAS, which would take them.
-    alone = len(in_line) == len(steps) == len(program.stages) and not program.calls_blas
+    legs = _legs(program)
+    go = crew.code()
+    # What need not be done again while its inputs are the same, by the place in the table that says whether it must.
+    again = {step.asks: step.inputs for stage in program.stages for step in stage if isinstance(step, Prepared)}
 
     def room() -> Room:
         memory, base = _empty(program.size)
@@ -102,7 +119,9 @@ def make_run(program: Program) -> Run:
             table[slot] = base + offset
         for slot, constant in program.arrays:
             table[slot] = constant.ctypes.data
-        return Room(memory, base, table, table.buffer_info()[0], {})
+        address = table.buffer_info()[0]
+        boards = [crew.Board([[_work(step) for step in stage] for stage in leg.stages], address) for leg in legs]
+        return Room(memory, base, table, address, {}, boards, [], threads.forks)
 
     def scratch() -> tuple[NDArray[np.uint8], int]:
         try:
@@ -110,10 +129,53 @@ def make_run(program: Program) -> Run:
         except IndexError:
             return _empty(program.scratch)
 
+    def follow(board: crew.Board, here: Room) -> None:
+        """Go through what another thread leads, and its next runs if they come soon; ``here`` lives as long as that."""
+        memory, place = scratch()
+        at = crew.AWAY
+        while (at := go(board.address, at, place, crew.HELP)) != crew.AWAY:
+            time.sleep(NAP)
+        scratches.append((memory, place))
+
+    def walk(leg: Leg, board: crew.Board, here: Room) -> None:
+        """Go through a leg in machine code."""
+        memory, place = scratch()
+        helpers = leg.helpers and min(leg.helpers, threads.count() - 1)
+        if helpers < 1:
+            go(board.address, 0, place, crew.ALONE)
+        else:
+            at = 0
+            waiting = go(board.address, 0, place, crew.OPEN)
+            try:
+                if waiting < helpers:
+                    threads.offer(partial(follow, board, here), helpers - waiting, here.offered)
+                while (at := go(board.address, at, place, crew.LEAD)) <= len(leg.stages):
+                    time.sleep(NAP)
+            finally:  # whatever interrupts: nobody writes any more where others may soon
+                while at <= len(leg.stages):
+                    at = go(board.address, at, place, crew.LEAD)
+        scratches.append((memory, place))
+
+    def noted(leg: Leg, here: Room) -> None:
+        """Go through a leg task by task, and note down how long each takes."""
+        for stage in leg.stages:
+            tasks = [step if isinstance(step, Task) else step.task for step in stage if _needed(step, here)]
+            numbers = itertools.count()
+
+            def work(_: int, tasks: list[Task] = tasks, numbers: Iterator[int] = numbers) -> None:
+                memory, place = scratch()
+                while (number := next(numbers)) < len(tasks):
+                    _note(tasks[number], here.address, place)
+                scratches.append((memory, place))
+
+            threads.together(work, min(threads.count(), len(tasks)) - 1, all_needed=False)
+
     def run(inputs: Sequence[Any]) -> list[Any]:
         try:
             here = rooms.pop()
         except IndexError:
+            here = room()
+        if here.forks != threads.forks:  # those who sat on its benches are in another process
             here = room()
         table = here.table
         held = []  # so that they live as long as the run
@@ -128,21 +190,22 @@ def make_run(program: Program) -> Run:
             result = one.take()
             table[one.slot] = known[id(result)][1]
             results.append(result)
+        for asks, numbers in again.items():
+            read = [held[number] for number in numbers]
+            before = here.prepared.get(asks, [])
+            table[asks] = len(read) != len(before) or any(a is not b for a, b in zip(read, before, strict=True))
+            here.prepared[asks] = read
         external: dict[int, Any] = {}
-        if alone:
-            memory, place = scratch()
-            for task in in_line:
-                _do(task, here.address, place)
-            scratches.append((memory, place))
-        else:
-            with threads.one_blas_thread():
-                for stage in program.stages:
-                    _go(stage, here, held, scratch, scratches)
-                    if has_external:
-                        stored = {one.slot: result for one, result in zip(made, results, strict=True)}
-                        for step in stage:
-                            if isinstance(step, External):
-                                _compute(step, program, here, held, stored, external)
+        with threads.one_blas_thread() if program.calls_blas else nullcontext():
+            for leg, board in zip(legs, here.boards, strict=True):
+                if profile.current is not None:
+                    noted(leg, here)
+                else:
+                    walk(leg, board, here)
+                if leg.external:
+                    stored = {one.slot: result for one, result in zip(made, results, strict=True)}
+                    for step in leg.external:
+                        _compute(step, program, here, held, stored, external)
         rooms.append(here)
         values: list[Any] = []
         for v, number in wanted:
@@ -159,39 +222,37 @@ def make_run(program: Program) -> Run:
     return run
 
 
-def _go(stage: Sequence[Step], here: Room, held: list[Any], scratch: Any, scratches: list[Any]) -> None:
-    """All tasks of a stage, each by whichever thread is free."""
-    tasks = []
-    for step in stage:
-        if isinstance(step, Task):
-            tasks.append(step)
-        elif isinstance(step, Prepared):
-            read = [held[number] for number in step.inputs]
-            before = here.prepared.get(id(step), [None])
-            if len(read) != len(before) or any(a is not b for a, b in zip(read, before, strict=True)):
-                here.prepared[id(step)] = read
-                tasks.append(step.task)
-    if not tasks:
-        return
-    numbers = itertools.count()
-
-    def work(_: int = 0) -> None:
-        memory, place = scratch()
-        while (number := next(numbers)) < len(tasks):
-            _do(tasks[number], here.address, place)
-        scratches.append((memory, place))
-
-    threads.together(work, min(threads.count(), len(tasks)) - 1, all_needed=False)
+def _legs(program: Program) -> list[Leg]:
+    """The stages of a program, cut where NumPy has something to compute."""
+    legs = [Leg([], 0, [])]
+    for stage in program.stages:
+        if legs[-1].external:
+            legs.append(Leg([], 0, []))
+        leg = legs[-1]
+        tasks = [step for step in stage if not isinstance(step, External)]
+        if tasks:
+            leg.stages.append(tasks)
+        leg.external.extend(step for step in stage if isinstance(step, External))
+        legs[-1] = leg._replace(helpers=max(leg.helpers, len(tasks) - 1))
+    return legs
 
 
-def _do(task: Task, table: int, scratch: int) -> None:
-    noting = profile.current
-    if noting is None:
-        task.call(table, task.start, task.stop, task.strand, scratch)
-        return
+def _work(step: Task | Prepared) -> crew.Work:
+    """A task as machine code reads it."""
+    task, asks = (step, -1) if isinstance(step, Task) else (step.task, step.asks)
+    function = ctypes.cast(task.call, ctypes.c_void_p).value  # type: ignore[arg-type]
+    return crew.Work(function or 0, task.start, task.stop, task.strand, asks)
+
+
+def _needed(step: Task | Prepared, here: Room) -> bool:
+    return isinstance(step, Task) or bool(here.table[step.asks])
+
+
+def _note(task: Task, table: int, scratch: int) -> None:
     begun = time.perf_counter()
     task.call(table, task.start, task.stop, task.strand, scratch)
-    noting.add(task.about, time.perf_counter() - begun, task.share)
+    if profile.current is not None:
+        profile.current.add(task.about, time.perf_counter() - begun, task.share)
 
 
 def _compute(

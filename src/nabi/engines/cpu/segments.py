@@ -28,6 +28,8 @@ STRANDS = 16
 """Rows are cut into so many strands at most; sums are added strand by strand, in their order."""
 FAR = 1 << 14
 """Elements of a matrix that is fetched anew for every block: many rows of one block should be multiplied with it."""
+COLUMN_STRANDS = 4
+"""Strands that each transform all tiles, and multiply them with a part of the weights."""
 STRAND_ROWS = 128
 """Rows of a strand with such a product, at least."""
 ROUNDED_ROWS = 48
@@ -56,11 +58,9 @@ FEWEST_TILES = 16
 
 STORED = ("sum", "max", "min", "any", "all", "argmax", "argmin", "matmul", "convolution", "convolution_gradient",
           "winograd", "winograd_weight", "winograd_gradient", "moments", "external", "external_part", "rounded_rows",
-          "rounded_panels", "rounded_matmul", "depthwise",
-          "panels")  # fmt: skip
+          "rounded_panels", "rounded_matmul", "strips", "depthwise", "panels")  # fmt: skip
 OPERANDS_STORED = ("matmul", "convolution", "convolution_gradient", "winograd", "winograd_gradient", "external",
                    "external_part", "moments", "depthwise")  # fmt: skip
-
 LEAVES = ("input", "array", "constant")
 COSTS = {"exp": 20, "log": 25, "sigmoid": 25, "tanh": 60, "erf": 60, "gelu": 100, "pow": 80, "softplus": 80, "silu": 30,
          "expm1": 60, "log1p": 60, "sin": 60, "cos": 60, "sqrt": 6, "divide": 4, "elu": 60}  # fmt: skip
@@ -74,7 +74,8 @@ class Root:
     ----------
     value : Value
     how : str
-        "write" its rows; "columns", where a product's rows are few; "fold" the rows of its source into partial sums;
+        "write" its rows; "columns", where a product's rows are few, some of its columns instead, or channels of a
+        convolution; "fold" the rows of its source into partial sums;
         "combine" those into the value.
     reads : dict of int to bool
         The stored values that it reads, and whether row by row.
@@ -89,6 +90,8 @@ class Root:
 
     @property
     def rows(self) -> int:
+        if self.how == "columns" and self.value.kind == "winograd":
+            return self.value.shape[3] // convolve.panel(self.value.shape[3])
         if self.how == "columns":
             return self.value.shape[1]
         shape = self.value.inputs[0].shape if self.how == "fold" else self.value.shape
@@ -125,7 +128,7 @@ class Layout:
 
 def lay_out(outputs: Sequence[Value], kept: Set[int]) -> Layout:
     """Decide what is stored, and in which segment of which stage. ``kept``: inputs that are never changed in place."""
-    everything = _walk(outputs)
+    everything = walk(outputs)
     stored = _choose(everything, outputs)
     finished = _finished(stored, {v.serial for v in outputs})
     for made in finished.values():
@@ -139,7 +142,7 @@ def lay_out(outputs: Sequence[Value], kept: Set[int]) -> Layout:
     return Layout(stages, stored)
 
 
-def _walk(outputs: Iterable[Value]) -> list[Value]:
+def walk(outputs: Iterable[Value]) -> list[Value]:
     """All values that the outputs are made from, in the order in which they were made."""
     found: dict[int, Value] = {}
     pending = list(outputs)
@@ -252,6 +255,11 @@ def _goes_on(value: Value) -> bool:
     return value.kind == "depthwise" or (value.kind == "convolution" and value.inputs[1].kind == "panels")
 
 
+def _is_of_a_whole(value: Value) -> bool:
+    """Whether it is computed in strips, of a picture that must be there as a whole."""
+    return value.kind == "depthwise" and value.settings["height"] > 0
+
+
 def _finished(stored: dict[int, Value], outputs: Set[int]) -> dict[int, Value]:
     """For each value that is made of what a kernel computes while that is in registers, what the kernel computes."""
     readers: dict[int, list[Value]] = {}
@@ -341,9 +349,11 @@ def _roots(value: Value, stored: dict[int, Value], finished: dict[int, Value]) -
             _reads(x, True, x.shape[0], stored, fold.reads)
         return [fold, combine]
     few = value.kind == "matmul" and value.shape[0] < STRAND_ROWS and value.inputs[1].size >= MANY_WEIGHTS
+    few = few or (value.kind == "winograd" and convolve.has_few_tiles(value))
     root = Root(value, "columns" if few else "write", made=finished.get(value.serial, value))
     whole = is_fold(value) or folds_rows(value)
-    rowwise = dict.fromkeys(("matmul", "rounded_matmul", "convolution", "winograd", "depthwise"), (True, False))
+    rowwise = dict.fromkeys(("matmul", "rounded_matmul", "convolution", "winograd"), (True, False))
+    rowwise["depthwise"] = (not _is_of_a_whole(value), False)
     rows = value.shape[0] if value.shape else 1
     if value.kind in rowwise:
         for x, row in zip(value.inputs, rowwise[value.kind], strict=True):
@@ -405,7 +415,7 @@ def _parts(value: Value, row: bool, rows: int) -> list[tuple[Value, bool]]:
         return [(x, row and value.settings["axis"] != 0) for x in value.inputs]
     if _goes_on(value):
         x, weight = value.inputs
-        return [(x, row), (weight, False)]
+        return [(x, row and not _is_of_a_whole(value)), (weight, False)]
     if value.kind in VIEWS:
         return []
     raise Unwritten(f"{value.kind} is read but not stored")
@@ -442,7 +452,7 @@ def _place(roots: Sequence[Root], kept: Set[int], serial: bool) -> list[list[Seg
                     continue
                 there = home[s]
                 alone = max(alone, there.stage + (there is not stages[there.stage].get(ONE_BY_ONE)))
-                if row and there.rows == root.rows:
+                if row and there is stages[there.stage].get(root.rows):  # whose rows are the same, and not columns
                     together, joined = max(together, there.stage), True
                 else:
                     together = max(together, there.stage + 1)
@@ -459,6 +469,8 @@ def _place(roots: Sequence[Root], kept: Set[int], serial: bool) -> list[list[Seg
                 segment = at(0, f"{PREPARED} panels")
             elif serial or whole or tiny:
                 segment = at(alone, ONE_BY_ONE)
+            elif root.how == "columns":
+                segment = at(together, f"columns {root.rows}", root.rows)
             elif value.kind == "rounded_panels":
                 prepared = root.reads.keys() <= kept
                 key = f"{PREPARED} {value.serial}" if prepared else f"panels {value.serial}"
@@ -499,6 +511,8 @@ def _strands(segment: Segment) -> int:
     """As many as there is work for; fewer, but two if they can be, where rows should stay together."""
     rows, work = segment.rows, sum(_work(root.made) for root in segment.roots)
     strands = min(STRANDS, rows, max(1, work >> 18))
+    if any(root.how == "columns" and root.value.kind == "winograd" for root in segment.roots):
+        strands = min(strands, COLUMN_STRANDS)
     if _far(segment):
         strands = min(strands, max(rows // STRAND_ROWS, 2 if rows >= 2 * ROUNDED_ROWS else 1))
     if _rounded(segment):
@@ -516,6 +530,8 @@ def _block(segment: Segment, longest: int) -> int:
     most, least = 0, 0
     enough: list[int] = []
     for root in segment.roots:
+        if root.how == "columns":
+            continue
         if root.value.kind in ("winograd", "winograd_gradient"):
             most = max(most, convolve.winograd_size(root.value))
             steps = root.value.shape[1:3] if root.value.kind == "winograd" else root.value.inputs[1].shape[1:3]

@@ -121,7 +121,7 @@ def is_by_rows(value: Value) -> bool:
     return (first.start, first.step) == (0, 1) and value.inputs[1].shape[0] == value.shape[0]
 
 
-class _Spelled:
+class Spelled:
     """The namespace: operations on values give values."""
 
     def __init__(self, winograd: bool, rounded: bool) -> None:
@@ -332,7 +332,8 @@ class _Spelled:
         """A convolution of each channel for itself, of a picture without its borders."""
         (top, _), (left, _) = borders
         shape = (x.shape[0], *window.steps, x.shape[3])
-        return self.value("depthwise", (x, weight), shape, x.dtype, {**_seen(window), "corner": (top, left)})
+        how = {**_seen(window), "corner": (top, left), "height": 0}
+        return self.value("depthwise", (x, weight), shape, x.dtype, how)
 
     def _windowed(self, x: Value, weight: Value, borders: Any, window: Window, turned: bool = False) -> Value:
         """The convolution of a padded picture; ``turned``: with the weights turned around, from outputs to inputs."""
@@ -520,9 +521,12 @@ def _tiled(borders: Any, size: tuple[int, int], steps: tuple[int, ...]) -> list[
     return [(low, 4 * -(-step // 4) + 2 - n - low) for (low, _), n, step in zip(borders, size, steps, strict=True)]
 
 
-def spell(plan: Plan, winograd: bool, rounded: bool = False) -> tuple[list[Value], list[Value]]:
-    """A plan's inputs and its outputs, as values; ``rounded``: products in bfloat16, where that is faster."""
-    xp = _Spelled(winograd, rounded)
+def spell(plan: Plan, winograd: bool, rounded: bool = False) -> tuple[Spelled, list[Value], list[Value]]:
+    """A plan's inputs and its outputs as values, and what makes more of them.
+
+    ``rounded``: products in bfloat16, where that is faster.
+    """
+    xp = Spelled(winograd, rounded)
     found: dict[int, Any] = {}
     for number, node in enumerate(plan.inputs):
         found[node.serial] = xp.value("input", (), node.shape, node.dtype, {"number": number})
@@ -534,10 +538,10 @@ def spell(plan: Plan, winograd: bool, rounded: bool = False) -> tuple[list[Value
             found[node.serial] = xp.constant(node.held)
     for node in plan.nodes:
         found[node.serial] = _spelled(xp, node, [found[source.serial] for source in node.inputs])
-    return [found[node.serial] for node in plan.inputs], [found[node.serial] for node in plan.outputs]
+    return xp, [found[node.serial] for node in plan.inputs], [found[node.serial] for node in plan.outputs]
 
 
-def _spelled(xp: _Spelled, node: Node, inputs: list[Any]) -> Any:
+def _spelled(xp: Spelled, node: Node, inputs: list[Any]) -> Any:
     operation = node.operation
     assert operation is not None
     if operation.kind == "projection":
