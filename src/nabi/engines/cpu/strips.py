@@ -73,7 +73,9 @@ class _Cutter:
         found = self._cut(value, strips) if strips > 1 else None
         if found is not None:
             self.strips[value.serial] = found
-        if found is not None and value.kind in CONVOLUTIONS:
+        if value.kind == "depthwise" and value.inputs[0].serial in self.strips and strips == 1:
+            self.whole[value.serial] = self._by_channel(value, value.shape)
+        elif found is not None and value.kind in CONVOLUTIONS:
             self.whole[value.serial] = self.xp.value("reshape", (found,), value.shape, value.dtype)
         elif value.kind == "sum" and value.inputs[0].serial in self.strips and value.settings["axes"] == (1, 2):
             # over the rows, too, which are parts of a picture now
@@ -124,14 +126,18 @@ class _Cutter:
             tall = (height - 1) * stride + (kernel - 1) * dilation + 1
             x = self._overlapping(x, strips, height * stride, tall)
             return self._like(value, [x, self.whole[weight.serial]], shape)
-        if value.kind == "depthwise":  # it reads the picture wherever it likes
-            x, weight = value.inputs
-            picture = self.strips.get(x.serial, self.whole[x.serial])
-            how = {**value.settings, "height": x.shape[1]}
-            return self.xp.value(value.kind, (picture, self.whole[weight.serial]), shape, value.dtype, how)
+        if value.kind == "depthwise":
+            return self._by_channel(value, shape)
         if value.kind == "getitem":
             return self._window(value, strips, height)
         return None
+
+    def _by_channel(self, value: Value, shape: Sequence[int]) -> Value:
+        """A depthwise convolution, in strips or not, of a picture in strips or not: it reads that wherever it likes."""
+        x, weight = value.inputs
+        picture = self.strips.get(x.serial, self.whole[x.serial])
+        how = {**value.settings, "height": x.shape[1]}
+        return self.xp.value(value.kind, (picture, self.whole[weight.serial]), shape, value.dtype, how)
 
     def _window(self, value: Value, strips: int, height: int) -> Value | None:
         """Places taken in steps, as a window's element is: (1, H, W, C) of (1, ≥ H·step, W', C)."""
