@@ -69,9 +69,12 @@ class Program:
     ----------
     slots : dict of int to int
         For each value that is an array, its place in the table of addresses.
+    kept : int
+        How many of the inputs, the last, are never changed in place.
     """
 
     def __init__(self, plan: Plan, kept: int = 0, winograd: bool = True, rounded: bool = False) -> None:
+        self.kept = kept
         xp, self.inputs, self.outputs = spell(plan, winograd, rounded)
         self.outputs = strips.cut(xp, self.outputs, walk(self.outputs))
         layout = lay_out(self.outputs, {v.serial for v in self.inputs[len(self.inputs) - kept :]})

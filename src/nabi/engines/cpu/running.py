@@ -44,6 +44,7 @@ class Room(NamedTuple):
     table: "array[int]"
     address: int
     prepared: dict[int, list[Any]]  # for each piece of work done beforehand, the inputs that it was done for
+    found: list[Any]  # the last inputs of those that are never changed in place, which the table tells the places of
     boards: list[crew.Board]  # one for each leg
     offered: list[Any]  # to other threads, which have not come yet
     forks: int  # in which process it was made
@@ -121,7 +122,7 @@ def make_run(program: Program) -> Run:
             table[slot] = constant.ctypes.data
         address = table.buffer_info()[0]
         boards = [crew.Board([[_work(step) for step in stage] for stage in leg.stages], address) for leg in legs]
-        return Room(memory, base, table, address, {}, boards, [], threads.forks)
+        return Room(memory, base, table, address, {}, [None] * program.kept, boards, [], threads.forks)
 
     def scratch() -> tuple[NDArray[np.uint8], int]:
         try:
@@ -178,13 +179,19 @@ def make_run(program: Program) -> Run:
         if here.forks != threads.forks:  # those who sat on its benches are in another process
             here = room()
         table = here.table
-        held = []  # so that they live as long as the run
-        for (slot, dtype), value in zip(given, inputs, strict=True):
+        held = [*inputs]  # so that they live as long as the run
+        first = len(held) - program.kept
+        for place, value in enumerate(inputs):
+            if place >= first and value is here.found[place - first]:
+                continue  # most of what a network is made of, at every run
+            slot, dtype = given[place]
             where = known.get(id(value))
             if where is None or where[0] is not value:
                 where = _located(value, dtype)
-            held.append(where[0])
+            held[place] = where[0]
             table[slot] = where[1]
+            if place >= first:
+                here.found[place - first] = where[0]
         results = []
         for one in made:
             result = one.take()
