@@ -105,7 +105,7 @@ def test_depthwise_goes_on_in_registers() -> None:
 
 def product_example(rng: Any) -> tuple[list[Any], dict[str, Any]]:
     """A picture, weights of any number of columns, and numbers for each; often of more rows than are near at once."""
-    inputs, outputs = int(rng.choice([1, 3, 16, 40, 300])), int(rng.choice([1, 5, 8, 16, 24, 33, 40, 64, 75]))
+    inputs, outputs = int(rng.choice([1, 3, 16, 40, 300, 1024])), int(rng.choice([1, 5, 8, 16, 24, 33, 40, 64, 75]))
     side = int(rng.choice([1, 1, 2, 3]))
     n, size = ((int(rng.integers(32, 70)), (side, side)), (2, tuple(map(int, rng.integers(7, 40, 2)))))[rng.integers(2)]
     how = {"stride": int(rng.integers(1, 3)), "padding": side // 2}

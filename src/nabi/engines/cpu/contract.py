@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nabi.engines.cpu.code import TYPES, ZERO, Code, Index
-from nabi.engines.cpu.kernels import Rows
+from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
 from nabi.engines.cpu.lanes import Lane, constant, fused
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import Value
@@ -23,6 +23,10 @@ TALL, LOW = 14, 6
 """Rows of a tile of two vectors of columns: they fill 32 registers, or 16."""
 NEAR = 128 << 10
 """Bytes of rows that stay near while one panel after another goes by."""
+ALIKE = 1 << 12
+"""Bytes after which places in memory share one of the cache."""
+SPREAD = 16
+"""Elements that rows are moved apart by: a cache line."""
 SMALL = 1 << 18
 """Multiply-adds of a product whose second matrix is better turned first than given to BLAS."""
 
@@ -148,30 +152,46 @@ Finish = Callable[[Index, Index, Lane], None]
 """What is done with a vector of a product: called with its row, its first column, and the lanes."""
 
 
-def panels_product(code: Code, x: Matrix, y: Panels, columns: int, finish: Finish) -> None:
-    """x·y in float32, in tiles of registers: tile below tile down a panel, of so many rows as are near."""
+def falls_together(depth: int) -> bool:
+    """Whether rows that follow each other in memory fall on one place of the cache, which a tile has too many of."""
+    return depth * FLOAT.itemsize % ALIKE == 0
+
+
+def spread_size(rows: int, depth: int) -> int:
+    """Bytes of those of so many rows that are near, laid out so that they fall on different places of the cache."""
+    return min(rows, max(TALL, NEAR // (depth * FLOAT.itemsize))) * (depth + SPREAD) * FLOAT.itemsize
+
+
+def panels_product(code: Code, x: Matrix, y: Panels, columns: int, finish: Finish, work: str | None = None) -> None:
+    """x·y in float32, in tiles of registers: tile below tile down a panel, of so many rows as are near.
+
+    ``work``: where rows are laid out first; see `spread_size`.
+    """
     width, high = code.vector // FLOAT.itemsize, TALL if code.vector == 64 else LOW
     rows = x.rows
     assert isinstance(x.columns, int)
 
-    def down(first: Index, length: int | str, heights: Sequence[int], panel: Index, count: int) -> None:
+    def down(left: Matrix, first: Index, length: int | str, heights: Sequence[int], panel: Index, count: int) -> None:
         for start in range(0, count, 2 * width):
-            vectors = _vectors(code, min(2 * width, count - start), width)
+            side_by_side = _vectors(code, min(2 * width, count - start), width)
             begin: int | str = 0
             for height in heights:
                 end = code.whole_steps(length, height, begin)
                 with code.loop(begin, end, height) as row:
                     place = panel.times(y.apart).plus(start)
                     column = panel.times(y.wide).plus(start)
-                    _panel_tile(code, x, y, (first.plus(row), height), (place, column), vectors, finish)
+                    here = first.plus(row)
+                    rows = row if left is not x else here, here
+                    _panel_tile(code, left, y, rows, height, (place, column), side_by_side, finish)
                 begin = end
 
     def across(first: Index, length: int | str, heights: Sequence[int]) -> None:
         whole = columns // y.wide
+        left = x if work is None else _spread(code, x, first, length, work)
         with code.loop(0, whole) as panel:
-            down(first, length, heights, panel, y.wide)
+            down(left, first, length, heights, panel, y.wide)
         if columns % y.wide:
-            down(first, length, heights, Index((), whole), columns % y.wide)
+            down(left, first, length, heights, Index((), whole), columns % y.wide)
 
     if isinstance(rows, str):
         across(ZERO, rows, (high, 4, 1))
@@ -182,6 +202,17 @@ def panels_product(code: Code, x: Matrix, y: Panels, columns: int, finish: Finis
         across(first, near, _heights(near, high))
     if whole < rows:
         across(Index((), whole), rows - whole, _heights(rows - whole, high))
+
+
+def _spread(code: Code, x: Matrix, first: Index, length: int | str, work: str) -> Matrix:
+    """A copy of some rows, a cache line farther from each other."""
+    assert isinstance(x.columns, int)
+    stride = x.columns + SPREAD
+    with code.loop(0, length) as row:
+        for lane in vectors(code, x.columns, lanes_for(code, x.columns)):
+            found = code.load(x.pointer, x.offset(first.plus(row), lane), FLOAT, code.width)
+            code.store(work, row.times(stride).plus(lane), FLOAT, code.width, found)
+    return Matrix(work, length, x.columns, stride)
 
 
 def _near(rows: int, high: int, most: int) -> int:
@@ -211,18 +242,19 @@ def _panel_tile(
     code: Code,
     x: Matrix,
     y: Panels,
-    rows: tuple[Index, int],
+    rows: tuple[Index, Index],
+    height: int,
     columns: tuple[Index, Index],
-    vectors: Sequence[tuple[int, int, str | None]],
+    side_by_side: Sequence[tuple[int, int, str | None]],
     finish: Finish,
 ) -> None:
-    """Rows, the first and how many, by vectors of a panel; ``columns``: where these begin there, and of the product."""
-    (row, height), (place, column) = rows, columns
-    zeros = [constant(code, 0, FLOAT).spread(lanes) for _, lanes, _ in vectors]
+    """Some rows by vectors of a panel: where the rows begin in x and in the product, and the columns in y and there."""
+    (row, result), (place, column) = rows, columns
+    zeros = [constant(code, 0, FLOAT).spread(lanes) for _, lanes, _ in side_by_side]
     totals = [[code.variable(zero.kind, zero.name) for zero in zeros] for _ in range(height)]
     with code.loop(0, x.columns) as k:
         right = []
-        for start, lanes, _ in vectors:
+        for start, lanes, _ in side_by_side:
             spot = place.plus(k.times(y.wide)).plus(start)._replace(lanes=1)
             right.append(Lane(code, code.load(y.pointer, spot, FLOAT, lanes), FLOAT, lanes))
         for i, line in enumerate(totals):
@@ -232,10 +264,10 @@ def _panel_tile(
                 new = fused(left.spread(factor.width), factor, old)
                 code.emit(f"store {factor.kind} {new.name}, ptr {total}")
     for i, line in enumerate(totals):
-        for total, zero, (start, lanes, mask) in zip(line, zeros, vectors, strict=True):
+        for total, zero, (start, lanes, mask) in zip(line, zeros, side_by_side, strict=True):
             made = Lane(code, code.let(f"load {zero.kind}, ptr {total}"), FLOAT, lanes)
             with code.of_width(lanes), code.masked(mask):
-                finish(row.plus(i), column.plus(start)._replace(lanes=1), made)
+                finish(result.plus(i), column.plus(start)._replace(lanes=1), made)
 
 
 class _Tile(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from nabi.engines.cpu import bfloat16
 from nabi.engines.cpu.bfloat16 import Left, Right
 from nabi.engines.cpu.code import ZERO, Code, Index
-from nabi.engines.cpu.contract import Blas, Matrix, Panels, panels_product, product
+from nabi.engines.cpu.contract import Blas, Matrix, Panels, falls_together, panels_product, product, spread_size
 from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
 from nabi.engines.cpu.lanes import Lane, constant, fused, lanes_xp
 from nabi.engines.cpu.reading import Reader
@@ -39,12 +39,21 @@ def _is_plain(kernel: Sequence[int], value: Value) -> bool:
     return tuple(kernel) == (1, 1) and value.settings["stride"] == (1, 1)
 
 
+def _is_spread(value: Value) -> bool:
+    """Whether pictures are rows already, but rows that a product is faster of where they do not fall together."""
+    kernel, _, channels = _geometry(value)
+    by_panels = value.kind == "convolution" and value.inputs[1].kind == "panels"
+    return by_panels and _is_plain(kernel, value) and falls_together(channels)
+
+
 def patches_size(value: Value, rows: int) -> int:
     """Bytes of the windows of the pictures that are laid out together, of ``rows`` at hand."""
     kernel, steps, channels = _geometry(value)
     rows = 1 if is_one_by_one(value) else rows
     if value.settings["rounded"]:
         return 4 * (rows * _words(value) + 2 * WORDS)
+    if _is_spread(value):
+        return spread_size(rows * math.prod(steps), channels)
     return 0 if _is_plain(kernel, value) else 4 * rows * math.prod(kernel) * channels * math.prod(steps)
 
 
@@ -140,7 +149,7 @@ def convolution(reader: Reader, rows: Rows, value: Value, target: Value, blas: B
             def finish(place: Index, column: Index, lane: Lane, row: Index = row) -> None:
                 reader.finish(value, target, _along_rows(value, row, place, column), lane)
 
-            panels_product(code, left, panels, outputs, finish)
+            panels_product(code, left, panels, outputs, finish, work if _is_spread(value) else None)
         return
     right = Matrix(reader.pointer(weight), _depth(value), outputs, outputs)
     for row, left in _laid_out(reader, rows, value, work):
