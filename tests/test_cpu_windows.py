@@ -7,7 +7,7 @@ import pytest
 
 import nabi
 from fuzzing import examples
-from nabi import engines, ops
+from nabi import engines, ops, threads
 from nabi.engines.cpu import contract, machine, segments, values
 from nabi.graph.plan import Plan
 from random_graphs import compare
@@ -138,3 +138,37 @@ def test_what_is_added_to_a_product_is_added_in_registers() -> None:
     roots = roots_of(residual, x, w, v, b)
     assert [root.made.kind for root in roots if root.value.kind == "elementwise"] == ["convolution"] * 2
     assert sorted(root.value.kind for root in roots) == ["elementwise", "elementwise", "panels", "panels"]
+
+
+# --- a single picture, whose channels are shared out ---
+
+
+@pytest.mark.parametrize("vector", KINDS)
+@pytest.mark.parametrize("seed", range(examples(4)))
+def test_channels_of_one_picture_are_shared_out(seed: int, vector: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of products and of depthwise convolutions, with what follows on them; with the same bits for 1 and 2 threads."""
+    for name in ("FEW", "TINY"):
+        monkeypatch.setattr(segments, name, 0)
+    rng = np.random.default_rng(seed)
+    few, many = (32 * int(n) for n in rng.integers(2, 6, 2))
+    if seed == 1:
+        few = 1024
+    height, width, kernel = int(rng.choice([5, 7, 11])), int(rng.integers(7, 12)), int(rng.choice([3, 5]))
+    arrays = [normal(rng, 1, height, width, few), normal(rng, 1, 1, few, many), normal(rng, kernel, kernel, 1, many),
+              normal(rng, 1, 1, many, few), normal(rng, many)]  # fmt: skip
+
+    def function(x: Any, wide: Any, around: Any, narrow: Any, b: Any) -> Any:
+        y = ops.relu6(ops.conv2d(x, wide) * b)
+        y = ops.relu6(ops.conv2d(y, around, padding="same", groups=many) - b)
+        return x + ops.conv2d(y, narrow)
+
+    made = [root.made.kind for root in roots_of(function, *arrays) if root.how == "columns"]
+    assert made == ["convolution", "depthwise", "convolution"]
+    check(function, *arrays, vector=vector)
+    run = engines.prepare("cpu", plan_of(function, *arrays))
+    found = []
+    for count in (1, 2):
+        threads.set_num_threads(count)
+        found.append(run(arrays)[0].tobytes())
+    threads.set_num_threads(None)
+    assert found[0] == found[1]

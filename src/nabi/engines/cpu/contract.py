@@ -162,10 +162,12 @@ def spread_size(rows: int, depth: int) -> int:
     return min(rows, max(TALL, NEAR // (depth * FLOAT.itemsize))) * (depth + SPREAD) * FLOAT.itemsize
 
 
-def panels_product(code: Code, x: Matrix, y: Panels, columns: int, finish: Finish, work: str | None = None) -> None:
+def panels_product(
+    code: Code, x: Matrix, y: Panels, columns: int, finish: Finish, work: str | None = None, some: Rows | None = None
+) -> None:
     """x·y in float32, in tiles of registers: tile below tile down a panel, of so many rows as are near.
 
-    ``work``: where rows are laid out first; see `spread_size`.
+    ``work``: where rows are laid out first; see `spread_size`. ``some``: the panels that are wanted, all of them whole.
     """
     width, high = code.vector // FLOAT.itemsize, TALL if code.vector == 64 else LOW
     rows = x.rows
@@ -188,8 +190,9 @@ def panels_product(code: Code, x: Matrix, y: Panels, columns: int, finish: Finis
     def across(first: Index, length: int | str, heights: Sequence[int]) -> None:
         whole = columns // y.wide
         left = x if work is None else _spread(code, x, first, length, work)
-        with code.loop(0, whole) as panel:
-            down(left, first, length, heights, panel, y.wide)
+        panels = some or Rows(ZERO, whole)
+        with code.loop(0, panels.length) as which:
+            down(left, first, length, heights, panels.first.plus(which), y.wide)
         if columns % y.wide:
             down(left, first, length, heights, Index((), whole), columns % y.wide)
 

@@ -135,7 +135,22 @@ def enough_pictures(value: Value) -> int:
     return -(-ENOUGH_TO_ADD // math.prod(_geometry(value)[1])) if added else 1
 
 
-def convolution(reader: Reader, rows: Rows, value: Value, target: Value, blas: Blas | None, work: str) -> None:
+def is_by_columns(value: Value) -> bool:
+    """Whether threads share out the panels of weights that single pixels of the only picture are multiplied with."""
+    (x, weight), (kernel, _, _) = value.inputs, _geometry(value)
+    if weight.kind != "panels" or x.shape[0] > 1 or not _is_plain(kernel, value):
+        return False
+    return weight.shape[0] > 1 and value.shape[3] % weight.shape[4] == 0
+
+
+def convolution_columns(reader: Reader, panels: Rows, value: Value, target: Value, work: str) -> None:
+    """Some panels of the outputs' channels of a single picture: "rows" are panels here."""
+    convolution(reader, Rows(ZERO, 1), value, target, None, work, panels)
+
+
+def convolution(
+    reader: Reader, rows: Rows, value: Value, target: Value, blas: Blas | None, work: str, some: Rows | None = None
+) -> None:
     """Rows of a convolution of a padded picture; see `Reader.finish` for ``target``."""
     if value.settings["rounded"]:
         _rounded_convolution(reader, rows, value, work)
@@ -149,7 +164,7 @@ def convolution(reader: Reader, rows: Rows, value: Value, target: Value, blas: B
             def finish(place: Index, column: Index, lane: Lane, row: Index = row) -> None:
                 reader.finish(value, target, _along_rows(value, row, place, column), lane)
 
-            panels_product(code, left, panels, outputs, finish, work if _is_spread(value) else None)
+            panels_product(code, left, panels, outputs, finish, work if _is_spread(value) else None, some)
         return
     right = Matrix(reader.pointer(weight), _depth(value), outputs, outputs)
     for row, left in _laid_out(reader, rows, value, work):

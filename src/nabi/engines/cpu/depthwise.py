@@ -8,13 +8,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nabi.engines.cpu.code import TYPES, Index
+from nabi.engines.cpu.code import TYPES, ZERO, Index
 from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
 from nabi.engines.cpu.lanes import Lane, constant, fused, lanes_xp
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import Value
 
 FLOAT = np.dtype(np.float32)
+PART = 32
+"""Channels of a picture that a thread takes, at least."""
 ABREAST = range(8, 3, -1)
 """Outputs that are summed up at once: with a row of weights they fill 16 registers."""
 
@@ -27,6 +29,21 @@ def depthwise(reader: Reader, rows: Rows, value: Value, target: Value) -> None:
         for q, size in one.along():
             for lane in vectors(code, channels, lanes_for(code, channels)):
                 one.write(rows.first.plus(r), p, q, size, lane)
+
+
+def depthwise_columns(reader: Reader, parts: Rows, value: Value, target: Value) -> None:
+    """Some channels of a single picture: "rows" are parts of so many channels here."""
+    code, one = reader.code, _Outputs(reader, value, target)
+    with code.loop(0, value.shape[1]) as p:
+        for q, size in one.along():
+            with code.loop(0, parts.length) as part:
+                for lane in vectors(code, PART, lanes_for(code, PART)):
+                    one.write(ZERO, p, q, size, parts.first.plus(part).times(PART).plus(lane))
+
+
+def is_by_columns(value: Value) -> bool:
+    """Whether threads share out the channels of the only picture."""
+    return value.shape[0] == 1 and value.shape[3] % PART == 0 and value.shape[3] > PART
 
 
 def _tiles(columns: int) -> list[tuple[int, int]]:

@@ -237,6 +237,10 @@ class Program:
                 convolve.convolution_gradient(reader, rows, value, partial[value.serial], self.library, work)
         elif root.how == "columns" and value.kind == "winograd":
             convolve.winograd_columns(reader, rows, value, self.library, work)
+        elif root.how == "columns" and root.made.kind == "convolution":
+            convolve.convolution_columns(reader, rows, root.made, value, work)
+        elif root.how == "columns" and root.made.kind == "depthwise":
+            depthwise.depthwise_columns(reader, rows, root.made, value)
         elif root.how == "columns":
             contract.columns(reader, rows, value, self.library, work)
         elif value.kind == "matmul":
@@ -314,6 +318,8 @@ def _workspace(root: Root, segment: Segment) -> int:
         return 0
     if root.how == "columns" and value.kind == "winograd":
         return value.shape[0] * convolve.winograd_size(value)
+    if root.how == "columns" and value.kind == "convolution":
+        return convolve.patches_size(value, 1)
     rows = segment.block or (value.inputs[0].shape[0] if value.inputs and value.inputs[0].shape else 1)
     if value.kind == "matmul":
         return contract.workspace(value)

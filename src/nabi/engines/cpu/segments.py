@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
-from nabi.engines.cpu import convolve
+from nabi.engines.cpu import convolve, depthwise
 from nabi.engines.cpu.folds import FOLDS
 from nabi.engines.cpu.lanes import Unwritten
 from nabi.engines.cpu.reading import only_unit_axes
@@ -90,6 +90,10 @@ class Root:
 
     @property
     def rows(self) -> int:
+        if self.how == "columns" and self.made.kind == "convolution":
+            return self.made.inputs[1].shape[0]
+        if self.how == "columns" and self.made.kind == "depthwise":
+            return self.made.shape[3] // depthwise.PART
         if self.how == "columns" and self.value.kind == "winograd":
             return self.value.shape[3] // convolve.panel(self.value.shape[3])
         if self.how == "columns":
@@ -350,7 +354,10 @@ def _roots(value: Value, stored: dict[int, Value], finished: dict[int, Value]) -
         return [fold, combine]
     few = value.kind == "matmul" and value.shape[0] < STRAND_ROWS and value.inputs[1].size >= MANY_WEIGHTS
     few = few or (value.kind == "winograd" and convolve.has_few_tiles(value))
-    root = Root(value, "columns" if few else "write", made=finished.get(value.serial, value))
+    made = finished.get(value.serial, value)
+    few = few or (made.kind == "convolution" and convolve.is_by_columns(made))
+    few = few or (made.kind == "depthwise" and depthwise.is_by_columns(made))
+    root = Root(value, "columns" if few else "write", made=made)
     whole = is_fold(value) or folds_rows(value)
     rowwise = dict.fromkeys(("matmul", "rounded_matmul", "convolution", "winograd"), (True, False))
     rowwise["depthwise"] = (not _is_of_a_whole(value), False)
@@ -368,7 +375,7 @@ def _roots(value: Value, stored: dict[int, Value], finished: dict[int, Value]) -
         for x in value.inputs:
             _reads(x, aligned, rows, stored, root.reads)
     else:
-        for x, row in _parts(value, value.ndim > 0, rows):
+        for x, row in _parts(value, value.ndim > 0 and not few, rows):
             _reads(x, row, rows, stored, root.reads)
     return [root]
 
