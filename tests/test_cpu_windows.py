@@ -9,6 +9,7 @@ import nabi
 from fuzzing import examples
 from nabi import engines, ops, threads
 from nabi.engines.cpu import contract, machine, segments, values
+from nabi.engines.cpu.program import Program
 from nabi.graph.plan import Plan
 from random_graphs import compare
 from test_cpu_engine import guarded, narrowest
@@ -172,3 +173,19 @@ def test_channels_of_one_picture_are_shared_out(seed: int, vector: int, monkeypa
         found.append(run(arrays)[0].tobytes())
     threads.set_num_threads(None)
     assert found[0] == found[1]
+
+
+def test_what_kernels_leave_to_each_other_takes_the_room_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a chain is; here a picture at a time."""
+    monkeypatch.setattr(segments, "BLOCK", 1)
+    x, w = np.zeros((64, 16, 16, 32), np.float32), np.zeros((1, 1, 32, 32), np.float32)
+
+    def chain(length: int) -> int:
+        def function(x: Any, w: Any) -> Any:
+            for _ in range(length):
+                x = ops.relu(ops.conv2d(x, w))
+            return x
+
+        return Program(plan_of(function, x, w)).scratch // x[0].nbytes
+
+    assert [chain(length) for length in (3, 4, 20)] == [2, 2, 2]

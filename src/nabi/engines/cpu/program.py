@@ -159,13 +159,8 @@ class Program:
     def _write(self, segment: Segment, local: set[int]) -> tuple[str, int]:
         """The text of a segment's function, and the bytes of scratch memory that it needs."""
         code = Code(machine.processor().vector, machine.processor().rounds_once)
-        used = 0
-        places = dict(self.places)
-        for root in segment.roots:
-            value = root.value
-            if value.serial in local:
-                places[value.serial] = Place(-1, used)
-                used += aligned(segment.block * value.size // value.shape[0] * value.dtype.itemsize)
+        used, offsets = _passing_through(segment, local)
+        places = self.places | {serial: Place(-1, offset) for serial, offset in offsets.items()}
         sums: dict[int, str] = {}
         for root in segment.roots:
             if root.value.kind == "winograd_gradient" and root.how == "fold":
@@ -304,6 +299,21 @@ def _strands(segment: Segment, call: Callable[..., None], told: About) -> Iterat
     for strand, (start, stop) in enumerate(bounds(segment)):
         if stop > start:
             yield Task(call, start, stop, strand, told, (stop - start) / segment.rows)
+
+
+def _passing_through(segment: Segment, local: set[int]) -> tuple[int, dict[int, int]]:
+    """Bytes of what a block's kernels leave to each other, and where each value lies, as long as it is needed."""
+    born: dict[int, int] = {}
+    dies: dict[int, int] = {}
+    sizes: dict[int, int] = {}
+    for number, roots in enumerate(_alike(segment.roots)):
+        for root in roots:
+            value = root.value
+            if value.serial in local:
+                born[value.serial] = dies[value.serial] = number
+                sizes[value.serial] = segment.block * value.size // value.shape[0] * value.dtype.itemsize
+            dies.update((serial, number) for serial in root.reads if serial in born)
+    return share_out(sizes, born, dies)
 
 
 def _clear(code: Code, pointer: str, size: int) -> None:
