@@ -23,7 +23,7 @@ from nabi.classifiers import FeatureExtractor, LinearClassifier, PhotoClassifier
 from nabi.cli import main
 from nabi.data import Dataset, Split
 from nabi.errors import DataError, SettingError, ShapeError
-from nabi.report import card, cost, examine, page
+from nabi.report import Measuring, card, cost, examine, page
 from nabi.report.label_errors import (
     FOLDS,
     confident_class,
@@ -557,7 +557,10 @@ def quick_cost(monkeypatch: pytest.MonkeyPatch) -> None:
         "milliseconds": 1.5, "milliseconds_in_batches": 0.5, "batch": 8, "repeats": 3, "peak_mib": 100.0,
         "file_mib": 0.1, "machine": "<a machine>", "threads": 2,
     }  # fmt: skip
-    monkeypatch.setattr("nabi.cli.report.cost", lambda model, pictures: found)
+    monkeypatch.setattr(Measuring, "__enter__", lambda self: self)
+    monkeypatch.setattr(Measuring, "__exit__", lambda self, *what: None)
+    monkeypatch.setattr(Measuring, "prepare", lambda self, model, pictures: None)
+    monkeypatch.setattr(Measuring, "measured", lambda self: found)
 
 
 RUN = ["--epochs", "2", "--weight-decay", "0.1"]
@@ -617,7 +620,7 @@ def test_a_report_that_fails_in_part_leaves_the_rest(tmp_path: Path, capsys, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("nabi.cli.report.page", fails)
-    monkeypatch.setattr("nabi.cli.report.cost", fails_to_measure)
+    monkeypatch.setattr(Measuring, "measured", fails_to_measure)
     out = tmp_path / "run"
     assert main(["train", str(folder_of(tmp_path, 60)), "--out", str(out), *RUN]) == 0
     assert "report.html could not be written" in capsys.readouterr().err
