@@ -488,6 +488,9 @@ def test_a_classifier_of_pixels_has_a_report_without_features(tmp_path: Path) ->
     assert measured["file_mib"] == round((tmp_path / "model.safetensors").stat().st_size / 2**20, 2)
     with pytest.raises(nabi.report.CostError, match="could not be measured"):
         cost(tmp_path / "none.safetensors", data.test.images)
+    with Measuring() as process:
+        pass
+    assert process._process.poll() is not None  # nobody waits for the process of a run that was stopped
 
 
 def test_a_set_without_a_test_has_a_report() -> None:
