@@ -387,6 +387,13 @@ def test_train_takes_every_head(folder: Path, tmp_path: Path, head: str) -> None
     assert nabi.load(tmp_path / head).head == head
 
 
+def test_train_keeps_what_finetuning_made(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main(["train", str(folder), "--finetune", "--epochs", "2", "--out", str(out)]) == 0
+    before, after = (nn.tensors(model) for model in (models.features(tiny()), nabi.load(out).extractor_.model_))
+    assert before["conv2.weight"].numpy().tobytes() != after["conv2.weight"].numpy().tobytes()
+
+
 def test_train_without_a_backbone(folder: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "run"
     assert main(["train", str(folder), "--backbone", "none", "--size", "32", "--epochs", "1", "--out", str(out)]) == 0

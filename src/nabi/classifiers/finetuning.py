@@ -24,6 +24,7 @@ from nabi.optim import AdamW, cosine
 from nabi.training import (
     Event,
     Examples,
+    Finished,
     GradientDescent,
     Looked,
     answer_bounds,
@@ -79,7 +80,7 @@ def finetune(
     seed: int,
     engine: str,
     **options: Any,
-) -> Generator[Event, None, tuple[nn.Sequential, nn.Sequential]]:
+) -> Generator[Event, None, tuple[nn.Sequential, nn.Sequential, Finished]]:
     """Train a head and the last layers of a backbone together, from where they are.
 
     The layers before them stay as they are. So they look at each photo `LOOKS` times, not in every epoch, and the last
@@ -103,6 +104,8 @@ def finetune(
     -------
     backbone, head : Sequential
         New ones.
+    finished : Finished
+        The last event, which is not among the others: whoever hears of it may not ask for more.
 
     Raises
     ------
@@ -119,7 +122,7 @@ def finetune(
     optimizer = AdamW(nn.parameters(whole), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = epochs * (len(batch_bounds(len(seen), BATCH)) - 1)
     loss = partial(LOSSES["softmax"], label_smoothing=LABEL_SMOOTHING)
-    yield from run(
+    events = run(
         GradientDescent(whole, optimizer, loss, engine=engine),
         loss,
         Examples(seen, np.tile(labels, looks), None if weights is None else np.tile(weights, looks)),
@@ -131,7 +134,11 @@ def finetune(
         engine=engine,
         **options,
     )
-    return nn.Sequential(dict([*trunk.items(), *whole.backbone.items()])), whole.head
+    for event in events:
+        if isinstance(event, Finished):
+            return nn.Sequential(dict([*trunk.items(), *whole.backbone.items()])), whole.head, event
+        yield event
+    raise AssertionError("a run ends with Finished")
 
 
 def parted(backbone: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:

@@ -207,7 +207,7 @@ class PhotoClassifier(History, Classifier):
         for _ in self._fitting(self.head_, features, labels, held_features):  # in whole, for whoever goes on later
             pass
         weights = of_mean_one(example_weights(None, self.class_weight, images, labels, self.classes_))
-        backbone, head = yield from finetune(
+        backbone, head, finished = yield from finetune(
             extractor.model_,
             self.head_.model_,  # type: ignore[attr-defined]
             Examples(images, labels, weights, augment.parse(self.augment)),
@@ -221,6 +221,7 @@ class PhotoClassifier(History, Classifier):
         self.head_._take(head)  # type: ignore[attr-defined]
         some = np.concatenate([np.flatnonzero(labels == label)[:A_FEW] for label in range(len(self.classes_))])
         self.centroids_ = _centroids(extractor.transform(images[some]), labels[some], len(self.classes_))
+        yield finished
 
     def calibrate(self, X: Pictures, y: ArrayLike, rate: float = FALSE_REJECTS) -> Self:
         """Have probabilities say how often answers are right, and learn which photos are of none of the classes.
