@@ -3,7 +3,7 @@
 import itertools
 import math
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -114,10 +114,11 @@ def finetune(
     """
     images, labels, weights, augment = examples
     trunk, last = parted(backbone)
-    see = compile(lambda images: trunk(images, training=False), state=trunk, engine=engine)
     looks = 1 if augment is None else LOOKS
-    seen = yield from _looked(see, images, augment, looks, seed)
-    held = None if validation is None else ((yield from _looked(see, validation[0], None, 1, seed)), validation[1])
+    seen = yield from _looked(trunk, engine, images, augment, looks, seed)
+    held = None
+    if validation is not None:
+        held = (yield from _looked(trunk, engine, validation[0], None, 1, seed)), validation[1]
     whole = Whole(last, head)
     optimizer = AdamW(nn.parameters(whole), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = epochs * (len(batch_bounds(len(seen), BATCH)) - 1)
@@ -159,9 +160,10 @@ def parted(backbone: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
 
 
 def _looked(
-    see: Callable[[Any], Tensor], images: Any, augment: Pipeline | None, looks: int, seed: int
+    trunk: nn.Sequential, engine: str, images: Any, augment: Pipeline | None, looks: int, seed: int
 ) -> Generator[Looked, None, NDArray[np.float32]]:
     """What is seen of all pictures at the first look, then at the second, and so on: one after another."""
+    see = compile(lambda images: trunk(images, training=False), state=trunk, engine=engine)
     most = evaluation_batch(images.shape[1:])
     count = len(images)
     kept: NDArray[np.float32] | None = None
@@ -174,6 +176,7 @@ def _looked(
             if kept is None:
                 kept = _room((looks * count, *rows.shape[1:]))
             kept[look * count + start : look * count + end] = rows
+            cache.release(images)
     yield Looked(looks * count, looks * count)
     assert kept is not None
     return kept

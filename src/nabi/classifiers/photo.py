@@ -206,6 +206,7 @@ class PhotoClassifier(History, Classifier):
             return
         for _ in self._fitting(self.head_, features, labels, held_features):  # in whole, for whoever goes on later
             pass
+        extractor._prepare()  # which forgets the memory that it looked in
         weights = of_mean_one(example_weights(None, self.class_weight, images, labels, self.classes_))
         backbone, head, finished = yield from finetune(
             extractor.model_,
