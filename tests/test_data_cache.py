@@ -53,6 +53,25 @@ def same(first, second):
         assert one.labels.dtype == other.labels.dtype == np.int64
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_what_was_read_of_a_memory_map_is_given_back(tmp_path):
+    def mapped_kib():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile:"))
+
+    pictures = np.random.default_rng(0).integers(0, 256, (64, 512, 512, 3), np.uint8)  # 48 MiB
+    np.save(tmp_path / "pictures.npy", pictures)
+    mapped = np.load(tmp_path / "pictures.npy", mmap_mode="r")
+    before = mapped_kib()
+    assert (mapped == pictures).all()
+    assert mapped_kib() - before > 40_000
+    cache.release(np.asarray(mapped)[3:])
+    assert mapped_kib() - before < 8_000
+    assert (mapped == pictures).all()
+    cache.release(pictures)
+    assert pictures.any()
+
+
 def test_the_second_start_decodes_nothing(root, decoded):
     first = data.load(root)
     assert len(decoded) == 8

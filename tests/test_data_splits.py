@@ -92,6 +92,8 @@ def test_the_key_is_of_the_content():
     changed[3, 3, 1] ^= 1
     assert content_key(picture) != content_key(changed)
     assert content_keys(np.empty((0, 2, 2, 3), np.uint8)).shape == (0,)
+    many = np.random.default_rng(0).integers(0, 256, (37, 300, 200, 3), np.uint8)  # several blocks, of which one is cut
+    assert content_keys(many).tolist() == [content_key(image) for image in many]
 
 
 def test_the_key_of_a_picture_is_the_same_for_ever():

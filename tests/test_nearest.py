@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fuzzing import examples
 from nabi import nearest as module
 from nabi import threads
 from nabi.engines.cpu import machine
@@ -462,3 +463,51 @@ def test_refuses_what_makes_no_sense() -> None:
         nearest(rows, rows.astype(np.float32), 1)
     with pytest.raises(DTypeError, match="both must be uint8 or float32"):
         nearest(rows.astype(np.float64), rows.astype(np.float64), 1)
+
+
+# --- sums of pixels by kernels ---
+
+
+@settings(max_examples=examples(15), deadline=None)
+@given(
+    count=st.integers(0, 5),
+    high=st.integers(1, 5),
+    wide=st.integers(1, 24),
+    channels=st.integers(1, 5),
+    side=st.sampled_from([2, 3, 4, 8, 16]),
+    narrow=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_cells_are_sums_of_pixels(
+    count: int, high: int, wide: int, channels: int, side: int, narrow: bool, seed: int
+) -> None:
+    shape = high * side, wide * side, channels
+    images = np.random.default_rng(seed).integers(0, 256, (count, *shape)).astype(np.uint8)
+    images[:1] = 255
+    if not kernel.adds_cells(shape, side):
+        assert side * channels > kernel.ADDED
+        return
+    processor = machine.processor()
+    with machine.pretending(machine.narrower(processor) if narrow else processor):
+        got = kernel.cells(images, side)
+    whole = images.astype(np.int64).reshape(count, high, side, wide, side, channels)
+    wanted = whole.sum(axis=(2, 4)).reshape(count, high * wide * channels) - 128 * side**2
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"), [((9, 8, 3), 2), ((8, 9, 3), 2), ((34, 34, 1), 17), ((64,), 2), ((8, 8, 65), 2)]
+)
+def test_cells_that_the_kernel_does_not_know(shape: tuple[int, ...], side: int) -> None:
+    assert not kernel.adds_cells(shape, side)
+
+
+def test_squared_norms_are_exact() -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (300, 3_000)).astype(np.uint8)
+    rows[0] = 255
+    np.testing.assert_array_equal(kernel.squared_norms(rows), (rows.astype(np.int64) ** 2).sum(axis=1))
+    np.testing.assert_array_equal(
+        kernel.squared_norms(rows[::2, 1:]), (rows[::2, 1:].astype(np.int64) ** 2).sum(axis=1)
+    )
+    assert kernel.squared_norms(rows[:0]).shape == (0,)

@@ -13,11 +13,12 @@ from sklearn.pipeline import make_pipeline
 import nabi
 from nabi import container, models, nn
 from nabi.classifiers import FeatureExtractor, PhotoClassifier, pretrained
+from nabi.classifiers.finetuning import parted
 from nabi.classifiers.photo import HEADS
 from nabi.cli import main
 from nabi.errors import DataError, DTypeError, ModelFileError, SettingError, ShapeError
 from nabi.models import BACKBONES, Backbone
-from nabi.training import Looked
+from nabi.training import Examples, Looked, run
 from tiny_photos import NAMES, photos, put_in_place, tiny
 
 every_head = pytest.mark.parametrize("head", HEADS)
@@ -104,6 +105,17 @@ def test_the_head_is_told_what_it_is_to_be_told() -> None:
         PhotoClassifier("convnet").fit(images, labels)
 
 
+def test_a_large_head_ends_when_it_gets_no_better_on_validation_photos() -> None:
+    images, labels = photos(30)
+    held = images, np.random.default_rng(0).permutation(labels)  # of which nothing can be learnt
+    validated = PhotoClassifier("mlp", random_state=0).fit(images, labels, validation=held)
+    assert validated.n_iter_ == validated.best_epoch_ + validated.head_.n_iter_no_change < 500
+    alone = PhotoClassifier("mlp", settings={"max_iter": 12}, random_state=0).fit(images, labels)
+    assert (alone.n_iter_, alone.head_.early_stopping) == (12, False)  # no photo is held out for that
+    asked = PhotoClassifier("mlp", settings={"max_iter": 30, "early_stopping": False}, random_state=0)
+    assert asked.fit(images, labels, validation=held).n_iter_ == 30
+
+
 def test_a_fit_that_fails_leaves_what_was_learnt() -> None:
     images, labels = photos(30)
     classifier = PhotoClassifier(alpha=0.1, random_state=0).fit(images, labels)
@@ -132,6 +144,70 @@ def test_finetuning_trains_the_last_part_of_the_backbone(tmp_path: Path) -> None
     assert again.scores(held[0]).tobytes() == classifier.scores(held[0]).tobytes()
     with pytest.raises(SettingError, match="a knn head has no gradient to train by"):
         PhotoClassifier("knn", finetune=2).fit(images, labels)
+
+
+def test_what_is_not_trained_looks_at_a_photo_and_at_its_mirror_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = photos(20)
+    seen: list[Examples] = []
+
+    def noted(learner, loss, train, validation=None, **options):
+        seen.append(train)
+        return run(learner, loss, train, validation, **options)
+
+    monkeypatch.setattr("nabi.classifiers.finetuning.run", noted)
+    classifier = PhotoClassifier(alpha=0.01, finetune=3, class_weight={"cat": 2, "나비": 1, "ship": 1}, random_state=0)
+    events = list(classifier.fit_events(images, labels))
+    assert [event for event in events if isinstance(event, Looked)][-1] == Looked(40, 40)
+    (train,) = seen
+    trunk, last = parted(models.features(tiny()))
+    expected = [trunk(these, training=False).numpy() for these in (images, np.ascontiguousarray(images[:, :, ::-1]))]
+    assert np.allclose(train.images, np.concatenate(expected), atol=1e-5)
+    assert "conv2" in dict(last.items())
+    assert train.labels.tolist() == [*np.searchsorted(sorted(NAMES), labels)] * 2
+    assert train.weights.tobytes() == np.tile(train.weights[:20], 2).tobytes()
+    of_cats, of_others = train.weights[:20][labels == "cat"], train.weights[:20][labels != "cat"]
+    assert of_cats[0] == pytest.approx(2 * of_others[0])
+    PhotoClassifier(alpha=0.01, finetune=1, augment=None, random_state=0).fit(images, labels)
+    assert np.allclose(seen[1].images, expected[0], atol=1e-5)
+    with pytest.raises(SettingError, match="augment is 'flip,mixup': with finetune, photos are not mixed"):
+        PhotoClassifier(finetune=1, augment="flip,mixup").fit(images, labels)
+
+
+def test_what_memory_does_not_hold_goes_to_the_disk(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = photos(30)
+    classifier = PhotoClassifier(alpha=0.01, finetune=1, random_state=0)
+    expected = classifier.fit(images, labels).scores(images).tobytes()
+    monkeypatch.setattr("nabi.classifiers.finetuning.IN_MEMORY", 0)
+    assert clone(classifier).fit(images, labels).scores(images).tobytes() == expected
+    assert [file.name for file in (own_cache / "training").iterdir()] == ["CACHEDIR.TAG"]
+    monkeypatch.setattr("nabi.data.cache.has_room", lambda size: False)
+    with pytest.raises(DataError, match=r"fine-tuning on so many photos takes 0\.0 GiB of disk in "):
+        clone(classifier).fit(images, labels)
+
+
+def test_which_part_of_a_backbone_is_trained() -> None:
+    trained = {name: [layer for layer, _ in parted(models.features(build()))[1].items()] for name, build in (
+        ("efficientnet_lite0", models.efficientnet_lite0), ("mobilenet_v2", models.mobilenet_v2),
+        ("resnet18", models.resnet18),
+    )}  # fmt: skip
+    last = ["stage7", "last", "global_avg_pool"]
+    assert trained == {
+        "efficientnet_lite0": last, "mobilenet_v2": last, "resnet18": ["stage4", "global_avg_pool"]
+    }  # fmt: skip
+
+
+def test_finetuning_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    images, labels = photos(40)
+    held = photos(20, seed=1)
+    whole = PhotoClassifier(alpha=0.01, finetune=2, random_state=0).fit(images, labels, validation=held)
+    options = {"checkpoint": tmp_path / "checkpoint", "checkpoint_seconds": 0}
+    stopped = clone(whole)
+    *_, finished = stopped.fit_events(images, labels, validation=held, stop=lambda: True, **options)
+    assert finished.stopped
+    again = clone(whole)
+    *_, finished = again.fit_events(images, labels, validation=held, **options)
+    assert not finished.stopped
+    assert again.scores(held[0]).tobytes() == whole.scores(held[0]).tobytes()
 
 
 def test_a_backbone_as_it_came_names_the_classes_of_imagenet(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -309,6 +385,13 @@ def test_train_looks_at_photos_with_a_backbone(folder: Path, tmp_path: Path, cap
 def test_train_takes_every_head(folder: Path, tmp_path: Path, head: str) -> None:
     assert main(["train", str(folder), "--model", head, "--out", str(tmp_path / head)]) == 0
     assert nabi.load(tmp_path / head).head == head
+
+
+def test_train_keeps_what_finetuning_made(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main(["train", str(folder), "--finetune", "--epochs", "2", "--out", str(out)]) == 0
+    before, after = (nn.tensors(model) for model in (models.features(tiny()), nabi.load(out).extractor_.model_))
+    assert before["conv2.weight"].numpy().tobytes() != after["conv2.weight"].numpy().tobytes()
 
 
 def test_train_without_a_backbone(folder: Path, tmp_path: Path, capsys) -> None:

@@ -23,7 +23,7 @@ from nabi.classifiers import FeatureExtractor, LinearClassifier, PhotoClassifier
 from nabi.cli import main
 from nabi.data import Dataset, Split
 from nabi.errors import DataError, SettingError, ShapeError
-from nabi.report import card, cost, examine, page
+from nabi.report import Measuring, card, cost, examine, page
 from nabi.report.label_errors import (
     FOLDS,
     confident_class,
@@ -488,6 +488,9 @@ def test_a_classifier_of_pixels_has_a_report_without_features(tmp_path: Path) ->
     assert measured["file_mib"] == round((tmp_path / "model.safetensors").stat().st_size / 2**20, 2)
     with pytest.raises(nabi.report.CostError, match="could not be measured"):
         cost(tmp_path / "none.safetensors", data.test.images)
+    with Measuring() as process:
+        pass
+    assert process._process.poll() is not None  # nobody waits for the process of a run that was stopped
 
 
 def test_a_set_without_a_test_has_a_report() -> None:
@@ -557,7 +560,10 @@ def quick_cost(monkeypatch: pytest.MonkeyPatch) -> None:
         "milliseconds": 1.5, "milliseconds_in_batches": 0.5, "batch": 8, "repeats": 3, "peak_mib": 100.0,
         "file_mib": 0.1, "machine": "<a machine>", "threads": 2,
     }  # fmt: skip
-    monkeypatch.setattr("nabi.cli.report.cost", lambda model, pictures: found)
+    monkeypatch.setattr(Measuring, "__enter__", lambda self: self)
+    monkeypatch.setattr(Measuring, "__exit__", lambda self, *what: None)
+    monkeypatch.setattr(Measuring, "prepare", lambda self, model, pictures: None)
+    monkeypatch.setattr(Measuring, "measured", lambda self: found)
 
 
 RUN = ["--epochs", "2", "--weight-decay", "0.1"]
@@ -617,7 +623,7 @@ def test_a_report_that_fails_in_part_leaves_the_rest(tmp_path: Path, capsys, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("nabi.cli.report.page", fails)
-    monkeypatch.setattr("nabi.cli.report.cost", fails_to_measure)
+    monkeypatch.setattr(Measuring, "measured", fails_to_measure)
     out = tmp_path / "run"
     assert main(["train", str(folder_of(tmp_path, 60)), "--out", str(out), *RUN]) == 0
     assert "report.html could not be written" in capsys.readouterr().err

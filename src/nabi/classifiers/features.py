@@ -134,6 +134,7 @@ class FeatureExtractor(TransformerMixin, Answering):
                     computed = self._apply(filled(block[unseen], most)).value[: len(unseen)]
                     found[start + np.array(unseen)] = computed
                     kept.add({keys[place]: row.copy() for place, row in zip(unseen, computed, strict=True)})
+                cache.release(images)
         finally:
             kept.write()
         yield Looked(len(images), len(images))
@@ -152,7 +153,7 @@ class FeatureExtractor(TransformerMixin, Answering):
     def _take(self, model: nn.Sequential) -> None:
         """See with this network."""
         self.model_ = model
-        self.n_features_out_ = nn.summary(model, (self.size, self.size, 3), dtype=np.uint8).rows[-1].output_shape[0]
+        self.n_features_out_ = BACKBONES[self.backbone].n_features
         digest = hashlib.sha256(f"{FORMAT} {nn.describe(model)}".encode())
         for tensor in nn.tensors(model).values():
             digest.update(np.ascontiguousarray(tensor.numpy()).data)

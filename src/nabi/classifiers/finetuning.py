@@ -1,24 +1,55 @@
 """Training the last part of a backbone, too, once a head has learnt from its features."""
 
+import itertools
+import math
+import tempfile
 from collections.abc import Generator
 from copy import deepcopy
 from functools import partial
 from typing import Any
 
-from nabi import nn
+import numpy as np
+from numpy.typing import NDArray
+
+from nabi import nn, random
+from nabi._compile import compile
 from nabi._tensor import Tensor
+from nabi.data import cache
+from nabi.data.augment import Pipeline
+from nabi.data.augment import batch as varied
+from nabi.errors import DataError
+from nabi.graph import namespace
 from nabi.losses import LOSSES
 from nabi.optim import AdamW, cosine
-from nabi.training import Event, Examples, GradientDescent, batch_bounds, run
+from nabi.training import (
+    Event,
+    Examples,
+    Finished,
+    GradientDescent,
+    Looked,
+    answer_bounds,
+    batch_bounds,
+    evaluation_batch,
+    filled,
+    run,
+)
 
-SHARE = 0.6
-"""Of a backbone's parameters, counted from its end: how many are trained with the head."""
+SHARE = 0.45
+"""Of a backbone's parameters, how many its last layers have at most that are trained with the head."""
 
-BATCH, LEARNING_RATE, WEIGHT_DECAY, LABEL_SMOOTHING = 32, 2e-4, 0.01, 0.1
+LOOKS = 2
+"""How often the layers before these look at each photo: once as it is, else varied."""
+
+IN_MEMORY = 2**28
+"""Bytes of what they saw that are kept in memory; more goes to the disk."""
+
+_PIECE = 2**24
+
+BATCH, LEARNING_RATE, WEIGHT_DECAY, LABEL_SMOOTHING = 32, 1e-3, 0.01, 0.1
 
 
 class Whole(nn.Layer):
-    """A backbone and a head as one network, of which the last part learns.
+    """The last part of a backbone and a head as one network.
 
     Batch normalisation keeps the statistics that it came with: those of a million pictures are better than what a batch
     of few can tell.
@@ -49,10 +80,12 @@ def finetune(
     seed: int,
     engine: str,
     **options: Any,
-) -> Generator[Event, None, tuple[nn.Sequential, nn.Sequential]]:
-    """Train a head and the last part of a backbone together, from where they are.
+) -> Generator[Event, None, tuple[nn.Sequential, nn.Sequential, Finished]]:
+    """Train a head and the last layers of a backbone together, from where they are.
 
-    Source: Yosinski and others, "How transferable are features in deep neural networks?" (2014).
+    The layers before them stay as they are. So they look at each photo `LOOKS` times, not in every epoch, and the last
+    ones learn from what those saw. Source: Yosinski and others, "How transferable are features in deep neural
+    networks?" (2014).
 
     Parameters
     ----------
@@ -61,6 +94,8 @@ def finetune(
     head : Sequential
         From features to scores.
     examples : Examples
+        Varied by what they are augmented with in each look but the first; without, there is but that one. Pictures are
+        not mixed.
     validation : (images, labels), optional
     epochs, seed, engine, **options
         As for `nabi.training.run`.
@@ -69,23 +104,30 @@ def finetune(
     -------
     backbone, head : Sequential
         New ones.
+    finished : Finished
+        The last event, which is not among the others: whoever hears of it may not ask for more.
+
+    Raises
+    ------
+    DataError
+        There is neither memory nor disk enough for what they saw.
     """
-    whole = Whole(backbone, head)
-    learnt = nn.parameters(whole.backbone)
-    left = (1 - SHARE) * sum(parameter.size for parameter in learnt.values())
-    for parameter in learnt.values():
-        if left < parameter.size:
-            break
-        left -= parameter.size
-        parameter.requires_grad = False
+    images, labels, weights, augment = examples
+    trunk, last = parted(backbone)
+    looks = 1 if augment is None else LOOKS
+    seen = yield from _looked(trunk, engine, images, augment, looks, seed)
+    held = None
+    if validation is not None:
+        held = (yield from _looked(trunk, engine, validation[0], None, 1, seed)), validation[1]
+    whole = Whole(last, head)
     optimizer = AdamW(nn.parameters(whole), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    steps = epochs * (len(batch_bounds(len(examples.images), BATCH)) - 1)
+    steps = epochs * (len(batch_bounds(len(seen), BATCH)) - 1)
     loss = partial(LOSSES["softmax"], label_smoothing=LABEL_SMOOTHING)
-    yield from run(
+    events = run(
         GradientDescent(whole, optimizer, loss, engine=engine),
         loss,
-        examples,
-        validation,
+        Examples(seen, np.tile(labels, looks), None if weights is None else np.tile(weights, looks)),
+        held,
         epochs=epochs,
         batch_size=BATCH,
         schedule=cosine(LEARNING_RATE, steps),
@@ -93,6 +135,62 @@ def finetune(
         engine=engine,
         **options,
     )
-    for parameter in learnt.values():
-        parameter.requires_grad = True
-    return whole.backbone, whole.head
+    for event in events:
+        if isinstance(event, Finished):
+            return nn.Sequential(dict([*trunk.items(), *whole.backbone.items()])), whole.head, event
+        yield event
+    raise AssertionError("a run ends with Finished")
+
+
+def parted(backbone: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
+    """The layers that stay as they are, and those that are trained: up to `SHARE`, at least one that multiplies.
+
+    Examples
+    --------
+    >>> from nabi import models
+    >>> backbone = models.features(models.efficientnet_lite0())
+    >>> [name for name, _ in parted(backbone)[1].items()]
+    ['stage7', 'last', 'global_avg_pool']
+    """
+    layers = [nn.parameters(layer).values() for layer in backbone]
+    sizes = [sum(parameter.size for parameter in layer) for layer in layers]
+    few = next(place for place in range(len(sizes) + 1) if sum(sizes[place:]) <= SHARE * sum(sizes))
+    one = max((place for place, layer in enumerate(layers) if any(p.ndim > 1 for p in layer)), default=0)
+    return backbone[: min(few, one)], backbone[min(few, one) :]
+
+
+def _looked(
+    trunk: nn.Sequential, engine: str, images: Any, augment: Pipeline | None, looks: int, seed: int
+) -> Generator[Looked, None, NDArray[np.float32]]:
+    """What is seen of all pictures at the first look, then at the second, and so on: one after another."""
+    see = compile(lambda images: trunk(images, training=False), state=trunk, engine=engine)
+    most = evaluation_batch(images.shape[1:])
+    count = len(images)
+    kept: NDArray[np.float32] | None = None
+    for look in range(looks):
+        key = random.fold_in(namespace.numpy, random.key(seed), np.uint32(look))
+        for start, end in itertools.pairwise(answer_bounds(count, most)):
+            yield Looked(look * count + start, looks * count)
+            shown, _, _ = varied(augment if look else None, images, np.arange(start, end), key)
+            rows = see(filled(shown, most)).numpy()[: end - start]
+            if kept is None:
+                kept = _room((looks * count, *rows.shape[1:]))
+            kept[look * count + start : look * count + end] = rows
+            cache.release(images)
+    yield Looked(looks * count, looks * count)
+    assert kept is not None
+    return kept
+
+
+def _room(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """An array in memory; of a large one, in a file that is gone when nobody holds it any more."""
+    size = 4 * math.prod(shape)
+    if size <= IN_MEMORY:
+        return np.empty(shape, np.float32)
+    if not cache.has_room(size):
+        raise DataError(f"fine-tuning on so many photos takes {size / 2**30:.1f} GiB of disk in {cache.folder()}")
+    with tempfile.TemporaryFile(dir=cache.private_folder("training")) as file:
+        for start in range(0, size, _PIECE):  # a disk that is full is to be an error, not a signal that kills
+            file.write(bytes(min(_PIECE, size - start)))
+        file.flush()
+        return np.memmap(file, np.float32, "r+", shape=shape)

@@ -36,6 +36,9 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 """The classifiers that learn from features, and how they are set for them."""
 
+PATIENT = ("mlp",)
+"""Which of them end early, where photos to validate with say that epochs get no better."""
+
 ALPHAS = (1e-3, 1e-2, 1e-1, 1.0)
 """What ``alpha="auto"`` tries for a linear head; others have that of their class."""
 
@@ -80,9 +83,9 @@ class PhotoClassifier(History, Classifier):
         Weight decay of the head; by default of a linear one the best of a few on validation photos.
     finetune : int
         For how many epochs the last part of the backbone is trained, too, together with the head, which must be
-        "linear" or "mlp". Each takes some twice as long as looking at the photos once.
+        "linear" or "mlp". What comes before that part looks at each photo twice, whatever the number.
     augment : str, sequence of str, or None
-        How photos are varied while that is done: see `nabi.data.augment`.
+        How photos are varied the second time: see `nabi.data.augment`. By default they are mirrored.
     settings : mapping, optional
         What else the head is told: constructor arguments of its class.
     class_weight : dict, "balanced" or None
@@ -127,7 +130,7 @@ class PhotoClassifier(History, Classifier):
     weights: str | os.PathLike[str] | None = None
     alpha: float | str = "auto"
     finetune: int = 0
-    augment: str | Sequence[str] | None = "flip,crop:16"
+    augment: str | Sequence[str] | None = "flip:1"
     settings: Mapping[str, Any] | None = None
     class_weight: Mapping[Any, float] | str | None = None
     validation_fraction: float = 0.15
@@ -195,16 +198,17 @@ class PhotoClassifier(History, Classifier):
         self.temperature_: float = 1.0
         self.threshold_: float | None = None
         self.alpha_, self.tried_ = self._chosen_alpha(features, labels, held_features, seed)
-        self.extractor_, self.head_ = extractor, self._head(self.alpha_, seed)
+        self.extractor_, self.head_ = extractor, self._head(self.alpha_, seed, held is not None)
         self.centroids_ = _centroids(features, labels, len(self.classes_))
-        stop = {"stop": options["stop"]} if "stop" in options else {}
         if not self.finetune:
+            stop = {"stop": options["stop"]} if "stop" in options else {}
             yield from self._fitting(self.head_, features, labels, held_features, **stop)
             return
-        for _ in self._fitting(self.head_, features, labels, held_features, **stop):
+        for _ in self._fitting(self.head_, features, labels, held_features):  # in whole, for whoever goes on later
             pass
+        extractor._prepare()  # which forgets the memory that it looked in
         weights = of_mean_one(example_weights(None, self.class_weight, images, labels, self.classes_))
-        backbone, head = yield from finetune(
+        backbone, head, finished = yield from finetune(
             extractor.model_,
             self.head_.model_,  # type: ignore[attr-defined]
             Examples(images, labels, weights, augment.parse(self.augment)),
@@ -218,6 +222,7 @@ class PhotoClassifier(History, Classifier):
         self.head_._take(head)  # type: ignore[attr-defined]
         some = np.concatenate([np.flatnonzero(labels == label)[:A_FEW] for label in range(len(self.classes_))])
         self.centroids_ = _centroids(extractor.transform(images[some]), labels[some], len(self.classes_))
+        yield finished
 
     def calibrate(self, X: Pictures, y: ArrayLike, rate: float = FALSE_REJECTS) -> Self:
         """Have probabilities say how often answers are right, and learn which photos are of none of the classes.
@@ -271,7 +276,7 @@ class PhotoClassifier(History, Classifier):
             tried[alpha] = float((head.predict(held[0]) == self.classes_[held[1]]).mean())
         return max(tried, key=lambda alpha: (tried[alpha], alpha)), tried  # of equals, the simplest
 
-    def _head(self, alpha: float | None, seed: int = 0) -> Classifier:
+    def _head(self, alpha: float | None, seed: int = 0, validated: bool = False) -> Classifier:
         """The head, unfitted."""
         kind = registered(self.head)
         known = kind().get_params()
@@ -281,6 +286,7 @@ class PhotoClassifier(History, Classifier):
             ("class_weight", self.class_weight),
             ("random_state", seed),
             ("engine", self.engine),
+            ("early_stopping", True if validated and self.head in PATIENT else None),
         ):
             if value is not None and name in known:
                 arguments.setdefault(name, value)
@@ -455,7 +461,9 @@ class PhotoClassifier(History, Classifier):
             check_number("alpha", self.alpha, least=0)
         if self.finetune:
             check_whole("finetune", self.finetune)
-            augment.parse(self.augment)
+            pipeline = augment.parse(self.augment)
+            if pipeline is not None and pipeline.mixup is not None:
+                raise SettingError(f"augment is {self.augment!r}: with finetune, photos are not mixed")
             if self.head not in ("linear", "mlp"):
                 raise SettingError(f"finetune is {self.finetune}: a {self.head} head has no gradient to train by")
         unknown = set(self.settings or {}) - set(registered(self.head)().get_params())

@@ -49,7 +49,7 @@ OPTIONS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "seed": ("random_state", int),
 }
 
-FINETUNED = 8
+FINETUNED = 3
 """Epochs of ``--finetune``."""
 
 KINDS: dict[str, type | tuple[type, ...]] = {

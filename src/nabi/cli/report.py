@@ -24,7 +24,7 @@ from nabi.cli.terminal import Show, bar, console, note
 from nabi.container import replace_file
 from nabi.data import Dataset, complete_splits
 from nabi.errors import DataError, NabiError, SettingError
-from nabi.report import CostError, Findings, card, cost, examine, page
+from nabi.report import CostError, Findings, Measuring, card, examine, page
 from nabi.report.tracking import log_run, tracker
 
 REPORT, CARD, SUSPECTS = "report.html", "README.md", "label-errors.csv"
@@ -48,7 +48,7 @@ def report(
     if not (run / MODEL).is_file():
         raise DataError(f"{run}: no folder of a run with a model in it")
     where = console()
-    with RunFolder(run) as folder:
+    with RunFolder(run) as folder, Measuring() as process:
         asked = folder.asked()
         folder.hold()
         if (run / CHECKPOINT).exists():
@@ -61,7 +61,7 @@ def report(
         with bar(where) as show:
             if not (run / METRICS).exists():
                 write_measures(classifier, dataset, folder, {"model": "", "seed": None} | asked, show)
-            lines = write_report(classifier, dataset, folder, asked, show)
+            lines = write_report(classifier, dataset, folder, asked, show, process)
         where.print("\n".join(lines))
         if mlflow:
             log_in_mlflow(folder, classifier, asked, where)
@@ -77,17 +77,23 @@ def calibrate(classifier: Classifier, dataset: Dataset) -> bool:
 
 
 def write_report(
-    classifier: Classifier, dataset: Dataset, folder: RunFolder, asked: Mapping[str, Any], show: Show
+    classifier: Classifier,
+    dataset: Dataset,
+    folder: RunFolder,
+    asked: Mapping[str, Any],
+    show: Show,
+    process: Measuring,
 ) -> list[str]:
     """Write the report into the folder of a run, and say in lines where it is and what to look at first.
 
     Of what cannot be found out or written, one line on standard error says so; the rest is written all the same.
     """
+    asking = dataset.train if dataset.test is None or not len(dataset.test) else dataset.test
+    process.prepare(folder.path / MODEL, asking.images[:16])
     found = examine(classifier, dataset, show)
     show("measuring what it costs to run", 0, 1)
     try:
-        asking = dataset.train if dataset.test is None or not len(dataset.test) else dataset.test
-        found.cost = cost(folder.path / MODEL, asking.images[:16])
+        found.cost = process.measured()
     except CostError as error:
         found.missing["cost"] = f"{error}."
     show("writing the report", 0, 1)

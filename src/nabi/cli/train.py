@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 
@@ -22,7 +23,7 @@ from nabi.cli.report import calibrate, log_in_mlflow, write_report
 from nabi.cli.results import write_history, write_measures, write_model
 from nabi.cli.run_folder import ASKED, CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
 from nabi.cli.terminal import bar, compiling, console, interruptible, note
-from nabi.data import Dataset, Split
+from nabi.data import Dataset, Split, cache
 from nabi.data.augment import AUGMENTATIONS
 from nabi.data.named import NAMED
 from nabi.engines.cpu.profile import profiling
@@ -31,6 +32,7 @@ from nabi.listeners import Listener, events_for_tensorboard, lines
 from nabi.losses import LOSSES
 from nabi.models import BACKBONES
 from nabi.optim import OPTIMIZERS
+from nabi.report import Measuring
 from nabi.report.tracking import tracker
 from nabi.training import Event, Finished, Looked, Started, Stepped
 from nabi.training.loop import CHECKPOINT_SECONDS
@@ -60,7 +62,7 @@ def train(
     ] = None,
     finetune: Annotated[
         bool | None,
-        typer.Option("--finetune", help="Train the last part of the backbone, too; --epochs says for how long (8)."),
+        typer.Option("--finetune", help="Train the last part of the backbone, too; --epochs says for how long (3)."),
     ] = None,
     loss: Annotated[str | None, typer.Option(help=f"One of {', '.join(LOSSES)}.")] = None,
     epochs: Annotated[int | None, typer.Option(help="How often to go through the training pictures.")] = None,
@@ -163,7 +165,8 @@ def train(
         if asked.get("learning_rate") == "find":
             listeners.append(_say_learning_rate(classifier, where))
         noted = held.enter_context(profiling()) if profile else None
-        _run(classifier, dataset, folder, asked, where, listeners, checkpoint_minutes * 60)
+        process = held.enter_context(Measuring()) if isinstance(classifier, PhotoClassifier) else None
+        _run(classifier, dataset, folder, asked, where, listeners, checkpoint_minutes * 60, process)
         if mlflow:
             log_in_mlflow(folder, classifier, asked, where)
         if noted is not None:
@@ -193,8 +196,9 @@ def _run(
     where: Console,
     listeners: Sequence[Listener],
     checkpoint_seconds: float,
+    process: Measuring | None,
 ) -> None:
-    """Train, and write down what comes out."""
+    """Train, and write down what comes out; of what has a process that measures its cost, a report, too."""
     images, labels = labelled(dataset, dataset.train)
     folder.start(asked)
     where.print(
@@ -244,9 +248,9 @@ def _run(
         said = write_measures(classifier, dataset, folder, asked, show)
     where.print(said)
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
-    if isinstance(classifier, PhotoClassifier):
+    if process is not None:
         with bar(where) as show:
-            lines = write_report(classifier, dataset, folder, asked, show)
+            lines = write_report(classifier, dataset, folder, asked, show, process)
         where.print("\n".join(lines))
 
 
@@ -304,5 +308,7 @@ def _say_learning_rate(classifier: Classifier, where: Console) -> Listener:
 def _fingerprint(split: Split) -> str:
     """A digest of the labels and of a thousand pictures: enough to see that a run goes on with other data."""
     digest = hashlib.sha256(split.labels.tobytes())
-    digest.update(split.images[:: max(1, len(split) // 1000)].tobytes())
+    for row in range(0, len(split), max(1, len(split) // 1000)):
+        digest.update(np.ascontiguousarray(split.images[row]).data)
+    cache.release(split.images)
     return digest.hexdigest()

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import stat
@@ -124,7 +125,11 @@ def load(name: str) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
             raise ValueError("the images are not those that were stored")
         flat = images.reshape(-1)
         blocks = (flat[start : start + BLOCK] for start in range(0, flat.size, BLOCK))
-        if list(threads.map_in_order(zlib.crc32, blocks)) != about["checksums"]:
+        checksums = []
+        for checksum in threads.map_in_order(zlib.crc32, blocks):
+            checksums.append(checksum)
+            release(images)
+        if checksums != about["checksums"]:
             raise ValueError("a checksum differs")
         return about, images
 
@@ -134,6 +139,17 @@ def load(name: str) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
 def load_about(name: str) -> dict[str, Any] | None:
     """What an entry without images says about them; ``None`` if it is absent or damaged."""
     return _whole(name, _read_about)
+
+
+def release(images: Any) -> None:
+    """Give back the memory of what was read of a memory map; what is wanted again is read again. Other arrays stay.
+
+    A process that reads a map from end to end has all of it in its memory, as long as nobody else needs that.
+    """
+    while isinstance(images, np.ndarray):
+        images = images.base
+    if isinstance(images, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        images.madvise(mmap.MADV_DONTNEED)
 
 
 def store(

@@ -7,17 +7,22 @@ there twice (even under two names, or in two classes) is never trained on and te
 
 import dataclasses
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nabi import threads
 from nabi.data.dataset import Dataset
+from nabi.data.ondemand import OnDemand
 from nabi.errors import SettingError
 
+TOGETHER = 1 << 20  # bytes of pictures that a thread hashes at a time
 
-def content_keys(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
+
+def content_keys(images: NDArray[np.uint8] | OnDemand) -> NDArray[np.uint64]:
     """A hash of each picture: uint64 of shape (N,) for uint8 images of shape (N, H, W, C).
 
     A grey picture has the key of the same picture in three equal channels: one picture, however it was stored.
@@ -28,7 +33,12 @@ def content_keys(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     >>> bool((content_keys(grey) == content_keys(grey.repeat(3, axis=3))).all())
     True
     """
-    return np.array([content_key(image) for image in images], np.uint64)
+    if isinstance(images, OnDemand):
+        return np.array([content_key(image) for image in images], np.uint64)
+    some = max(1, TOGETHER // max(1, images[:1].nbytes))
+    blocks = (images[start : start + some] for start in range(0, len(images), some))
+    found = threads.map_in_order(lambda block: [content_key(image) for image in block], blocks)
+    return np.array(list(itertools.chain.from_iterable(found)), np.uint64)
 
 
 def content_key(image: NDArray[np.uint8]) -> int:

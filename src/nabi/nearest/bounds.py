@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nabi.nearest.kernel import LONGEST, adds_cells, cells, squared_norms
 from nabi.nearest.pairs import SQUARES, cut, flat
 
 UNIT = 2.0**-24  # how far float32 rounds, at most, relative to the number
 PART_BYTES = 2**20  # of pictures that are prepared together, in float32: what the processor's cache holds
+KERNEL_BYTES = 2**22  # likewise of pixels that a kernel goes through
 
 LARGE = 512  # numbers of a picture, from which on the cells of an L1 bound are large
 EXACT = 1024  # products of pixels centred by 128 that float32 adds up without rounding: 2^10 · 2^14 = 2^24
@@ -239,9 +241,13 @@ def _sums(images: NDArray[np.uint8], side: int) -> Iterator[tuple[slice, NDArray
     """Part by part, of pixels centred by 128: which images, their sums over cells, their squared norms; all exact."""
     length = math.prod(images.shape[1:])
     counts = _cells(np.ones((1, *images.shape[1:]), np.uint8), side)
-    for part in cut(len(images), PART_BYTES // (4 * max(1, length))):
-        sums = _cells(images[part], side)
-        sums -= 128 * counts
+    quick = adds_cells(images.shape[1:], side)
+    for part in cut(len(images), (KERNEL_BYTES if quick else PART_BYTES // 4) // max(1, length)):
+        if quick:
+            sums = cells(images[part], side)
+        else:
+            sums = _cells(images[part], side)
+            sums -= 128 * counts
         # Σ(x - 128)² = Σx² - 2·128·Σ(x - 128) - n·128²
         yield part, sums, _squared_norms(images[part]) - 256 * sums.sum(axis=1, dtype=np.float64) - length * 2.0**14
 
@@ -260,6 +266,8 @@ def _cells(images: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
 def _squared_norms(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Of pixels as they are."""
     rows = flat(images)
+    if 0 < rows.shape[1] <= LONGEST:
+        return squared_norms(rows)
     found = np.zeros(len(rows))
     for part in cut(len(rows), PART_BYTES // (4 * max(1, rows.shape[1]))):
         numbers = rows[part].astype(np.float32)

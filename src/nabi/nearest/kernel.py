@@ -1,7 +1,11 @@
-"""The kernel that measures pairs of rows of pixels: the sums of many short loops, for which NumPy has no function.
+"""Kernels for pixels: the sums of many short loops, for which NumPy has no function.
 
-Here in LLVM's assembly language, as the fast engine's kernels are, and compiled and kept like them.
+One measures pairs of rows, the other adds pixels up over cells. Here in LLVM's assembly language, as the fast engine's
+kernels are, and compiled and kept like them.
 """
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,4 +170,99 @@ def measure_pixels(
     kernel(given.ctypes.data, 0, len(order), queries.shape[1], 0)
     found = np.empty(len(order))
     found[order] = sums
+    return found
+
+
+def squared_norms(rows: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Exact sums of squares of rows of at most `LONGEST` pixels: their distances from nothing."""
+    count, length = rows.shape
+    zeros = np.zeros(count, np.int64)
+    return measure_pixels(np.zeros((1, length), np.uint8), rows, zeros, np.arange(count), "l2")
+
+
+ADDED = 128
+"""Pixels of a row of a picture that are added up together, at most."""
+
+
+def adds_cells(shape: Sequence[int], side: int) -> bool:
+    """Whether `cells` knows pictures of a shape (H, W, C): those of whole cells, whose sums 16 bits hold."""
+    return len(shape) == 3 and 1 < side <= 16 and shape[0] % side == shape[1] % side == 0 and _across(shape, side) > 0
+
+
+def _across(shape: Sequence[int], side: int) -> int:
+    """How many cells beside one another are added up together."""
+    _, width, channels = shape
+    fitting = [n for n in range(1, ADDED // (side * channels) + 1) if width // side % n == 0]
+    return max(fitting, default=0)
+
+
+def cells_text(shape: Sequence[int], side: int) -> str:
+    """The kernel for pictures of a shape."""
+    height, width, channels = shape
+    across = _across(shape, side)
+    lanes, cells = across * side * channels, across * channels
+    bytes_, sums, some = f"<{lanes} x i8>", f"<{lanes} x i16>", f"<{cells} x i16>"
+    line = width * channels
+    lines = [
+        "define void @kernel(ptr %given, i64 %start, i64 %stop, i64 %unused, ptr %nothing) {",
+        "entry:",
+        "  %images = load ptr, ptr %given",
+        "  %second = getelementptr i64, ptr %given, i64 1",
+        "  %found = load ptr, ptr %second",
+        f"  %first = mul i64 %start, {height // side * (width // side // across)}",
+        f"  %last = mul i64 %stop, {height // side * (width // side // across)}",
+        "  br label %next",
+        "next:",  # some cells beside one another, and all such of all pictures in the order of their pixels
+        "  %i = phi i64 [ %first, %entry ], [ %after, %do ]",
+        "  %more = icmp slt i64 %i, %last",
+        "  br i1 %more, label %do, label %exit",
+        "do:",
+        f"  %across = urem i64 %i, {width // side // across}",
+        f"  %down = udiv i64 %i, {width // side // across}",
+        f"  %from_left = mul i64 %across, {lanes}",
+        f"  %from_top = mul i64 %down, {side * line}",
+        "  %corner = add i64 %from_top, %from_left",
+    ]
+    for row in range(side):
+        before = f"%s{row - 1}" if row else "zeroinitializer"
+        lines += [
+            f"  %o{row} = add i64 %corner, {row * line}",
+            f"  %p{row} = getelementptr i8, ptr %images, i64 %o{row}",
+            f"  %b{row} = load {bytes_}, ptr %p{row}, align 1",
+            f"  %w{row} = zext {bytes_} %b{row} to {sums}",
+            f"  %s{row} = add {sums} {before}, %w{row}",
+        ]
+    for column in range(side):
+        places = [(n // channels * side + column) * channels + n % channels for n in range(cells)]
+        chosen = ", ".join(f"i32 {place}" for place in places)
+        before = f"%t{column - 1}" if column else "zeroinitializer"
+        lines += [
+            f"  %c{column} = shufflevector {sums} %s{side - 1}, {sums} poison, <{cells} x i32> <{chosen}>",
+            f"  %t{column} = add {some} {before}, %c{column}",
+        ]
+    return "\n".join(
+        [
+            *lines,
+            f"  %numbers = uitofp {some} %t{side - 1} to <{cells} x float>",
+            f"  %centred = fsub <{cells} x float> %numbers, splat (float {128 * side * side}.0)",
+            f"  %place = mul i64 %i, {cells}",
+            "  %target = getelementptr float, ptr %found, i64 %place",
+            f"  store <{cells} x float> %centred, ptr %target, align 4",
+            "  %after = add i64 %i, 1",
+            "  br label %next",
+            "exit:",
+            "  ret void",
+            "}",
+            "",
+        ]
+    )
+
+
+def cells(images: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+    """Sums of pixels less 128 over cells of ``side`` by ``side`` (N, H/side · W/side · C), exact."""
+    images = np.ascontiguousarray(images)
+    count, *shape = images.shape
+    found = np.empty((count, math.prod(shape) // side**2), np.float32)
+    given = np.array([images.ctypes.data, found.ctypes.data], np.int64)
+    machine.compile(cells_text(shape, side))(given.ctypes.data, 0, count, 0, 0)
     return found

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +26,7 @@ BATCHES = 3
 PATIENCE = 120  # seconds
 FEW = 16  # different pictures
 
-_COMMAND = "import sys; from nabi.report.cost import measure; measure(sys.argv[1], sys.argv[2])"
+_COMMAND = "from nabi.report.cost import measure; measure()"
 
 
 class CostError(NabiError):
@@ -55,37 +55,86 @@ def cost(model: str | os.PathLike[str], pictures: ArrayLike) -> dict[str, Any]:
     CostError
         The process failed, or took too long.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "pictures.npy"
-        np.save(file, np.asarray(pictures)[:FEW])
+    with Measuring() as process:
+        process.prepare(model, pictures)
+        return process.measured()
+
+
+class Measuring:
+    """`cost` in two steps, for whoever has something else to do while the process begins, which takes seconds.
+
+    A context, in which there is the process; what goes wrong with it, `measured` says.
+    """
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory()
+        self._process: subprocess.Popen[str] | None = None
+        self._problem = ""
+        pipe = subprocess.PIPE
         try:
-            done = subprocess.run(
-                [sys.executable, "-c", _COMMAND, os.fspath(model), str(file)],
-                capture_output=True,
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _COMMAND],
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
                 text=True,
-                timeout=PATIENCE,
-                check=True,
+                start_new_session=True,  # Ctrl-C in the terminal is not for this process
             )
-            found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        except subprocess.CalledProcessError as error:
-            last = (error.stderr or "").strip().splitlines()
-            raise CostError(f"what it costs could not be measured: {last[-1] if last else error}") from None
+        except OSError as error:
+            self._problem = str(error)
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        if self._process is not None:
+            with self._process as process:  # which waits for its end
+                process.kill()
+        self._folder.cleanup()
+
+    def prepare(self, model: str | os.PathLike[str], pictures: ArrayLike) -> None:
+        """Have the process read the model, and make machine code; nobody waits for that."""
+        self._model = Path(model)
+        file = Path(self._folder.name) / "pictures.npy"
+        try:
+            np.save(file, np.asarray(pictures)[:FEW])
+            if self._process is not None and self._process.stdin is not None:
+                self._process.stdin.write(json.dumps([os.fspath(model), str(file)]) + "\n")
+                self._process.stdin.flush()
+        except OSError as error:
+            self._problem = str(error)
+
+    def measured(self) -> dict[str, Any]:
+        """Have the process measure, and what it found: see `cost`."""
+        try:
+            if self._process is None or self._problem:
+                raise OSError(self._problem)
+            output, errors = self._process.communicate("now\n", timeout=PATIENCE)
+            if self._process.returncode:
+                raise OSError((errors.strip().splitlines() or [f"exit code {self._process.returncode}"])[-1])
+            found: dict[str, Any] = json.loads(output.splitlines()[-1])
         except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
             raise CostError(f"what it costs could not be measured: {error}") from None
-    return found | {
-        "file_mib": round(Path(model).stat().st_size / 2**20, 2),
-        "machine": processor(),
-        "threads": threads.count(),
-    }
+        return found | {
+            "file_mib": round(self._model.stat().st_size / 2**20, 2),
+            "machine": processor(),
+            "threads": threads.count(),
+        }
 
 
-def measure(model: str, pictures: str) -> None:
-    """What the process does: prints what it measured, as JSON."""
+def measure() -> None:
+    """What the process does, by lines on its standard input: it prepares, then measures and prints that as JSON."""
+    asked = sys.stdin.readline()
+    if not asked:
+        return  # who started it is gone
+    model, pictures = json.loads(asked)
     classifier = load(model)
     images = np.load(pictures)
     answer = _answering(classifier)
     batch = evaluation_batch(classifier.input_shape_)
     many = np.concatenate([images] * (-(-batch // len(images))))[:batch]
+    for asked in (images[:1], many):  # of both sizes machine code is made before anything is measured
+        answer(asked)
+    if not sys.stdin.readline():
+        return
     alone = _times(lambda turn: answer(images[turn % len(images)][None]), REPEATS)
     together = _times(lambda turn: answer(many), BATCHES)
     print(
@@ -111,9 +160,8 @@ def _answering(classifier: Classifier) -> Callable[[NDArray[np.uint8]], Any]:
 
 
 def _times(work: Callable[[int], Any], most: int) -> list[float]:
-    """Seconds of each time, but the first, which makes machine code."""
+    """Seconds of each time, but the first, after which caches and threads are warm."""
     work(0)
-    work(1)
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) < most and (len(times) < 3 or time.perf_counter() - begin < SECONDS):

@@ -282,8 +282,9 @@ def _suspects(found: Findings, places: NDArray[np.int64], parts: Mapping[str, Sp
             "Wrong labels are looked for by the features of a backbone, and this classifier learns from pixels."
         )
         return None
-    # Those of the backbone as it came: one that was trained further has learnt the wrong labels, too.
-    extractor = FeatureExtractor(classifier.backbone, classifier.weights, classifier.engine).fit()
+    extractor = classifier.extractor_
+    if classifier.finetune:  # a backbone that was trained further has learnt the wrong labels, too
+        extractor = FeatureExtractor(classifier.backbone, classifier.weights, classifier.engine).fit()
     rows: list[tuple[str, int]] = []
     features, labels = [], []
     for name in ("train", "validation"):
