@@ -418,6 +418,12 @@ def test_columns_are_not_taken_for_rows() -> None:
     check(lambda x, w: ops.relu(x @ w) + 1.0, x, w)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.int8, np.uint16])
+def test_a_dtype_that_kernels_do_not_know(dtype: Any) -> None:
+    """It can be made another of, eagerly as here."""
+    check(lambda x: ops.astype(x, dtype="float32") * 2.0 + 1.0, np.arange(12).reshape(3, 4).astype(dtype))
+
+
 # --- which engine ---
 
 

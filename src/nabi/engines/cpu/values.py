@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nabi.engines.cpu.code import Code
+from nabi.engines.cpu.code import TYPES, Code
 from nabi.engines.cpu.lanes import Lane, Unwritten, lanes_xp
 from nabi.graph.indexing import ARRAY, Slice, indexed_shape
 from nabi.graph.node import Node
@@ -140,6 +140,8 @@ class Spelled:
     def apply(self, operation: Operation, arguments: tuple[Any, ...], settings: dict[str, Any]) -> Any:
         """The value, or tuple of values, of an operation on values and numbers."""
         values = self.coerce(arguments)
+        if any(v.dtype.name not in TYPES for v in values):
+            raise Unwritten("a dtype that kernels do not know, as float16")
         if operation.kind == "elementwise":
             spec = infer(operation, [v.spec for v in values], settings)
             formula = operation.forward
