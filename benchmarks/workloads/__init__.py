@@ -3,6 +3,7 @@
 from benchmarks.workloads import (  # noqa: F401, I001
     training,
     prediction,
+    backbone,
     linear,
     scalars,
     starting,
