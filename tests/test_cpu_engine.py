@@ -340,18 +340,20 @@ def test_products_write_no_row_too_many(rows: int, vector: int) -> None:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[Callable[[], int]]:
-    """Memory that runs take for themselves and hand out has room behind it; the function says how much was written."""
+    """Memory that runs take has room around it, what they hand out has room behind it: how much was written there."""
     held: list[Any] = []
-    room = 4096
+    room = 1 << 16
 
     def behind(array: Any, end: int) -> None:
         array[end:] = 0xAB
         held.append(array[end:])
 
     def empty(size: int) -> tuple[Any, int]:
-        memory = np.empty(size + ALIGNED + room, np.uint8)
-        base = aligned(memory.ctypes.data)
+        memory = np.empty(size + ALIGNED + 2 * room, np.uint8)
+        base = aligned(memory.ctypes.data + room)
         behind(memory, base - memory.ctypes.data + size)
+        memory[:room] = 0xAB
+        held.append(memory[:room])
         return memory, base
 
     def take(results: running.Results) -> Any:

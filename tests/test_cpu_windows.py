@@ -45,6 +45,14 @@ def normal(rng: Any, *shape: int) -> Any:
     return rng.standard_normal(shape).astype(np.float32)
 
 
+@pytest.mark.parametrize(("pictures", "side", "inputs"), [(64, 4, 1024), (33, 5, 2048), (1, 8, 1024), (2, 7, 1024)])
+def test_rows_that_are_laid_out_anew(pictures: int, side: int, inputs: int) -> None:
+    """Few windows a picture, so that those of several are multiplied together: all of them have room."""
+    rng = np.random.default_rng(0)
+    x, w = normal(rng, pictures, side, side, inputs), normal(rng, 1, 1, inputs, 32) / np.float32(30)
+    check(lambda x, w: ops.conv2d(x, w), x, w)
+
+
 # --- depthwise convolutions ---
 
 

@@ -474,3 +474,16 @@ def test_cifar_10_starts_the_second_time_in_under_a_second(real_data):
     assert time.perf_counter() - started < 1
     np.testing.assert_array_equal(first.test.images, second.test.images)
     shutil.rmtree(Path(os.environ["NABI_CACHE"]))
+
+
+def test_changes_of_a_private_map_are_not_given_back(tmp_path: Path) -> None:
+    file = tmp_path / "numbers"
+    file.write_bytes(bytes(1 << 14))
+    private = np.memmap(file, np.uint8, "c")
+    private[:] = 5
+    cache.release(private[10:])
+    assert (private == 5).all()
+    shared = np.memmap(file, np.uint8, "r+")
+    shared[:] = 6
+    cache.release(np.asarray(shared)[10:])
+    assert (shared == 6).all()

@@ -1,5 +1,7 @@
 """Photos: features of a trained network, and the classifiers that learn from them."""
 
+import errno
+import os
 import pickle
 from pathlib import Path
 
@@ -180,6 +182,14 @@ def test_what_memory_does_not_hold_goes_to_the_disk(own_cache: Path, monkeypatch
     monkeypatch.setattr("nabi.classifiers.finetuning.IN_MEMORY", 0)
     assert clone(classifier).fit(images, labels).scores(images).tobytes() == expected
     assert [file.name for file in (own_cache / "training").iterdir()] == ["CACHEDIR.TAG"]
+
+    def full(**how: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.TemporaryFile", full)
+        with pytest.raises(DataError, match=r"takes a file in .*: No space left"):
+            clone(classifier).fit(images, labels)
     monkeypatch.setattr("nabi.data.cache.has_room", lambda size: False)
     with pytest.raises(DataError, match=r"fine-tuning on so many photos takes 0\.0 GiB of disk in "):
         clone(classifier).fit(images, labels)

@@ -491,6 +491,13 @@ def test_a_classifier_of_pixels_has_a_report_without_features(tmp_path: Path) ->
     with Measuring() as process:
         pass
     assert process._process.poll() is not None  # nobody waits for the process of a run that was stopped
+    with Measuring() as process:
+        process._process.kill()
+        process._process.wait()
+        process.prepare(tmp_path / "model.safetensors", data.test.images)
+        with pytest.raises(nabi.report.CostError, match="could not be measured"):
+            process.measured()
+    assert not Path(process._folder.name).exists()
 
 
 def test_a_set_without_a_test_has_a_report() -> None:

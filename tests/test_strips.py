@@ -15,6 +15,7 @@ from nabi.engines.cpu import convolve, machine, segments, strips
 from nabi.engines.cpu.program import Program
 from nabi.engines.cpu.segments import walk
 from random_graphs import compare
+from test_cpu_engine import guarded
 
 
 def plan_of(function: Callable[..., Any], *arrays: Any) -> Any:
@@ -119,6 +120,21 @@ def test_what_is_cut(height: int) -> None:
     outputs = Program(plan_of(network, x, w, d)).outputs
     pictures = [v for v in walk(outputs) if v.kind in ("convolution", "winograd")]
     assert {v.shape[0] for v in pictures} == {strips.count(height)}
+
+
+@pytest.mark.parametrize("border", [(3, 20), (20, 3), (8, 40), (40, 8), (0, 90), (90, 0)])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 2), (3, 1), (5, 1), (3, 3)])
+def test_strips_that_lie_in_the_border(border: tuple[int, int], kernel: int, stride: int) -> None:
+    """Of them, and of memory around them, nothing else is written."""
+    x, v, w = normal(0, 1, 16, 9, 16), normal(1, 3, 3, 16, 16), normal(2, kernel, kernel, 16, 20)
+
+    def network(x: Any, v: Any, w: Any) -> Any:
+        x = ops.relu(ops.conv2d(x, v, padding=1))
+        return ops.conv2d(x, w, padding=(border, (2, 2)), stride=stride)
+
+    with guarded() as overrun:
+        check(network, x, v, w)
+    assert overrun() == 0
 
 
 def test_several_pictures_are_not_cut() -> None:

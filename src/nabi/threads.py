@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -180,7 +180,7 @@ def together(work: Callable[[int], None], helpers: int, *, all_needed: bool = Tr
 def offer(work: Callable[[], None], helpers: int, offered: "list[Future[None]]") -> None:
     """Let ``helpers`` of the pool's threads do some work that is done without them, if less quickly; do not wait.
 
-    Called from a thread of the pool itself it offers nothing.
+    Called from a thread of the pool itself, or when the interpreter is about to end, it offers nothing.
 
     Parameters
     ----------
@@ -192,7 +192,8 @@ def offer(work: Callable[[], None], helpers: int, offered: "list[Future[None]]")
     if getattr(_here, "is_worker", False):
         return
     offered[:] = [one for one in offered if not (one.running() or one.done())]
-    offered += (_submit(lambda _: work(), None) for _ in range(helpers - len(offered)))
+    with suppress(RuntimeError):  # no thread begins any more
+        offered += (_submit(lambda _: work(), None) for _ in range(helpers - len(offered)))
 
 
 @contextmanager

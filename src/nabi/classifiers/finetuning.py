@@ -189,8 +189,11 @@ def _room(shape: tuple[int, ...]) -> NDArray[np.float32]:
         return np.empty(shape, np.float32)
     if not cache.has_room(size):
         raise DataError(f"fine-tuning on so many photos takes {size / 2**30:.1f} GiB of disk in {cache.folder()}")
-    with tempfile.TemporaryFile(dir=cache.private_folder("training")) as file:
-        for start in range(0, size, _PIECE):  # a disk that is full is to be an error, not a signal that kills
-            file.write(bytes(min(_PIECE, size - start)))
-        file.flush()
-        return np.memmap(file, np.float32, "r+", shape=shape)
+    try:
+        with tempfile.TemporaryFile(dir=cache.private_folder("training")) as file:
+            for start in range(0, size, _PIECE):  # a disk that is full is to be an error, not a signal that kills
+                file.write(bytes(min(_PIECE, size - start)))
+            file.flush()
+            return np.memmap(file, np.float32, "r+", shape=shape)
+    except OSError as error:
+        raise DataError(f"fine-tuning on so many photos takes a file in {cache.folder()}: {error.strerror}") from None

@@ -144,11 +144,14 @@ def load_about(name: str) -> dict[str, Any] | None:
 def release(images: Any) -> None:
     """Give back the memory of what was read of a memory map; what is wanted again is read again. Other arrays stay.
 
-    A process that reads a map from end to end has all of it in its memory, as long as nobody else needs that.
+    A process that reads a map from end to end has all of it in its memory, as long as nobody else needs that. Of a map
+    whose changes are nobody else's (mode "c") they would be lost: it stays as it is.
     """
+    shared = False
     while isinstance(images, np.ndarray):
+        shared = shared or (isinstance(images, np.memmap) and images.mode != "c")
         images = images.base
-    if isinstance(images, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+    if shared and isinstance(images, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         images.madvise(mmap.MADV_DONTNEED)
 
 

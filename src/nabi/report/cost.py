@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -85,10 +86,15 @@ class Measuring:
         return self
 
     def __exit__(self, *what: object) -> None:
-        if self._process is not None:
-            with self._process as process:  # which waits for its end
-                process.kill()
-        self._folder.cleanup()
+        try:
+            if self._process is not None:
+                with self._process as process:  # which waits for its end
+                    process.kill()
+                    with suppress(OSError):  # what it was never sent cannot be sent to one that has ended
+                        if process.stdin is not None:
+                            process.stdin.close()
+        finally:
+            self._folder.cleanup()
 
     def prepare(self, model: str | os.PathLike[str], pictures: ArrayLike) -> None:
         """Have the process read the model, and make machine code; nobody waits for that."""
@@ -131,8 +137,8 @@ def measure() -> None:
     answer = _answering(classifier)
     batch = evaluation_batch(classifier.input_shape_)
     many = np.concatenate([images] * (-(-batch // len(images))))[:batch]
-    for asked in (images[:1], many):  # of both sizes machine code is made before anything is measured
-        answer(asked)
+    for some in (images[:1], many):  # of both sizes machine code is made before anything is measured
+        answer(some)
     if not sys.stdin.readline():
         return
     alone = _times(lambda turn: answer(images[turn % len(images)][None]), REPEATS)

@@ -157,9 +157,13 @@ def falls_together(depth: int) -> bool:
     return depth * FLOAT.itemsize % ALIKE == 0
 
 
-def spread_size(rows: int, depth: int) -> int:
-    """Bytes of those of so many rows that are near, laid out so that they fall on different places of the cache."""
-    return min(rows, max(TALL, NEAR // (depth * FLOAT.itemsize))) * (depth + SPREAD) * FLOAT.itemsize
+def spread_size(rows: int, depth: int, known: bool) -> int:
+    """Bytes of rows laid out so that they fall on different places of the cache.
+
+    ``known``: it is known when code is written how many rows there are: then only those that are near are laid out.
+    """
+    near = min(rows, max(TALL, NEAR // (depth * FLOAT.itemsize))) if known else rows
+    return near * (depth + SPREAD) * FLOAT.itemsize
 
 
 def panels_product(

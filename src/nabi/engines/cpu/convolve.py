@@ -53,7 +53,7 @@ def patches_size(value: Value, rows: int) -> int:
     if value.settings["rounded"]:
         return 4 * (rows * _words(value) + 2 * WORDS)
     if _is_spread(value):
-        return spread_size(rows * math.prod(steps), channels)
+        return spread_size(rows * math.prod(steps), channels, known=is_one_by_one(value))
     return 0 if _is_plain(kernel, value) else 4 * rows * math.prod(kernel) * channels * math.prod(steps)
 
 

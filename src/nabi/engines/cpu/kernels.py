@@ -326,8 +326,9 @@ def _write_strips(reader: Reader, rows: Rows, value: Value) -> None:
     with code.loop(0, rows.length) as row:
         strip = rows.first.plus(row)
         top = strip.times(how["step"]).plus(-how["top"])  # of the picture's rows, the one that the strip begins with
-        above = code.let(f"call i64 {smax}(i64 0, i64 {code.integer(top.times(-1))})")
-        below = code.let(f"call i64 {smin}(i64 {tall}, i64 {code.integer(top.times(-1).plus(height))})")
+        before, after = (code.integer(top.times(-1).plus(n)) for n in (0, height))
+        above = code.let(f"call i64 {smin}(i64 {tall}, i64 {code.let(f'call i64 {smax}(i64 0, i64 {before})')})")
+        below = code.let(f"call i64 {smax}(i64 {above}, i64 {code.let(f'call i64 {smin}(i64 {tall}, i64 {after})')})")
         for start, stop in ((0, above), (below, tall)):
             with code.loop(start, stop) as i:
                 for place in _inner(code, (), (wide, channels), (1, 1)):

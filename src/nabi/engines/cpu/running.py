@@ -46,6 +46,7 @@ class Room(NamedTuple):
     prepared: dict[int, list[Any]]  # for each piece of work done beforehand, the inputs that it was done for
     found: list[Any]  # the last inputs of those that are never changed in place, which the table tells the places of
     boards: list[crew.Board]  # one for each leg
+    arrays: list[Any]  # of the run: whoever still works in here when it is interrupted writes to nobody else's memory
     offered: list[Any]  # to other threads, which have not come yet
     forks: int  # in which process it was made
 
@@ -122,7 +123,7 @@ def make_run(program: Program) -> Run:
             table[slot] = constant.ctypes.data
         address = table.buffer_info()[0]
         boards = [crew.Board([[_work(step) for step in stage] for stage in leg.stages], address) for leg in legs]
-        return Room(memory, base, table, address, {}, [None] * program.kept, boards, [], threads.forks)
+        return Room(memory, base, table, address, {}, [None] * program.kept, boards, [], [], threads.forks)
 
     def scratch() -> tuple[NDArray[np.uint8], int]:
         try:
@@ -145,16 +146,12 @@ def make_run(program: Program) -> Run:
         if helpers < 1:
             go(board.address, 0, place, crew.ALONE)
         else:
-            at = 0
             waiting = go(board.address, 0, place, crew.OPEN)
-            try:
-                if waiting < helpers:
-                    threads.offer(partial(follow, board, here), helpers - waiting, here.offered)
-                while (at := go(board.address, at, place, crew.LEAD)) <= len(leg.stages):
-                    time.sleep(NAP)
-            finally:  # whatever interrupts: nobody writes any more where others may soon
-                while at <= len(leg.stages):
-                    at = go(board.address, at, place, crew.LEAD)
+            if waiting < helpers:
+                threads.offer(partial(follow, board, here), helpers - waiting, here.offered)
+            at = 0
+            while (at := go(board.address, at, place, crew.LEAD)) <= len(leg.stages):
+                time.sleep(NAP)
         scratches.append((memory, place))
 
     def noted(leg: Leg, here: Room) -> None:
@@ -203,6 +200,7 @@ def make_run(program: Program) -> Run:
             table[asks] = len(read) != len(before) or any(a is not b for a, b in zip(read, before, strict=True))
             here.prepared[asks] = read
         external: dict[int, Any] = {}
+        here.arrays[:] = held, results
         with threads.one_blas_thread() if program.calls_blas else nullcontext():
             for leg, board in zip(legs, here.boards, strict=True):
                 if profile.current is not None:
@@ -213,6 +211,7 @@ def make_run(program: Program) -> Run:
                     stored = {one.slot: result for one, result in zip(made, results, strict=True)}
                     for step in leg.external:
                         _compute(step, program, here, held, stored, external)
+        here.arrays.clear()
         rooms.append(here)
         values: list[Any] = []
         for v, number in wanted:

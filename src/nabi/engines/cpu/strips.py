@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 from nabi.engines.cpu.convolve import has_few_tiles
+from nabi.engines.cpu.segments import multiply_adds
 from nabi.engines.cpu.values import Spelled, Value
 from nabi.graph.indexing import Slice
 
@@ -31,7 +32,7 @@ def cut(xp: Spelled, outputs: Sequence[Value], everything: Sequence[Value]) -> l
     everything : sequence of Value
         All that they are made from, in the order in which it was made.
     """
-    work = sum(_multiply_adds(value) for value in everything if value.kind in CONVOLUTIONS and value.shape[0] == 1)
+    work = sum(multiply_adds(value) for value in everything if value.kind in CONVOLUTIONS and value.shape[0] == 1)
     if work < ENOUGH:
         return list(outputs)
     cutter = _Cutter(xp)
@@ -51,11 +52,6 @@ def count(height: int) -> int:
     if found := [strips for strips in (4, 2) if height % (TILE * strips) == 0]:
         return found[0]
     return next((strips for strips in (4, 2) if height % strips == 0 and height // strips > 2), 1)
-
-
-def _multiply_adds(value: Value) -> int:
-    weight = value.inputs[1]
-    return value.size * (9 * weight.shape[1] if value.kind == "winograd" else weight.size // value.shape[3])
 
 
 class _Cutter:
@@ -143,7 +139,7 @@ class _Cutter:
         """Places taken in steps, as a window's element is: (1, H, W, C) of (1, ≥ H·step, W', C)."""
         (x,), (first, down, across, last) = value.inputs, value.settings["key"]
         whole = all(isinstance(item, Slice) for item in (first, down, across, last))
-        if not whole or x.ndim != 4 or down.step < 1 or (first.start, first.step) != (0, 1):
+        if not whole or x.ndim != 4 or x.shape[0] != 1 or down.step < 1 or first.step != 1:
             return None
         # As far as the farthest element of the window looks: so that all of them read the same strips.
         tall = x.shape[1] - (value.shape[1] - height) * down.step
