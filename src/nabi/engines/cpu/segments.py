@@ -74,9 +74,8 @@ class Root:
     ----------
     value : Value
     how : str
-        "write" its rows; "columns", where a product's rows are few, some of its columns instead, or channels of a
-        convolution; "fold" the rows of its source into partial sums;
-        "combine" those into the value.
+        "write" its rows; "columns", where they are few, some of a product's columns instead, or channels of a
+        convolution; "fold" the rows of its source into partial sums; "combine" those into the value.
     reads : dict of int to bool
         The stored values that it reads, and whether row by row.
     made : Value
