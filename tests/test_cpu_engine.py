@@ -410,6 +410,24 @@ def test_rows_of_a_product_are_shared_out(rows: int, rounded: bool) -> None:
     assert max(lengths) - min(lengths) <= 1
 
 
+@pytest.mark.parametrize("rounded", [False, True])
+def test_a_small_product_at_the_end_leaves_no_thread_without_work(rounded: bool) -> None:
+    """Pictures that are convolved, and then multiplied with a far matrix, are shared out as pictures."""
+    rng = np.random.default_rng(0)
+    shapes = (8, 20, 20, 32), (3, 3, 32, 256), (256, 500)
+    arrays = [rng.standard_normal(shape, np.float32) for shape in shapes]
+    plan = plan_of(lambda x, w, v: ops.mean(ops.relu(ops.conv2d(x, w, padding=1)), axis=(1, 2)) @ v, *arrays)
+    layout = segments.lay_out(values.spell(plan, winograd=True, rounded=rounded)[2], set())
+    convolved = [
+        segment
+        for stage in layout.stages
+        for segment in stage
+        if any(root.made.kind in ("winograd", "convolution") for root in segment.roots)
+    ]
+    assert [segment.strands for segment in convolved] == [8]
+    assert any("matmul" in root.made.kind for root in convolved[0].roots)
+
+
 def test_columns_are_not_taken_for_rows() -> None:
     """A product whose columns are shared out, as many as it has rows: what follows waits for all of them."""
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ there are, so that sums are added in one order.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from nabi.engines.cpu import convolve, depthwise
@@ -501,12 +501,19 @@ def _cut(segment: Segment) -> None:
 
 
 def _far(segment: Segment) -> bool:
-    """Whether its rows are multiplied with a matrix that is far away."""
-    return any(root.value.kind == "matmul" and root.value.inputs[1].size >= FAR for root in segment.roots)
+    """Whether much of its work is products with a matrix that is far away."""
+    return _is_much(segment, lambda value: value.kind == "matmul" and value.inputs[1].size >= FAR)
 
 
 def _rounded(segment: Segment) -> bool:
-    return any(root.value.kind == "rounded_matmul" for root in segment.roots)
+    """Whether much of its work is products in bfloat16."""
+    return _is_much(segment, lambda value: value.kind == "rounded_matmul")
+
+
+def _is_much(segment: Segment, chosen: Callable[[Value], bool]) -> bool:
+    """Whether values that are chosen are at least a quarter of the work."""
+    made = [root.made for root in segment.roots]
+    return 4 * sum(_work(value) for value in made if chosen(value)) > sum(map(_work, made))
 
 
 def _panels(segment: Segment) -> bool:
