@@ -4,6 +4,7 @@ One measures pairs of rows, the other adds pixels up over cells. Here in LLVM's 
 kernels are, and compiled and kept like them.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -15,25 +16,15 @@ from nabi.engines.cpu import machine
 LANES = 64
 LONGEST = 32 * (2**32 // (4 * 255**2))  # numbers of a row, so that 32 bits hold each lane's sum
 
+GIVEN = "ptr queries/ptr candidates/ptr rows/ptr columns/ptr found/i64 query_step/i64 candidate_step".split("/")
+
 TEXT = """
 DECLARED
 declare i64 @llvm.vector.reduce.add.vSUMSi64(<SUMS x i64>)
 
 define void @kernel(ptr %given, i64 %start, i64 %stop, i64 %length, ptr %unused) {
 entry:
-  %queries = load ptr, ptr %given
-  %second = getelementptr i64, ptr %given, i64 1
-  %candidates = load ptr, ptr %second
-  %third = getelementptr i64, ptr %given, i64 2
-  %rows = load ptr, ptr %third
-  %fourth = getelementptr i64, ptr %given, i64 3
-  %columns = load ptr, ptr %fourth
-  %fifth = getelementptr i64, ptr %given, i64 4
-  %found = load ptr, ptr %fifth
-  %sixth = getelementptr i64, ptr %given, i64 5
-  %query_step = load i64, ptr %sixth
-  %seventh = getelementptr i64, ptr %given, i64 6
-  %candidate_step = load i64, ptr %seventh
+GIVEN
   %whole = and i64 %length, -LANES
   br label %pairs
 
@@ -94,8 +85,8 @@ LAST
 
 done:
   %number = sitofp i64 %total to double
-  %found_at = getelementptr double, ptr %found, i64 %pair
-  store double %number, ptr %found_at
+  %target = getelementptr double, ptr %found, i64 %pair
+  store double %number, ptr %target
   %next_pair = add i64 %pair, 1
   br label %pairs
 
@@ -133,6 +124,7 @@ LAST = {
 }
 
 
+@functools.cache
 def text(metric: str, processor: machine.Processor) -> str:
     """The kernel for a processor."""
     lanes = sums = LANES
@@ -148,7 +140,12 @@ def text(metric: str, processor: machine.Processor) -> str:
         declared = f"""declare <{sums} x i32> {called}(<{half} x i16>, <{half} x i16>)
 declare <LANES x i8> @llvm.umax.vLANESi8(<LANES x i8>, <LANES x i8>)
 declare <LANES x i8> @llvm.umin.vLANESi8(<LANES x i8>, <LANES x i8>)"""
-    found = TEXT.replace("DECLARED", declared).replace("STEP", step).replace("LAST", LAST[metric])
+    found = (
+        TEXT.replace("DECLARED", declared)
+        .replace("GIVEN", machine.words("%given", GIVEN))
+        .replace("STEP", step)
+        .replace("LAST", LAST[metric])
+    )
     return found.replace("LANES", str(lanes)).replace("SUMS", str(sums))
 
 
@@ -196,7 +193,8 @@ def _across(shape: Sequence[int], side: int) -> int:
     return max(fitting, default=0)
 
 
-def cells_text(shape: Sequence[int], side: int) -> str:
+@functools.cache
+def cells_text(shape: tuple[int, ...], side: int) -> str:
     """The kernel for pictures of a shape."""
     height, width, channels = shape
     across = _across(shape, side)
@@ -206,9 +204,7 @@ def cells_text(shape: Sequence[int], side: int) -> str:
     lines = [
         "define void @kernel(ptr %given, i64 %start, i64 %stop, i64 %unused, ptr %nothing) {",
         "entry:",
-        "  %images = load ptr, ptr %given",
-        "  %second = getelementptr i64, ptr %given, i64 1",
-        "  %found = load ptr, ptr %second",
+        machine.words("%given", ["ptr images", "ptr found"]),
         f"  %first = mul i64 %start, {height // side * (width // side // across)}",
         f"  %last = mul i64 %stop, {height // side * (width // side // across)}",
         "  br label %next",
@@ -261,7 +257,7 @@ def cells_text(shape: Sequence[int], side: int) -> str:
 def cells(images: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
     """Sums of pixels less 128 over cells of ``side`` by ``side`` (N, H/side · W/side · C), exact."""
     images = np.ascontiguousarray(images)
-    count, *shape = images.shape
+    count, shape = len(images), images.shape[1:]
     found = np.empty((count, math.prod(shape) // side**2), np.float32)
     given = np.array([images.ctypes.data, found.ctypes.data], np.int64)
     machine.compile(cells_text(shape, side))(given.ctypes.data, 0, count, 0, 0)

@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 from nabi.engines.cpu import machine
 
-TASKS, ENDS, STAGES, TABLE = 0, 1, 2, 3
-"""Places on the board: where the tasks lie, where the ends of the stages, how many there are, the program's table."""
+GIVEN = ("ptr tasks", "ptr ends", "i64 stages", "ptr table")
+"""At the board's beginning: where the tasks lie, where the ends of the stages, how many there are, the program's table.
+"""
 DOOR, BENCH, RUN = 8, 9, 10
 """In a cache line of their own: helpers inside, helpers waiting, the number of the run."""
 COUNTERS = 16
@@ -92,22 +93,13 @@ def _text(processor: machine.Processor) -> str:
     return TEXT.replace("REST", rest[0]) + rest[1] + "\n"
 
 
+BOARD = machine.words("%board", GIVEN)
 TEXT = f"""
 define internal void @do(ptr %board, i64 %number, ptr %scratch) nounwind {{
-  %tasks = load ptr, ptr %board
+{BOARD}
   %first = mul i64 %number, {WORDS}
   %task = getelementptr i64, ptr %tasks, i64 %first
-  %function = load ptr, ptr %task
-  %start_at = getelementptr i64, ptr %task, i64 1
-  %start = load i64, ptr %start_at
-  %stop_at = getelementptr i64, ptr %task, i64 2
-  %stop = load i64, ptr %stop_at
-  %strand_at = getelementptr i64, ptr %task, i64 3
-  %strand = load i64, ptr %strand_at
-  %asks_at = getelementptr i64, ptr %task, i64 4
-  %asks = load i64, ptr %asks_at
-  %table_at = getelementptr i64, ptr %board, i64 {TABLE}
-  %table = load ptr, ptr %table_at
+{machine.words("%task", ["ptr function", "i64 start", "i64 stop", "i64 strand", "i64 asks"])}
   %always = icmp slt i64 %asks, 0
   br i1 %always, label %call, label %ask
 ask:
@@ -124,10 +116,7 @@ end:
 
 define internal i64 @walk(ptr %board, i64 %from, ptr %scratch) nounwind {{
 entry:
-  %stages_at = getelementptr i64, ptr %board, i64 {STAGES}
-  %stages = load i64, ptr %stages_at
-  %ends_at = getelementptr i64, ptr %board, i64 {ENDS}
-  %ends = load ptr, ptr %ends_at
+{BOARD}
   br label %stage
 stage:
   %at = phi i64 [%from, %entry], [%after, %next]
@@ -172,16 +161,13 @@ end:
 
 define i64 @kernel(ptr %board, i64 %at, ptr %scratch, i64 %role) nounwind {{
 entry:
-  %stages_at = getelementptr i64, ptr %board, i64 {STAGES}
-  %stages = load i64, ptr %stages_at
+{BOARD}
   %door = getelementptr i64, ptr %board, i64 {DOOR}
   %bench = getelementptr i64, ptr %board, i64 {BENCH}
   %run = getelementptr i64, ptr %board, i64 {RUN}
   switch i64 %role, label %alone [i64 {OPEN}, label %open i64 {LEAD}, label %lead i64 {HELP}, label %help]
 
 alone:
-  %ends_at = getelementptr i64, ptr %board, i64 {ENDS}
-  %ends = load ptr, ptr %ends_at
   %total_at = getelementptr i64, ptr %ends, i64 %stages
   %total = load i64, ptr %total_at
   br label %each

@@ -10,7 +10,7 @@ import ctypes
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,6 +155,26 @@ def compile(text: str, kind: Any = KERNEL) -> Function:
         _state["made"][digest] = made
         _state.setdefault("trackers", []).append(tracker)  # the code lives as long as it
         return made
+
+
+def words(pointer: str, fields: Sequence[str]) -> str:
+    """The lines that read 8-byte words which lie one behind another: each field is a type, and what the word is called.
+
+    Examples
+    --------
+    >>> print(words("%given", ["ptr rows", "i64 count"]))
+      %rows_at = getelementptr i64, ptr %given, i64 0
+      %rows = load ptr, ptr %rows_at
+      %count_at = getelementptr i64, ptr %given, i64 1
+      %count = load i64, ptr %count_at
+    """
+    lines = []
+    for place, (kind, name) in enumerate(map(str.split, fields)):
+        lines += [
+            f"  %{name}_at = getelementptr i64, ptr {pointer}, i64 {place}",
+            f"  %{name} = load {kind}, ptr %{name}_at",
+        ]
+    return "\n".join(lines)
 
 
 def _emit(text: str, target: Processor) -> bytes:

@@ -9,7 +9,7 @@ otherwise the picture's border would be.
 import math
 from collections.abc import Sequence
 
-from nabi.engines.cpu.convolve import has_few_tiles
+from nabi.engines.cpu.convolve import REACH, TILE, has_few_tiles
 from nabi.engines.cpu.segments import multiply_adds
 from nabi.engines.cpu.values import Spelled, Value
 from nabi.graph.indexing import Slice
@@ -17,8 +17,6 @@ from nabi.graph.indexing import Slice
 ENOUGH = 1 << 21
 """Multiply-adds of all convolutions that are worth an agreement between threads."""
 CONVOLUTIONS = ("convolution", "winograd", "depthwise")
-TILE = 4
-"""Rows that Winograd's way computes together."""
 
 
 def cut(xp: Spelled, outputs: Sequence[Value], everything: Sequence[Value]) -> list[Value]:
@@ -112,10 +110,9 @@ class _Cutter:
         if value.kind == "winograd" and has_few_tiles(value):
             return None  # its weights are shared out, which saves more
         if value.kind == "winograd":
-            tall = TILE * -(-height // TILE) + 2
-            return self._like(
-                value, [self._overlapping(value.inputs[0], strips, height, tall), *value.inputs[1:]], shape
-            )
+            x, weight = value.inputs
+            tall = TILE * -(-height // TILE) + REACH - TILE
+            return self._like(value, [self._overlapping(x, strips, height, tall), self.whole[weight.serial]], shape)
         if value.kind == "convolution":
             (x, weight), how = value.inputs, value.settings
             (kernel, _), (stride, _), (dilation, _) = how["kernel"], how["stride"], how["dilation"]
