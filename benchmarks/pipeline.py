@@ -62,8 +62,8 @@ Epoch = Callable[[int], int]
 
 def loaded(folder: Path, size: int, cached: bool = True) -> Any:
     """The training pictures; not ``cached``, they are decoded on demand."""
-    from nabi import data
-    from nabi.data import cache, folders
+    from nabi import cache, data
+    from nabi.data import folders
 
     with contextlib.ExitStack() as held:
         if not cached:  # nor is what the cache has already
@@ -198,7 +198,7 @@ def lasts(work: Callable[[], int], pictures: int) -> float:
 
 def speed(folder: Path, augmentations: str, size: int, rounds: int) -> list[dict[str, Any]]:
     """Rows for the first epoch, for later ones, and for those that are decoded on demand."""
-    from nabi.data import cache
+    from nabi import cache
 
     pictures = len(list(folder.glob("*/*.jpg")))
     first: dict[str, list[float]] = {"nabi": [], "peer": []}

@@ -13,9 +13,9 @@ import pytest
 import nabi
 import random_graphs
 from fuzzing import examples
-from nabi import classifiers, data, engines, losses, models, nn, ops, optim, threads
+from nabi import classifiers, data, engines, losses, machine, models, nn, ops, optim, threads
 from nabi.cli import main
-from nabi.engines.cpu import machine, values
+from nabi.engines.cpu import values
 from nabi.engines.cpu.program import Program as Compiled
 from nabi.engines.reference import rounding, to_bfloat16
 from nabi.errors import SettingError

@@ -16,11 +16,10 @@ import pytest
 
 import nabi
 from fuzzing import examples
-from nabi import engines, ops, threads
+from nabi import cache, engines, machine, ops, threads
 from nabi.cli import main
 from nabi.cli.profiled import where_time_went
-from nabi.data import cache
-from nabi.engines.cpu import convolve, machine, profile, program, running, segments, strips, values
+from nabi.engines.cpu import convolve, profile, program, running, segments, strips, values
 from nabi.engines.cpu.memory import ALIGNED, aligned
 from nabi.engines.cpu.program import Program as Compiled
 from nabi.errors import SettingError
@@ -657,7 +656,7 @@ ANOTHER_PROCESS = """
 import sys
 import numpy as np, nabi
 from nabi import engines
-from nabi.engines.cpu import machine
+from nabi import machine
 count, emit = 0, machine._emit
 def counting(*given):
     global count

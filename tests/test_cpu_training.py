@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import nabi
-from nabi import engines, nn, ops, optim
-from nabi.engines.cpu import machine
+from nabi import engines, machine, nn, ops, optim
 from nabi.engines.cpu.program import Program as Compiled
 from nabi.graph.plan import Plan
 from nabi.losses import softmax_cross_entropy

@@ -7,8 +7,8 @@ import pytest
 
 import nabi
 from fuzzing import examples
-from nabi import engines, ops, threads
-from nabi.engines.cpu import contract, machine, segments, values
+from nabi import engines, machine, ops, threads
+from nabi.engines.cpu import contract, segments, values
 from nabi.engines.cpu.program import Program
 from nabi.graph.plan import Plan
 from random_graphs import compare

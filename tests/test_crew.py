@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nabi
-from nabi import threads
-from nabi.engines.cpu import crew, machine
+from nabi import machine, threads
+from nabi.engines.cpu import crew
 from nabi.engines.cpu.crew import ALONE, AWAY, HELP, LEAD, OPEN, Board, Work
 
 

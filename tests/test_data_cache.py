@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from made_files import encoded, hash_of, pets, pixels, tar, write_tree
-from nabi import data
-from nabi.data import cache, folders
+from nabi import cache, data
+from nabi.data import folders
 from nabi.errors import DataError
 
 

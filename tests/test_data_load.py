@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from made_files import encoded, hash_of, pets, pixels, tar, write_tree, zipped
-from nabi import data, threads
-from nabi.data import cache, folders
+from nabi import cache, data, threads
+from nabi.data import folders
 from nabi.data.decode import decode, fit
 from nabi.data.folders import layout
 from nabi.errors import DataError, FormatError, PictureError, SettingError

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from made_files import cifar_tree, idx_pair, tar, write_tree
-from nabi import data
-from nabi.data import cache, named, official
+from nabi import cache, data
+from nabi.data import named, official
 from nabi.data.named import NAMED, Form, Named
 from nabi.data.official import File
 from nabi.errors import ChecksumError, DownloadError

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from made_files import encoded, pixels, write_tree
-from nabi import data, threads
+from nabi import cache, data, threads
 from nabi.classifiers import KNNClassifier, MLPClassifier
 from nabi.cli import main
-from nabi.data import OnDemand, augment, cache, dataset, folders
+from nabi.data import OnDemand, augment, dataset, folders
 from nabi.data.ondemand import joined
 from nabi.errors import DataError
 from nabi.training import Examples

@@ -25,7 +25,7 @@ from PIL import Image
 
 from fuzzing import examples
 from made_files import cifar_tree, encoded, idx, idx_pair, pets, pixels, python2, tar, zipped
-from nabi import data
+from nabi import cache, data
 from nabi.data.decode import decode
 from nabi.data.idx import read_idx
 from nabi.data.unpickle import unpickle
@@ -123,7 +123,7 @@ def arena(tmp_path, monkeypatch):
     def write(name, content):
         number = next(numbers)
         if number % 100 == 99:
-            data.cache.clear()
+            cache.clear()
         if number >= 10:  # a pair of files may be in use; ten thousand folders would take minutes to remove
             shutil.rmtree(tmp_path / "files" / str(number - 10))
         folder = tmp_path / "files" / str(number)
@@ -131,7 +131,7 @@ def arena(tmp_path, monkeypatch):
         (folder / name).write_bytes(content)
         return folder / name
 
-    data.cache.private_folder("pictures")
+    cache.private_folder("pictures")
     yield write
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "files"}
 

@@ -16,6 +16,8 @@ SOURCE = Path(nabi.__file__).parent
 FLOORS = [
     ["errors"],
     ["random", "threads", "container", "metrics"],
+    ["cache"],
+    ["machine"],
     ["graph", "data", "figures", "pages"],
     ["ops", "_watch", "weights"],
     ["_tensor"],

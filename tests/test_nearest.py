@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fuzzing import examples
+from nabi import machine, threads
 from nabi import nearest as module
-from nabi import threads
-from nabi.engines.cpu import machine
 from nabi.errors import DTypeError, SettingError, ShapeError
 from nabi.nearest import METRICS, bound_for, bounds, kernel, nearest, pairs, search
 from nabi.nearest.bounds import (

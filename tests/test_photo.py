@@ -190,7 +190,7 @@ def test_what_memory_does_not_hold_goes_to_the_disk(own_cache: Path, monkeypatch
         patch.setattr("tempfile.TemporaryFile", full)
         with pytest.raises(DataError, match=r"takes a file in .*: No space left"):
             clone(classifier).fit(images, labels)
-    monkeypatch.setattr("nabi.data.cache.has_room", lambda size: False)
+    monkeypatch.setattr("nabi.cache.has_room", lambda size: False)
     with pytest.raises(DataError, match=r"fine-tuning on so many photos takes 0\.0 GiB of disk in "):
         clone(classifier).fit(images, labels)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import nabi
 from fuzzing import examples
-from nabi import engines, ops, threads
-from nabi.engines.cpu import convolve, machine, segments, strips
+from nabi import engines, machine, ops, threads
+from nabi.engines.cpu import convolve, segments, strips
 from nabi.engines.cpu.program import Program
 from nabi.engines.cpu.segments import walk
 from random_graphs import compare

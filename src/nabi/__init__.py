@@ -31,7 +31,9 @@ _names = {
     "PhotoClassifier": "nabi.classifiers",
     "FeatureExtractor": "nabi.classifiers",
 }
-_modules = frozenset("classifiers data errors figures look losses metrics models nn ops optim random training".split())
+_modules = frozenset(
+    "cache classifiers data errors figures look losses metrics models nn ops optim random training".split()
+)
 
 __all__ = sorted([*_names, *_modules])
 

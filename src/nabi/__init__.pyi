@@ -1,4 +1,5 @@
 # What the lazy public face shows, for type checkers; tests/test_house.py holds it against __init__.py.
+from nabi import cache as cache
 from nabi import classifiers as classifiers
 from nabi import data as data
 from nabi import errors as errors

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nabi import cache
 from nabi.check.fingerprints import SIDE, all_thumbnails, fingerprints
 from nabi.check.pairs import near_pairs
-from nabi.data import cache
 from nabi.data.dataset import Dataset, Split
 from nabi.data.splits import content_keys
 

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi import threads
+from nabi import cache, threads
 from nabi.check.fingerprints import SIDE, SMALLEST, all_thumbnails, thumbnail
 from nabi.check.oddities import Oddity, oddities, unreadable
-from nabi.data import cache
 from nabi.data.cifar import form_of, may_be_cifar
 from nabi.data.dataset import Dataset
 from nabi.data.decode import decode

@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from nabi import container, nn
+from nabi import cache, container, nn
 from nabi.classifiers.answering import Answering
 from nabi.classifiers.settings import check_choice
-from nabi.data import OnDemand, cache, content_keys, pictures
+from nabi.data import OnDemand, content_keys, pictures
 from nabi.engines import ENGINES
 from nabi.errors import DataError, DTypeError, ModelFileError, PictureError, SettingError, ShapeError
 from nabi.models import BACKBONES

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi import nn, random
+from nabi import cache, nn, random
 from nabi._compile import compile
 from nabi._tensor import Tensor
-from nabi.data import cache
 from nabi.data.augment import Pipeline
 from nabi.data.augment import batch as varied
 from nabi.errors import DataError

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from nabi import cache as kept
 from nabi.cli.characters import printable
-from nabi.data import cache as kept
 
 KERNELS = "kernels"
 """What the fast engine calls its folder; it is not loaded for this."""

@@ -11,6 +11,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from nabi import cache
 from nabi.classifiers import Classifier, PhotoClassifier
 from nabi.cli import INTERRUPTED
 from nabi.cli.backbone import with_backbone
@@ -23,7 +24,7 @@ from nabi.cli.report import calibrate, log_in_mlflow, write_report
 from nabi.cli.results import write_history, write_measures, write_model
 from nabi.cli.run_folder import ASKED, CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
 from nabi.cli.terminal import bar, compiling, console, interruptible, note
-from nabi.data import Dataset, Split, cache
+from nabi.data import Dataset, Split
 from nabi.data.augment import AUGMENTATIONS
 from nabi.data.named import NAMED
 from nabi.engines.cpu.profile import profiling

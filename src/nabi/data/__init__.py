@@ -3,22 +3,21 @@
 :func:`load` gives a :class:`Dataset` of :class:`Split` objects, by name or from a folder or archive;
 :func:`complete_splits` makes the validation or test split that one lacks (:func:`split_by_content` for arrays);
 :func:`pictures` decodes any number of pictures, one after another; :mod:`nabi.data.augment` changes pictures for
-training; :mod:`nabi.data.cache` lists and clears what was kept.
+training; :mod:`nabi.cache` lists and clears what was kept.
 
 Inside, each file imports only from those above it::
 
     ondemand    pictures of a set larger than memory   files       folders and archives, with a cap on everything
     dataset     what a data set is                     decode      one picture
     splits      dividing by content
-    cache       decoded pictures kept on disk          pickles     pickles as data, of which nothing runs
-                                                       unpickle    CIFAR's
+    pickles     pickles as data, of which nothing runs unpickle    CIFAR's
     idx, cifar, folders     three kinds of source      official    finding and fetching published files
     named       the sets known by name: declarations   loading, stream    the two doors
     peek        how large pictures are
     augment     pictures changed at random (stands alone)
 """
 
-from nabi.data import augment, cache
+from nabi.data import augment
 from nabi.data.dataset import Dataset, Split
 from nabi.data.loading import load
 from nabi.data.ondemand import OnDemand
@@ -31,7 +30,6 @@ __all__ = [
     "OnDemand",
     "Split",
     "augment",
-    "cache",
     "complete_splits",
     "content_keys",
     "load",

@@ -18,8 +18,7 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi import threads
-from nabi.data import cache
+from nabi import cache, threads
 from nabi.data.dataset import Dataset, Split
 from nabi.data.decode import Size, decode, decode_and_fit, fit, is_grey
 from nabi.data.files import CHANGED, LEADS_OUT, TO_A_FOLDER, Member, ReadAgain, composed, members, reading_again

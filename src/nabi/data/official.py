@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from nabi.data import cache
+from nabi import cache
 from nabi.data.files import open_regular, unpacked
 from nabi.errors import ChecksumError, DataError, DownloadError, FormatError
 

@@ -2,12 +2,12 @@
 
 `values` says what a plan asks for in a few kinds of values; `strips` cuts single pictures; `segments` decides what is
 stored and what runs together; `kernels`, `folds`, `contract`, `bfloat16`, `convolve` and `depthwise` write the loops
-with what `code`, `lanes` and `reading` offer; `machine` makes machine code of them; `program` puts it together, with
-`memory` laid out beforehand; `running` runs it, with a `crew` of threads.
+with what `code`, `lanes` and `reading` offer; `nabi.machine` makes machine code of them; `program` puts it together,
+with `memory` laid out beforehand; `running` runs it, with a `crew` of threads.
 """
 
+from nabi import machine
 from nabi.engines import Run
-from nabi.engines.cpu import machine
 from nabi.engines.cpu.program import Program
 from nabi.engines.cpu.running import make_run
 from nabi.graph.plan import Plan

@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from nabi.engines.cpu import machine
+from nabi import machine
 
 GIVEN = ("ptr tasks", "ptr ends", "i64 stages", "ptr table")
 """At the board's beginning: where the tasks lie, where the ends of the stages, how many there are, the program's table.

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from nabi.engines.cpu import bfloat16, blas, contract, convolve, depthwise, folds, kernels, machine, strips
+from nabi import machine
+from nabi.engines.cpu import bfloat16, blas, contract, convolve, depthwise, folds, kernels, strips
 from nabi.engines.cpu.code import ZERO, Code
 from nabi.engines.cpu.folds import FOLDS
 from nabi.engines.cpu.kernels import Rows

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import llvmlite
 import llvmlite.binding as llvm
 
+from nabi import cache
 from nabi.container import replace_file
-from nabi.data import cache
 
 FOLDER = "kernels"
 MOST_BYTES = 256 << 20
