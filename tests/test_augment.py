@@ -281,29 +281,6 @@ def test_against_a_slow_oracle(
         assert np.abs(result - oracle(picture, key, *numbers).astype(np.float64)).max() <= tolerance
 
 
-@settings(max_examples=100)
-@given(
-    seed=st.integers(0, 2**32),
-    height=st.integers(1, 12),
-    width=st.integers(1, 12),
-    channels=st.sampled_from([1, 3]),
-    slopes=st.tuples(*[st.floats(1e-3, 3)] * 2),
-    starts=st.tuples(*[st.floats(-5, 15)] * 2),
-)
-def test_stretching_is_sampling(
-    seed: int, height: int, width: int, channels: int, slopes: tuple[float, float], starts: tuple[float, float]
-) -> None:
-    """To the bit, wherever the part lies, beyond the edge too; many small pictures at once, and large ones each."""
-    images = pictures(seed, 3, height, width, channels)
-    share = np.random.default_rng(seed).uniform(0.5, 1, (4, 3))
-    a, b, c, d = (share.T * [*slopes, *starts]).T
-    still = np.zeros(3)
-    expected = interpolation.sample(images, (a, still, c), (still, b, d))
-    for fewest in (0, 2**11):
-        with patch.object(interpolation, "STRETCH_PIXELS", fewest):
-            np.testing.assert_array_equal(interpolation.stretch(images, (a, c), (b, d)), expected)
-
-
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), share=st.lists(st.floats(0.5, 1, width=32), min_size=2, max_size=2))
 def test_mixing_rounds_to_nearest(seed: int, share: list[float]) -> None:

@@ -13,8 +13,9 @@ import pytest
 from made_files import encoded, hash_of, pets, pixels, tar, write_tree, zipped
 from nabi import cache, data, threads
 from nabi.data import folders
-from nabi.data.decode import decode, fit
+from nabi.data.decode import decode
 from nabi.data.folders import layout
+from nabi.data.resize import fit
 from nabi.errors import DataError, FormatError, PictureError, SettingError
 
 
@@ -162,7 +163,7 @@ def test_pictures_of_mixed_sizes_become_32(written):
     found = data.load(written(sized((40, 60), (40, 60), (64, 64), (5, 9))))
     assert found.train.images.shape == (4, 32, 32, 3)
     for row, size in enumerate(((40, 60), (40, 60), (64, 64), (5, 9))):
-        np.testing.assert_array_equal(found.train.images[row], data.decode.fit(pixels(row, *size), (32, 32)))
+        np.testing.assert_array_equal(found.train.images[row], fit(pixels(row, *size), (32, 32)))
 
 
 def test_only_pictures_in_classes_count_as_mixed(written):
@@ -341,7 +342,7 @@ def test_pictures_at_a_size_and_in_grey(tmp_path):
     write_tree(tmp_path, {"1.png": encoded(pixels(1, 30, 40))})
     ((_, picture),) = data.pictures(tmp_path, size=(16, 8), channels=1)
     assert picture.shape == (16, 8, 1)
-    np.testing.assert_array_equal(picture, data.decode.grey(data.decode.fit(pixels(1, 30, 40), (16, 8))))
+    np.testing.assert_array_equal(picture, data.decode.grey(fit(pixels(1, 30, 40), (16, 8))))
 
 
 def test_a_picture_to_predict_is_as_it_was_in_training(tmp_path):

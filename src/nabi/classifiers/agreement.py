@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nabi.classifiers.base import Classifier
-from nabi.data.decode import fit, grey
+from nabi.data.decode import grey
+from nabi.data.resize import fit
 from nabi.onnx.running import Session
 
 TOLERANCE = 1e-4

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nabi.data.resize import Size, fit
 from nabi.errors import PictureError, SettingError
 
 # A small file can be an honest picture of 16 million pixels; a larger one must have earned it by its own size.
@@ -21,8 +22,6 @@ MAX_SIDE = 16384
 
 # Not all that Pillow can open: EPS would start Ghostscript, and nobody's photos are FLI or WMF.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
-
-Size = tuple[int, int]
 
 
 def checked_size(size: int | tuple[int, int] | None) -> Size | None:
@@ -60,7 +59,7 @@ def decode(content: bytes, name: str, size: Size | None = None) -> NDArray[np.ui
     name : str
         What messages call it.
     size : (int, int), optional
-        Height and width that the picture is brought to, as :func:`fit` would.
+        Height and width that the picture is brought to, as :func:`nabi.data.resize.fit` would.
 
     Raises
     ------
@@ -68,7 +67,8 @@ def decode(content: bytes, name: str, size: Size | None = None) -> NDArray[np.ui
         If it is no picture, damaged, or has more than 100 million pixels (or 16 million, and 1000 a byte of the file).
     """
     with _decoded(content, name) as image:
-        return np.asarray(image if size is None else _fit(image, size))
+        whole = np.asarray(image)
+        return whole if size is None else fit(whole, size)
 
 
 def decode_and_fit(
@@ -85,8 +85,7 @@ def decode_and_fit(
     """
     with _decoded(content, name) as image:
         whole = np.asarray(image)
-        wanted = size((image.height, image.width))
-        return whole, whole if wanted == whole.shape[:2] else np.asarray(_fit(image, wanted))
+        return whole, fit(whole, size((image.height, image.width)))
 
 
 @contextmanager
@@ -108,16 +107,6 @@ def _decoded(content: bytes, name: str) -> Iterator[Any]:
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PictureError(f"{name}: cannot be decoded ({reason})") from None
-
-
-def fit(picture: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Scale a picture (H, W, 3) to cover ``size``, with antialiasing, and crop the centre: its short side fits.
-
-    A picture that has the size already is returned as it is.
-    """
-    from PIL import Image
-
-    return picture if picture.shape[:2] == size else np.asarray(_fit(Image.fromarray(picture), size))
 
 
 def is_grey(picture: NDArray[np.uint8]) -> bool:
@@ -162,14 +151,6 @@ def _over_white(image: Any) -> Any:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
-
-
-def _fit(image: Any, size: Size) -> Any:
-    from PIL import Image, ImageOps
-
-    height, width = size
-    same = image.size == (width, height)
-    return image if same else ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
 
 
 def _orientation(image: Any) -> int:

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from nabi import cache, threads
 from nabi.data.dataset import Dataset, Split
-from nabi.data.decode import Size, decode, decode_and_fit, fit, is_grey
+from nabi.data.decode import decode, decode_and_fit, is_grey
 from nabi.data.files import CHANGED, LEADS_OUT, TO_A_FOLDER, Member, ReadAgain, composed, members, reading_again
 from nabi.data.ondemand import OnDemand
+from nabi.data.resize import Size, fit
 from nabi.data.splits import content_key
 from nabi.errors import DataError, PictureError
 
@@ -32,7 +33,7 @@ MAX_UNCACHED = 1 << 30  # of decoded pictures that are held in memory where the 
 MAX_AHEAD = 128 << 20  # of decoded pictures that wait for their turn, and of files that wait to be decoded
 GROUP = 512 << 10  # of decoded pictures that are handed on together
 FEW = 4  # pictures that a thread decodes again at a time
-FORMAT = 2  # of what is cached: to be raised when decoding changes
+FORMAT = 3  # of what is cached: to be raised when decoding changes
 
 Progress = Callable[[int, int], None]
 Stored = tuple[dict[str, Any], NDArray[np.uint8] | OnDemand]  # what is known of the pictures, and they themselves

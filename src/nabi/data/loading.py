@@ -6,11 +6,12 @@ from pathlib import Path
 
 from nabi.data.cifar import form_of, load_cifar, may_be_cifar
 from nabi.data.dataset import Dataset
-from nabi.data.decode import Size, checked_size
+from nabi.data.decode import checked_size
 from nabi.data.files import is_archive, members, open_regular
 from nabi.data.folders import load_folder
 from nabi.data.idx import is_idx_name, load_idx, partner
 from nabi.data.named import NAMED
+from nabi.data.resize import Size
 from nabi.errors import DataError, FormatError, SettingError
 
 ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar", ".zip")

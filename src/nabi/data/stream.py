@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nabi import threads
-from nabi.data.decode import Size, checked_size, decode, grey
+from nabi.data.decode import checked_size, decode, grey
 from nabi.data.files import Member, members, read_regular
+from nabi.data.resize import Size
 from nabi.errors import DataError, PictureError, SettingError
 
 Paths = str | PathLike[str] | Iterable[str | PathLike[str]]

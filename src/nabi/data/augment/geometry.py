@@ -7,8 +7,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from nabi.data.augment.declaration import augmentation
 from nabi.data.augment.draws import Keys, integers, uniform
-from nabi.data.augment.interpolation import sample, stretch
+from nabi.data.augment.interpolation import sample
 from nabi.data.augment.pictures import Pictures, require_below_side
+from nabi.data.resize import resize, taps
 
 
 @augmentation("flip", probability=(0, 1))
@@ -65,7 +66,7 @@ def resized_crop(images: Pictures, keys: Keys, smallest: float = 0.08, widest: f
     Source: Szegedy and others, "Going Deeper with Convolutions" (2015), section 6. The part's area is uniform between
     ``smallest`` and 1 of the picture's, the logarithm of its aspect ratio, taken relative to the picture's, uniform
     between 1/``widest`` and ``widest``; a side that would be longer than the picture is cut to it, where others draw
-    again. Pixels between pixels are interpolated bilinearly.
+    again. Pixels between pixels are interpolated bilinearly: see `nabi.data.resize`.
     """
     _, height, width, _ = images.shape
     area, tilt, down, along = uniform(keys, 4).astype(np.float64)
@@ -73,9 +74,10 @@ def resized_crop(images: Pictures, keys: Keys, smallest: float = 0.08, widest: f
     # One by one: what NumPy's own exponential rounds to may depend on where in an array a number stands.
     ratio = np.array([widest**exponent for exponent in (2 * tilt - 1).tolist()])
     tall, wide = np.minimum(1, np.sqrt(area / ratio)), np.minimum(1, np.sqrt(area * ratio))
-    first_row = down * (1 - tall) * height + (tall - 1) / 2  # a pixel is looked at in its middle, half a pixel on
-    first_column = along * (1 - wide) * width + (wide - 1) / 2
-    return stretch(images, (tall, first_row), (wide, first_column))
+    top, left = down * (1 - tall) * height, along * (1 - wide) * width
+    rows = taps(height, top, top + tall * height, height, "bilinear")
+    columns = taps(width, left, left + wide * width, width, "bilinear")
+    return resize(images, rows, columns)
 
 
 @augmentation("rotation", degrees=(0, 180))
