@@ -157,7 +157,7 @@ def resize(images: Pictures, rows: Taps, columns: Taps) -> Pictures:
     bounds = np.stack([top, bottom, left, right], 1)
     sideways = np.empty((int((right - left).max()) + wide) * channels * band, np.uint8)
     between = np.empty(int((bottom - top).max()) * wide * channels, np.uint8)
-    held: list[NDArray[Any]] = [images, made, bounds, sideways, between, *rows, *columns]
+    held: list[NDArray[Any]] = [images, made, bounds, sideways, between, *map(np.ascontiguousarray, (*rows, *columns))]
     sizes = [images[:1].nbytes, width * channels, tall, wide, channels, rows.weights.shape[2], columns.weights.shape[2]]
     given = np.array([*(array.ctypes.data for array in held), *sizes, band], np.int64)
     machine.compile(text())(given.ctypes.data, 0, count, 0, 0)
