@@ -59,7 +59,7 @@ def test_pillow_gives_the_same_bits(seed: int, height: int, width: int, tall: in
     (left,), (right,) = parts(random, width, 1)
     rows, columns = resize.taps(height, top, bottom, tall, how), resize.taps(width, left, right, wide, how)
     expected = by_pillow(image, (left, top, right, bottom), (tall, wide), how)
-    np.testing.assert_array_equal(resize.resize(image[None], rows, columns)[0], expected)
+    np.testing.assert_array_equal(resize.resize(image[None], resize.way(image.shape, rows, columns))[0], expected)
 
 
 @settings(max_examples=150, deadline=None)
@@ -85,7 +85,7 @@ def test_the_kernel_follows_the_definition(
     expected = combined(combined(images, columns, 2), rows, 1)
     processor = machine.narrower(machine.processor()) if narrow else machine.processor()
     with machine.pretending(processor):
-        found = resize.resize(images, rows, columns)
+        found = resize.resize(images, resize.way(images.shape[1:], rows, columns))
     np.testing.assert_array_equal(found, expected)
     assert found.shape == (count, tall, wide, channels)
 
@@ -94,7 +94,7 @@ def test_the_kernel_follows_the_definition(
 def test_the_whole_at_its_own_size_is_itself(how: str) -> None:
     images = pictures(0, 2, 70, 40, 3)
     rows, columns = (resize.taps(size, [0, 0], [size, size], size, how) for size in (70, 40))
-    np.testing.assert_array_equal(resize.resize(images, rows, columns), images)
+    np.testing.assert_array_equal(resize.resize(images, resize.way(images.shape[1:], rows, columns)), images)
     assert resize.fit(images[0], (70, 40)).base is images  # as it is
 
 
@@ -116,4 +116,4 @@ def test_a_picture_that_is_not_contiguous() -> None:
 def test_no_pictures() -> None:
     nothing = np.zeros((0, 20, 30, 3), np.uint8)
     rows, columns = (resize.taps(size, [], [], 16, "bilinear") for size in (20, 30))
-    assert resize.resize(nothing, rows, columns).shape == (0, 16, 16, 3)
+    assert resize.resize(nothing, resize.way((20, 30, 3), rows, columns)).shape == (0, 16, 16, 3)

@@ -6,6 +6,7 @@ are asked for. Either way they are the same, to the bit.
 """
 
 import contextlib
+import errno
 import math
 import tempfile
 import threading
@@ -311,22 +312,30 @@ class _Pictures:
             raise DataError(f"{self.path}: {error}") from None
 
     def blocks(self, order: list[int], channels: int) -> Iterator[NDArray[np.uint8]]:
-        """The pictures at these positions, in this order, many at a time."""
-        together = max(1, cache.BLOCK // (self.shape[0] * self.shape[1] * 3))
+        """The pictures at these positions, in this order, many at a time: each block is overwritten by the next."""
+        together = max(1, min(len(order), cache.BLOCK // (self.shape[0] * self.shape[1] * 3)))
+        block = np.empty((together, *self.shape, 3), np.uint8)
         for start in range(0, len(order), together):
-            yield np.stack([self._row(row)[..., :channels] for row in order[start : start + together]])
+            some = order[start : start + together]
+            for place, row in enumerate(some):
+                self._read(row, block[place])
+            yield block[: len(some), ..., :channels]
 
-    def _row(self, row: int) -> NDArray[np.uint8]:
-        size = self.shape[0] * self.shape[1] * 3
+    def _read(self, row: int, picture: NDArray[np.uint8]) -> None:
         with self._on_disk():
-            self.file.seek(row * size)
-            content = self.file.read(size)
-        return np.frombuffer(content, np.uint8).reshape(*self.shape, 3)
+            if self.file.tell() != row * picture.size:
+                self.file.seek(row * picture.size)
+            if self.file.readinto(picture.data.cast("B")) != picture.size:  # type: ignore[attr-defined]
+                raise OSError(errno.EIO, "the temporary file is cut off")
 
     def _bring_to(self, shape: Size) -> None:
         if self.kept:
-            smaller = self._new_file()
-            self.kept = all(self._write(smaller, fit(self._row(row), shape)) for row in range(len(self.names)))
+            smaller, picture = self._new_file(), np.empty((*self.shape, 3), np.uint8)
+            for row in range(len(self.names)):
+                self._read(row, picture)
+                if not self._write(smaller, fit(picture, shape)):
+                    self.kept = False
+                    break
             self.close()
             self.file = smaller
             if not self.kept:
@@ -344,7 +353,7 @@ class _Pictures:
                 return self._give_up("no room")
         try:
             with self._on_disk():
-                file.write(picture.tobytes())
+                file.write(np.ascontiguousarray(picture).data)
         except DataError:
             if self.read_again is None:
                 raise

@@ -107,6 +107,63 @@ def taps(size: int, start: ArrayLike, stop: ArrayLike, length: int, filter: str)
     return Taps(first, count, whole.astype(np.int32))
 
 
+class Way(NamedTuple):
+    """How pictures of one shape become others: all that the kernel is given but the pictures."""
+
+    shape: tuple[int, int, int]
+    """Height, width and channels before, `SIDE` at least."""
+    tables: list[NDArray[Any]]
+    sizes: list[int]
+    room: tuple[int, int]
+    """Bytes for pixels on their side, and for what is between the passes."""
+    wide: int
+
+
+def way(shape: tuple[int, ...], rows: Taps, columns: Taps) -> Way:
+    """The way from N pictures of a shape (H, W, C) to those whose rows and columns are the means that the taps say."""
+    height, width, channels = max(shape[0], SIDE), max(shape[1], SIDE), shape[2]
+    wide = columns.starts.shape[1]
+    if wide < SIDE:  # the last column is there several times
+        again = np.minimum(np.arange(SIDE), wide - 1)
+        columns = Taps(columns.starts[:, again], columns.counts[:, again], columns.weights[:, again])
+    band = BAND if height >= BAND else SIDE
+    bounds = np.stack([*rows.seen(band), *columns.seen(SIDE)], 1)
+    tables = [np.ascontiguousarray(table) for table in (bounds, *rows, *columns)]
+    tall, made_wide = rows.starts.shape[1], columns.starts.shape[1]
+    taps_of_each = [rows.weights.shape[2], columns.weights.shape[2]]
+    sizes = [height * width * channels, width * channels, tall, made_wide, channels, *taps_of_each, band]
+    top, bottom, left, right = bounds.T
+    sideways = (int((right - left).max(initial=0)) + made_wide) * channels * band
+    between = int((bottom - top).max(initial=0)) * made_wide * channels
+    return Way((height, width, channels), tables, sizes, (sideways, between), wide)
+
+
+def resize(images: Pictures, way: Way) -> Pictures:
+    """Go a way with pictures (N, H, W, C).
+
+    Examples
+    --------
+    >>> rows, columns = taps(4, [0], [4], 2, "bilinear"), taps(6, [1], [5], 2, "bilinear")
+    >>> resize(np.arange(0, 240, 10, np.uint8).reshape(1, 4, 6, 1), way((4, 6, 1), rows, columns))[0, ..., 0]
+    array([[ 58,  78],
+           [152, 172]], dtype=uint8)
+    """
+    height, width, channels = way.shape
+    missing = (height - images.shape[1], width - images.shape[2])
+    if any(missing):  # nobody looks at what is added
+        images = np.pad(images, [(0, 0), (0, missing[0]), (0, missing[1]), (0, 0)])
+    images = np.ascontiguousarray(images)
+    made = np.empty((len(images), *way.sizes[2:4], channels), np.uint8)
+    sideways, between = way.room
+    room = np.empty(sideways + between, np.uint8)
+    at = room.ctypes.data
+    bounds, *taps = (table.ctypes.data for table in way.tables)
+    places = [images.ctypes.data, made.ctypes.data, bounds, at, at + sideways, *taps]
+    given = np.array([*places, *way.sizes], np.int64)
+    _compiled(machine.processor())(given.ctypes.data, 0, len(images), 0, 0)
+    return made if way.wide == made.shape[2] else np.ascontiguousarray(made[:, :, : way.wide])
+
+
 def fit(picture: Pictures, size: Size) -> Pictures:
     """Scale a picture (H, W, C) to cover ``size``, bicubic, and crop the centre: its short side fits.
 
@@ -120,48 +177,21 @@ def fit(picture: Pictures, size: Size) -> Pictures:
     """
     if picture.shape[:2] == size:
         return picture
-    found: Pictures = resize(picture[None], *_covering(picture.shape[0], picture.shape[1], size))[0]
+    found: Pictures = resize(picture[None], _covering(picture.shape, size))[0]
     return found
 
 
-@functools.lru_cache(64)
-def _covering(height: int, width: int, size: Size) -> tuple[Taps, Taps]:
-    """The taps of `fit`, down and along: photos often have the same sizes."""
+@functools.lru_cache(256)
+def _covering(shape: tuple[int, int, int], size: Size) -> Way:
+    """The way of `fit`: photos often have the same sizes."""
+    height, width, _ = shape
     tall, wide = size
     ratio = wide / tall
     part = (height, ratio * height) if width / height >= ratio else (width / ratio, width)
     top, left = (height - part[0]) * 0.5, (width - part[1]) * 0.5
-    return (
-        taps(height, [top], [top + part[0]], tall, "bicubic"),
-        taps(width, [left], [left + part[1]], wide, "bicubic"),
-    )
-
-
-def resize(images: Pictures, rows: Taps, columns: Taps) -> Pictures:
-    """Pictures (N, H, W, C) whose rows and columns are the means that ``rows`` and ``columns`` say."""
-    tall, wide = rows.starts.shape[1], columns.starts.shape[1]
-    if min(images.shape[1:3]) < SIDE:  # nobody looks at what is added
-        images = np.pad(images, [(0, 0), *((0, max(0, SIDE - side)) for side in images.shape[1:3]), (0, 0)])
-    if wide < SIDE:
-        again = np.minimum(np.arange(SIDE), wide - 1)
-        wider = Taps(columns.starts[:, again], columns.counts[:, again], columns.weights[:, again])
-        return np.ascontiguousarray(resize(images, rows, wider)[:, :, :wide])
-    images = np.ascontiguousarray(images)
-    count, height, width, channels = images.shape
-    made = np.empty((count, tall, wide, channels), np.uint8)
-    if not count:
-        return made
-    band = BAND if height >= BAND else SIDE
-    top, bottom = rows.seen(band)
-    left, right = columns.seen(SIDE)
-    bounds = np.stack([top, bottom, left, right], 1)
-    sideways = np.empty((int((right - left).max()) + wide) * channels * band, np.uint8)
-    between = np.empty(int((bottom - top).max()) * wide * channels, np.uint8)
-    held: list[NDArray[Any]] = [images, made, bounds, sideways, between, *map(np.ascontiguousarray, (*rows, *columns))]
-    sizes = [images[:1].nbytes, width * channels, tall, wide, channels, rows.weights.shape[2], columns.weights.shape[2]]
-    given = np.array([*(array.ctypes.data for array in held), *sizes, band], np.int64)
-    machine.compile(text())(given.ctypes.data, 0, count, 0, 0)
-    return made
+    rows = taps(height, [top], [top + part[0]], tall, "bicubic")
+    columns = taps(width, [left], [left + part[1]], wide, "bicubic")
+    return way(shape, rows, columns)
 
 
 # --- the kernel ---
@@ -366,6 +396,10 @@ few:
 
 
 @functools.cache
+def _compiled(processor: machine.Processor) -> machine.Function:
+    return machine.compile(text())
+
+
 def text() -> str:
     """The kernel, for pictures of all sizes."""
     declared = ["declare i64 @llvm.smin.i64(i64, i64)"]

@@ -9,7 +9,7 @@ from nabi.data.augment.declaration import augmentation
 from nabi.data.augment.draws import Keys, integers, uniform
 from nabi.data.augment.interpolation import sample
 from nabi.data.augment.pictures import Pictures, require_below_side
-from nabi.data.resize import resize, taps
+from nabi.data.resize import resize, taps, way
 
 
 @augmentation("flip", probability=(0, 1))
@@ -77,7 +77,7 @@ def resized_crop(images: Pictures, keys: Keys, smallest: float = 0.08, widest: f
     top, left = down * (1 - tall) * height, along * (1 - wide) * width
     rows = taps(height, top, top + tall * height, height, "bilinear")
     columns = taps(width, left, left + wide * width, width, "bilinear")
-    return resize(images, rows, columns)
+    return resize(images, way(images.shape[1:], rows, columns))
 
 
 @augmentation("rotation", degrees=(0, 180))
