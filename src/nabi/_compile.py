@@ -232,7 +232,7 @@ class Compiled:
             return self.function(*arguments, **keywords)  # the caller may want to differentiate on them
         recording = self._lookup(key, arguments, keywords)
         inputs += [t.held for t in recording.state]
-        values = _owned(recording.run(inputs), inputs)
+        values = recording.run(inputs)
         for place, target in enumerate(recording.updates, len(recording.flows)):
             target.held = values[place]
         trained = recording.trained
@@ -446,20 +446,6 @@ def _as_input(leaf: Any, place: int) -> Any:
         f"argument {place} of a compiled function is {type(leaf).__name__}: "
         "tensors, arrays and numbers are given by position, everything else as a keyword"
     )
-
-
-def _owned(values: list[Any], inputs: list[Any]) -> list[Any]:
-    """The values, each in an array of its own where it is only a view of another or was given from outside."""
-    given = set(map(id, inputs))
-    views = [value for value in values if value.base is not None]
-    if not views and given.isdisjoint(map(id, values)):
-        return values  # as nearly always
-    return [
-        value.copy(order="K")
-        if isinstance(value, np.ndarray) and (value.base is not None or id(value) in given)
-        else value
-        for value in values
-    ]
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -1,9 +1,9 @@
 """Engines: what runs a plan.
 
 An engine is a module with one function, ``prepare(plan, kept, precision)``, which gives a function from the values of
-the plan's inputs to the values of its outputs. It is loaded when it is first asked for. An operation needs nothing from
-an engine: every engine runs the operation's own formula over some ``xp``, unless it knows a better way, which must give
-the same.
+the plan's inputs to the values of its outputs, each in an array of its own. It is loaded when it is first asked for. An
+operation needs nothing from an engine: every engine runs the operation's own formula over some ``xp``, unless it knows
+a better way, which must give the same.
 """
 
 import importlib
@@ -11,6 +11,8 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from nabi.errors import SettingError
 from nabi.graph.cost import forward_cost
@@ -45,6 +47,17 @@ UNHELD = _references()
 """By this an engine knows that an array may be used again; Python's versions count differently."""
 ENOUGH = 1 << 17
 """Multiply-adds of a plan that is worth machine code of its own."""
+
+
+def owned(values: list[Any], inputs: Sequence[Any]) -> list[Any]:
+    """The values, each in an array of its own where it is only a view of another or was given from outside."""
+    given = set(map(id, inputs))
+    return [
+        value.copy(order="K")
+        if isinstance(value, np.ndarray) and (value.base is not None or id(value) in given)
+        else value
+        for value in values
+    ]
 
 
 def suited(plan: Plan) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nabi.engines import UNHELD, Run
+from nabi.engines import UNHELD, Run, owned
 from nabi.graph import namespace
 from nabi.graph.node import Node
 from nabi.graph.plan import Plan, last_uses
@@ -94,7 +94,7 @@ def prepare(plan: Plan, kept: int, precision: str = "float32") -> Run:
                 act(values)
                 for place in dead:  # its memory goes back to be used again
                     values[place] = None
-        return [values[place] for place in outputs]
+        return owned([values[place] for place in outputs], inputs)
 
     return run
 

@@ -18,6 +18,9 @@ from nabi.engines.cpu.segments import Layout, Root, Segment, folds_rows, lay_out
 from nabi.engines.cpu.values import Value, spell
 from nabi.graph.plan import Plan
 
+ELSEWHERE = ("input", "constant", "array", "external", "external_part")
+"""Kinds of values that no kernel writes."""
+
 log = logging.getLogger("nabi.compile")
 
 
@@ -85,8 +88,11 @@ class Program:
         self.count = 2  # the first two are BLAS's functions
         self.places: dict[int, Place] = {}
         self.arrays: list[tuple[int, Any]] = []  # constants that are arrays
-        for value in self._leaves(layout):
+        for value in self._leaves(layout):  # the inputs first
             self._give_slot(value)
+        for value in self.outputs:
+            if value.kind not in ELSEWHERE and value.serial not in self.slots:
+                self._give_slot(value)
         local = _local(layout, {v.serial for v in self.outputs})
         for stage in layout.stages:
             for segment in stage:

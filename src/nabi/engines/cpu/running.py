@@ -5,27 +5,29 @@ import itertools
 import sys
 import time
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
+from operator import is_
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nabi import threads
-from nabi.engines import UNHELD, Run
+from nabi.engines import Run, owned
 from nabi.engines.cpu import blas, crew, profile
 from nabi.engines.cpu.memory import ALIGNED, aligned
-from nabi.engines.cpu.program import External, Prepared, Program, Task
+from nabi.engines.cpu.program import ELSEWHERE, External, Prepared, Program, Task
 from nabi.graph import namespace
-
-ELSEWHERE = ("input", "constant", "array", "external", "external_part")
-"""Kinds of values that no kernel writes."""
-
 
 NAP = 5e-5
 """Seconds that a thread sleeps where it has looked long enough whether the others are ready."""
+SEATS = 3
+"""Sets of arrays that a run may choose from: two for a step of training, and one where a result is still held."""
+LISTED: int = next(map(sys.getrefcount, [object()]))
+"""What `sys.getrefcount` says, asked by `map`, of an array that only a list holds: Python's versions differ."""
 
 
 class Leg(NamedTuple):
@@ -36,6 +38,48 @@ class Leg(NamedTuple):
     external: list[External]
 
 
+def _result(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """An array for what is handed out."""
+    return np.empty(shape, dtype)
+
+
+class Seat:
+    """Arrays that a run reads and writes, and where they lie: a step of training alternates between two of these.
+
+    What was handed out is never written to as long as anybody holds it, or a view of it: that shows in its reference
+    count.
+    """
+
+    __slots__ = ("counts", "held", "read", "results", "state", "written")
+
+    def __init__(self, shapes: Sequence[tuple[tuple[int, ...], Any]]) -> None:
+        self.state: list[Any] = []  # inputs that are never changed in place, as they were given
+        self.held: list[NDArray[Any]] = []  # as kernels read them
+        self.read = array("q")
+        self.results = [_result(*shape) for shape in shapes]
+        self.written = array("q", [result.ctypes.data for result in self.results])
+        self.counts: list[int] = []  # of references to the results, where nobody else holds them
+
+    def is_free(self) -> bool:
+        """Whether nobody holds any of the results."""
+        return [*map(sys.getrefcount, self.results)] == self.counts
+
+    def renew(self) -> None:
+        """Other arrays for those results that somebody holds."""
+        for place, (held, free) in enumerate(zip(map(sys.getrefcount, self.results), self.counts, strict=True)):
+            if held != free:
+                before = self.results[place]
+                self.results[place] = made = _result(before.shape, before.dtype)
+                self.written[place] = made.ctypes.data
+
+
+def _count(seats: Sequence[Seat]) -> None:
+    """Note how many references there are to each result when only these seats hold it."""
+    among = Counter(id(one) for seat in seats for one in itertools.chain(seat.state, seat.held))
+    for seat in seats:
+        seat.counts = [LISTED + among[id(result)] for result in seat.results]
+
+
 class Room(NamedTuple):
     """What one run needs for itself: two that run at once have two."""
 
@@ -44,7 +88,8 @@ class Room(NamedTuple):
     table: "array[int]"
     address: int
     prepared: dict[int, list[Any]]  # for each piece of work done beforehand, the inputs that it was done for
-    found: list[Any]  # the last inputs of those that are never changed in place, which the table tells the places of
+    seats: list[Seat]
+    cells: dict[int, NDArray[Any]]  # for inputs that are single numbers, by their places among the inputs
     boards: list[crew.Board]  # one for each leg
     arrays: list[Any]  # of the run: whoever still works in here when it is interrupted writes to nobody else's memory
     offered: list[Any]  # to other threads, which have not come yet
@@ -55,38 +100,6 @@ def _empty(size: int) -> tuple[NDArray[np.uint8], int]:
     """Memory that begins at a multiple of a cache line, and where."""
     memory = np.empty(size + ALIGNED, np.uint8)
     return memory, aligned(memory.ctypes.data)
-
-
-class Results:
-    """Arrays for one of the outputs: a new one, or one that nobody holds any more.
-
-    What was handed out is never written to: whoever still has it, or a view of it, shows in its reference count. One
-    that was taken out of the list cannot be taken by another thread.
-    """
-
-    def __init__(self, slot: int, shape: tuple[int, ...], dtype: Any, known: dict[int, tuple[Any, int]]) -> None:
-        self.slot = slot
-        self.shape = shape
-        self.dtype = dtype
-        self.spare: list[NDArray[Any]] = []
-        self.known = known
-
-    def take(self) -> NDArray[Any]:
-        spare = self.spare
-        for _ in range(len(spare)):
-            try:
-                found = spare.pop(0)
-            except IndexError:  # another thread took the last
-                break
-            if sys.getrefcount(found) == UNHELD + 1:  # those who know where it lies hold it, too
-                return found
-            if len(spare) < 3:
-                spare.append(found)
-            else:
-                del self.known[id(found)]
-        made = np.empty(self.shape, self.dtype)
-        self.known[id(made)] = made, made.ctypes.data
-        return made
 
 
 def _located(value: Any, dtype: Any) -> tuple[NDArray[Any], int]:
@@ -100,14 +113,23 @@ def make_run(program: Program) -> Run:
     """A function from the values of a plan's inputs to those of its outputs."""
     rooms: list[Room] = []
     scratches: list[tuple[NDArray[np.uint8], int]] = []
-    known: dict[int, tuple[Any, int]] = {}  # arrays that were handed out, and where they lie
     slots = program.slots
-    given = [(slots[v.serial], v.dtype) for v in program.inputs]
     places = {v.serial: number for number, v in enumerate(program.inputs)}
+    first = len(program.inputs) - program.kept
+    singles = [(number, v.dtype) for number, v in enumerate(program.inputs) if not v.shape]
+    given = [(number, slots[v.serial], v.dtype) for number, v in enumerate(program.inputs[:first]) if v.shape]
+    state = [(first + number, v.dtype) for number, v in enumerate(program.inputs[first:]) if v.shape]
+    state_places = [number for number, _ in state]
+    read_at = slice(slots[program.inputs[first].serial], slots[program.inputs[-1].serial] + 1) if state else slice(0)
     computed = {v.serial: v for v in program.outputs if v.kind not in ELSEWHERE}
-    made = [Results(slots[v.serial], v.shape, v.dtype, known) for v in computed.values()]
+    shapes = [(v.shape, v.dtype) for v in computed.values()]
+    written = [slots[serial] for serial in computed]
+    written_at = slice(written[0], written[-1] + 1) if written else slice(0)
+    assert [*range(written_at.start or 0, written_at.stop)] == written
     numbers = {serial: number for number, serial in enumerate(computed)}
     wanted = [(v, numbers.get(v.serial, -1)) for v in program.outputs]
+    simple = [number for _, number in wanted] == [*range(len(shapes))]
+    single_results = [number for number, (shape, _) in enumerate(shapes) if not shape]
     legs = _legs(program)
     go = crew.code()
     # What need not be done again while its inputs are the same, by the place in the table that says whether it must.
@@ -121,9 +143,12 @@ def make_run(program: Program) -> Run:
             table[slot] = base + offset
         for slot, constant in program.arrays:
             table[slot] = constant.ctypes.data
+        cells = {number: np.empty((), dtype) for number, dtype in singles}
+        for number, cell in cells.items():
+            table[slots[program.inputs[number].serial]] = cell.ctypes.data
         address = table.buffer_info()[0]
         boards = [crew.Board([[_work(step) for step in stage] for stage in leg.stages], address) for leg in legs]
-        return Room(memory, base, table, address, {}, [None] * program.kept, boards, [], [], threads.forks)
+        return Room(memory, base, table, address, {}, [], cells, boards, [], [], threads.forks)
 
     def scratch() -> tuple[NDArray[np.uint8], int]:
         try:
@@ -168,6 +193,26 @@ def make_run(program: Program) -> Run:
 
             threads.together(work, min(threads.count(), len(tasks)) - 1, all_needed=False)
 
+    def seat(here: Room, arrays: list[Any]) -> Seat:
+        """One to run with: one of the last whose inputs are the same, or any whose results nobody holds."""
+        for one in here.seats:
+            if all(map(is_, arrays, one.state)) and one.is_free():
+                return one
+        found = next((one for one in here.seats if one.is_free()), None)
+        if found is None:
+            found = Seat(shapes) if len(here.seats) < SEATS else here.seats.pop(0)
+            here.seats.append(found)
+        found.state = arrays
+        located = [_located(value, dtype) for value, (_, dtype) in zip(arrays, state, strict=True)]
+        found.held = [value for value, _ in located]
+        found.read = here.table[read_at]
+        for number, (_, place) in zip(state_places, located, strict=True):
+            found.read[number - first] = place
+        if found.counts and not found.is_free():
+            found.renew()
+        _count(here.seats)
+        return found
+
     def run(inputs: Sequence[Any]) -> list[Any]:
         try:
             here = rooms.pop()
@@ -176,31 +221,22 @@ def make_run(program: Program) -> Run:
         if here.forks != threads.forks:  # those who sat on its benches are in another process
             here = room()
         table = here.table
-        held = [*inputs]  # so that they live as long as the run
-        first = len(held) - program.kept
-        for place, value in enumerate(inputs):
-            if place >= first and value is here.found[place - first]:
-                continue  # most of what a network is made of, at every run
-            slot, dtype = given[place]
-            where = known.get(id(value))
-            if where is None or where[0] is not value:
-                where = _located(value, dtype)
-            held[place] = where[0]
-            table[slot] = where[1]
-            if place >= first:
-                here.found[place - first] = where[0]
-        results = []
-        for one in made:
-            result = one.take()
-            table[one.slot] = known[id(result)][1]
-            results.append(result)
-        for asks, numbers in again.items():
-            read = [held[number] for number in numbers]
-            before = here.prepared.get(asks, [])
-            table[asks] = len(read) != len(before) or any(a is not b for a, b in zip(read, before, strict=True))
+        for asks, needed in again.items():
+            read, before = [inputs[number] for number in needed], here.prepared.get(asks)
+            table[asks] = before is None or not all(map(is_, read, before))
             here.prepared[asks] = read
+        held = [*inputs]  # so that they live as long as the run
+        for number, cell in here.cells.items():
+            cell[()] = inputs[number]
+            held[number] = cell
+        for number, slot, dtype in given:
+            held[number], table[slot] = _located(inputs[number], dtype)
+        chosen = seat(here, [inputs[number] for number in state_places])
+        table[read_at] = chosen.read
+        table[written_at] = chosen.written
+        results = chosen.results
         external: dict[int, Any] = {}
-        here.arrays[:] = held, results
+        here.arrays.append(held)
         with threads.one_blas_thread() if program.calls_blas else nullcontext():
             for leg, board in zip(legs, here.boards, strict=True):
                 if profile.current is not None:
@@ -208,22 +244,29 @@ def make_run(program: Program) -> Run:
                 else:
                     walk(leg, board, here)
                 if leg.external:
-                    stored = {one.slot: result for one, result in zip(made, results, strict=True)}
+                    for number, value in zip(state_places, chosen.held, strict=True):
+                        held[number] = value
+                    stored = dict(zip(written, results, strict=True))
                     for step in leg.external:
                         _compute(step, program, here, held, stored, external)
         here.arrays.clear()
         rooms.append(here)
-        values: list[Any] = []
-        for v, number in wanted:
-            if number >= 0:
-                values.append(results[number] if v.shape else results[number][()])
-            elif v.kind == "input":
-                values.append(inputs[places[v.serial]])
-            else:
-                values.append(external.get(v.serial, v.held))
-        for one, result in zip(made, results, strict=True):
-            one.spare.append(result)
-        return values
+        if simple:
+            values = [*results]
+            for number in single_results:
+                values[number] = values[number][()]
+            return values
+        return owned(
+            [
+                (results[number] if v.shape else results[number][()])
+                if number >= 0
+                else inputs[places[v.serial]]
+                if v.kind == "input"
+                else external.get(v.serial, v.held)
+                for v, number in wanted
+            ],
+            inputs,
+        )
 
     return run
 
