@@ -337,6 +337,24 @@ def test_products_write_no_row_too_many(rows: int, vector: int) -> None:
     assert overrun() == 0
 
 
+@pytest.mark.parametrize("vector", [64, 32, 16])
+@pytest.mark.parametrize("columns", [1, 15, 16, 100, 1000])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 7])
+def test_few_rows_are_multiplied_with_a_far_matrix(rows: int, columns: int, vector: int) -> None:
+    """As it lies in memory, by one thread or by several: nothing is written beyond the result."""
+    rng = np.random.default_rng(rows)
+    depth = 1051 if columns == 1000 else 521
+    x, w = rng.standard_normal((rows, depth), np.float32), rng.standard_normal((depth, columns), np.float32)
+    plan = plan_of(lambda x, w: x @ w, x, w)
+    before = machine.processor()
+    which = {64: before, 32: machine.narrower(before), 16: narrowest(before)}[vector]
+    with machine.pretending(which):
+        run = engines.prepare("cpu", plan)
+    with guarded() as overrun:
+        compare(plan, [x, w], run([x, w]), engines.prepare("reference", plan)([x, w]))
+    assert overrun() == 0
+
+
 @contextlib.contextmanager
 def guarded() -> Iterator[Callable[[], int]]:
     """Memory that runs take has room around it, what they hand out has room behind it: how much was written there."""
@@ -391,6 +409,43 @@ def test_large_results_are_written_by_the_cache(vector: int, monkeypatch: pytest
             got = engines.prepare("cpu", plan)([x, y, z])
     assert same_bits(got, wanted)
     assert overrun() == 0
+
+
+def test_arrays_that_anybody_holds_stay_as_they_are() -> None:
+    """Results, former state, views of either: whatever is kept, and whatever state comes next."""
+    rng = np.random.default_rng(0)
+    state = [nabi.tensor(rng.standard_normal(shape, np.float32)) for shape in ((40, 30), (30,), ())]
+
+    def function(x: Any) -> Any:
+        weight, bias, count = state
+        y = ops.relu(x @ weight + bias)
+        weight.assign(weight - 0.01 * ops.matrix_transpose(x) @ y)
+        bias.assign(bias * 0.9 + ops.mean(y, axis=0))
+        count.assign(count + 1)
+        return y, count * 2.0
+
+    fast = nabi.compile(function, state=state, engine="cpu")
+    slow = nabi.compile(function, state=state, engine="reference")
+    kept: list[tuple[Any, Any]] = []
+    for _ in range(150):
+        x = rng.standard_normal((20, 40), np.float32)
+        before = [t.held for t in state]
+        wanted = [t.numpy() for t in slow(x)] + [t.numpy() for t in state]
+        for tensor, value in zip(state, before, strict=True):
+            tensor.assign(value)
+        found = [*fast(x), *state]
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one.numpy(), other, rtol=1e-4, atol=1e-4)
+        if rng.random() < 0.4:
+            one = found[rng.choice([0, 2, 3])].held
+            kept.append((one[1:] if rng.random() < 0.5 else one, np.array(one)))
+        if rng.random() < 0.3 and kept:
+            del kept[rng.integers(len(kept))]
+        if rng.random() < 0.2:  # an earlier state, or one from outside
+            state[1].assign(rng.standard_normal(30, np.float32))
+        del before, found
+    for now, then in kept:
+        np.testing.assert_array_equal(now, then[-len(now) :])
 
 
 @pytest.mark.parametrize("rounded", [False, True])

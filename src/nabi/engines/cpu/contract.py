@@ -27,6 +27,8 @@ ALIKE = 1 << 12
 """Bytes after which places in memory share one of the cache."""
 SPREAD = 16
 """Elements that rows are moved apart by: a cache line."""
+FEW = 6
+"""Rows by which a second matrix is multiplied as it lies in memory, however long the sum: it is read once."""
 SMALL = 1 << 18
 """Multiply-adds of a product whose second matrix is better turned first than given to BLAS."""
 
@@ -63,12 +65,15 @@ def product(
     result: Matrix,
     dtype: np.dtype[np.floating],
     blas: "Blas | None",
-    add: bool = False,
+    add: bool | str = False,
 ) -> None:
-    """result = x·y, or result += x·y."""
+    """result = x·y, or result += x·y, or, if ``add`` is the name of a truth value, what that says when it is run."""
     narrow = isinstance(y.columns, int) and y.columns <= NARROW
     deep = isinstance(x.columns, int) and x.columns > DEPTH and not narrow
-    if blas is None or (not deep and not y.turned):
+    if isinstance(x.rows, int) and x.rows <= FEW and deep and not y.turned and not isinstance(add, str):
+        _row_by_row(code, x, y, result, dtype, add)
+        return
+    if blas is None or isinstance(add, str) or (not deep and not y.turned):
         _written(code, x, y, result, dtype, add)
         return
     one = TYPES[dtype.name]
@@ -96,7 +101,7 @@ class Blas(NamedTuple):
     integer: str
 
 
-def _written(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtype[np.floating], add: bool) -> None:
+def _written(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtype[np.floating], add: bool | str) -> None:
     """Tiles of rows by vectors of columns, held in registers along the sum; tile below tile, while columns are near."""
     rows, columns = x.rows, y.columns
     width = code.vector // dtype.itemsize
@@ -129,6 +134,54 @@ def _written(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtype[n
             with code.loop(single, columns, width) as column:
                 left = code.let(f"sub i64 {columns}, {code.integer(column)}")
                 below(column, 1, code.first_lanes(left, width))
+
+
+def _row_by_row(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtype[np.floating], add: bool) -> None:
+    """A few rows times a matrix that is far away, which is read as it lies in memory; sums are kept in the result."""
+    rows, columns, width = x.rows, y.columns, code.vector // dtype.itemsize
+    assert isinstance(rows, int)
+    zero = constant(code, 0, dtype).spread(width)
+    together = 8 if rows <= 2 else 4 if rows <= 4 else 2
+
+    def along(work: Callable[[Index], None]) -> None:
+        """All vectors of columns."""
+        whole = code.whole_steps(columns, width)
+        with code.loop(0, whole, width) as column:
+            work(column._replace(lanes=1))
+        with code.loop(whole, columns, width) as column:
+            left = code.let(f"sub i64 {columns}, {code.integer(column)}")
+            with code.masked(code.first_lanes(left, width)):
+                work(column._replace(lanes=1))
+
+    def clear(column: Index) -> None:
+        for row in range(rows):
+            place = result.offset(Index((), row), column)
+            code.store(result.pointer, place, dtype, width, zero.name)
+
+    def add_rows(k: Index, count: int) -> None:
+        """To all results, what comes from some rows of y."""
+        places = [[x.offset(Index((), row), k.plus(tap)) for tap in range(count)] for row in range(rows)]
+        factors = [[Lane(code, code.load(x.pointer, p, dtype, 1), dtype, 1).spread(width) for p in r] for r in places]
+
+        def work(column: Index) -> None:
+            found = [code.load(y.pointer, y.offset(k.plus(tap), column), dtype, width) for tap in range(count)]
+            for row, own in enumerate(factors):
+                place = result.offset(Index((), row), column)
+                total = Lane(code, code.load(result.pointer, place, dtype, width), dtype, width)
+                for factor, other in zip(own, found, strict=True):
+                    total = fused(factor, Lane(code, other, dtype, width), total)
+                code.store(result.pointer, place, dtype, width, total.name)
+
+        along(work)
+
+    with code.of_width(width):
+        if not add:
+            along(clear)
+        whole = code.whole_steps(x.columns, together)
+        with code.loop(0, whole, together) as k:
+            add_rows(k, together)
+        with code.loop(whole, x.columns) as k:
+            add_rows(k, 1)
 
 
 class Panels(NamedTuple):
@@ -285,7 +338,24 @@ class _Tile(NamedTuple):
     y: Matrix
     result: Matrix
     dtype: np.dtype[np.floating]
-    add: bool
+    add: bool | str
+
+    def begun(self, place: Index, width: int, zero: str) -> str:
+        """What the sums of a vector begin with."""
+        code = self.code
+        if not self.add:
+            return zero
+        if self.add is True:
+            return code.load(self.result.pointer, place, self.dtype, width)
+        if width == 1:
+            found = code.load(self.result.pointer, place, self.dtype, width)
+            kind = TYPES[self.dtype.name]
+            return code.let(f"select i1 {self.add}, {kind} {found}, {kind} {zero}")
+        mask = code.splat("i1", self.add, width)
+        if code.mask is not None:
+            mask = code.let(f"and <{width} x i1> {mask}, {code.mask}")
+        with code.masked(mask):
+            return code.load(self.result.pointer, place, self.dtype, width)
 
     def write(self, row: Index, height: int, column: Index, vectors: int, width: int, mask: str | None) -> None:
         code, dtype = self.code, self.dtype
@@ -295,13 +365,7 @@ class _Tile(NamedTuple):
         lanes = [column.plus(v * width)._replace(lanes=1) for v in range(vectors)]
         places = [[self.result.offset(row.plus(i), lane) for lane in lanes] for i in range(height)]
         with code.masked(mask):
-            totals = [
-                [
-                    code.variable(kind, code.load(self.result.pointer, p, dtype, width) if self.add else zero)
-                    for p in line
-                ]
-                for line in places
-            ]
+            totals = [[code.variable(kind, self.begun(place, width, zero)) for place in line] for line in places]
             with code.loop(0, self.x.columns) as k:
                 right = [code.load(self.y.pointer, self.y.offset(k, lane), dtype, width) for lane in lanes]
                 for i, line in enumerate(totals):

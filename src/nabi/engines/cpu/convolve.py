@@ -17,7 +17,7 @@ from nabi.engines.cpu.contract import Blas, Matrix, Panels, falls_together, pane
 from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
 from nabi.engines.cpu.lanes import Lane, constant, fused, lanes_xp
 from nabi.engines.cpu.reading import Reader
-from nabi.engines.cpu.values import COLUMNS, WORDS, Value, apart
+from nabi.engines.cpu.values import COLUMNS, WORDS, Value, apart, panel
 
 FLOAT = np.dtype(np.float32)
 TILE, REACH, POINTS = 4, 6, 36
@@ -379,18 +379,22 @@ def _both_ways(way: object, square: list[Lanes]) -> list[Lanes]:
 
 
 def winograd_weight(reader: Reader, value: Value) -> None:
-    """The weights at 36 points, (36, C_in, C_out); ``turned``: of the window turned around, (36, C_out, C_in)."""
+    """The weights at 36 points, (36, panels of C_out, C_in, C_out of a panel); ``turned``: of the window turned around.
+
+    Turned around, C_in and C_out change places.
+    """
     code, (weight,) = reader.code, value.inputs
-    turned = value.settings["turned"]
-    with code.loop(0, value.shape[1]) as i:
-        for lane in vectors(code, value.shape[2], lanes_for(code, value.shape[2])):
+    turned, (_, panels, inputs, wide) = value.settings["turned"], value.shape
+    with code.loop(0, panels) as which, code.loop(0, inputs) as i:
+        for lane in vectors(code, wide, lanes_for(code, wide)):
             square = []
+            output = which.times(wide).plus(lane)
             for row in range(3):
                 places = [(2 - row, 2 - column) if turned else (row, column) for column in range(3)]
-                channels = (lane, i) if turned else (i, lane)
+                channels = (output, i) if turned else (i, output)
                 square.append([reader.read(weight, (Index((), a), Index((), b), *channels)) for a, b in places])
             for point, found in enumerate(found for line in _both_ways(_weight, square) for found in line):
-                reader.write(value, (Index((), point), i, lane), found)
+                reader.write(value, (Index((), point), which, i, lane), found)
 
 
 def tiles_of(steps: Sequence[int]) -> tuple[int, int]:
@@ -407,9 +411,12 @@ def _tiles(reader: Reader, rows: Rows, steps: Sequence[int]) -> Iterator[tuple[I
 
 def _to_points(
     reader: Reader, rows: Rows, x: Value, steps: Sequence[int], block: int, work: str, way: object, side: int,
-    first: Index = ZERO, channels: int = 0,
+    first: Index = ZERO, channels: int = 0, corner: tuple[int, int] = (0, 0),
 ) -> None:  # fmt: skip
-    """Tiles of a picture at 36 points, (36, tiles, channels): of some channels, from the first on, or of all."""
+    """Tiles of a picture at 36 points, (36, tiles, channels): of some channels, from the first on, or of all.
+
+    ``corner``: where in the picture the first tile begins.
+    """
     code, channels = reader.code, channels or x.shape[3]
     tiles = block * math.prod(tiles_of(steps))
     for picture, i, j, number in _tiles(reader, rows, steps):
@@ -417,9 +424,9 @@ def _to_points(
             square = [
                 [
                     reader.read(x, (picture, i.times(TILE).plus(a), j.times(TILE).plus(b), first.plus(lane)))
-                    for b in range(side)
+                    for b in range(corner[1], corner[1] + side)
                 ]
-                for a in range(side)
+                for a in range(corner[0], corner[0] + side)
             ]
             for point, found in enumerate(found for line in _both_ways(way, square) for found in line):
                 place = number.times(channels).plus(lane).plus(point * plane(tiles, channels))
@@ -431,18 +438,13 @@ def plane(tiles: int, channels: int) -> int:
     return tiles * channels + 16
 
 
-def panel(channels: int) -> int:
-    """Channels that are gone through together, so that their 36 points stay in the cache."""
-    return PANEL if channels % PANEL == 0 else channels
-
-
 def _count(code: Code, rows: Rows, steps: Sequence[int]) -> int | str:
     return _together(code, rows.length, math.prod(tiles_of(steps)))
 
 
 def has_few_tiles(value: Value) -> bool:
     """Whether there are so few tiles that most of the time goes into fetching the weights, of which there are many."""
-    _, inputs, outputs = value.inputs[1].shape
+    inputs, outputs = value.inputs[0].shape[3], value.shape[3]
     tiles = value.shape[0] * math.prod(tiles_of(value.shape[1:3]))
     return tiles <= FEW_TILES and inputs * outputs >= MANY_WEIGHTS and outputs > panel(outputs)
 
@@ -469,8 +471,8 @@ def winograd(
         first = panels.first.plus(which).times(some)
         with code.loop(0, POINTS) as point:
             left = Matrix(code.address(work, point.times(plane(tiles, inputs)), "float"), count, inputs, inputs)
-            place = point.times(u.strides[0]).plus(first)
-            right = Matrix(code.address(weights, place, "float"), inputs, some, outputs)
+            place = point.times(u.strides[0]).plus(first.times(inputs))
+            right = Matrix(code.address(weights, place, "float"), inputs, some, some)
             result = Matrix(code.address(second, point.times(plane(tiles, some)), "float"), count, some, some)
             product(code, left, right, result, FLOAT, blas)
         for (picture, i, j, number), (down, across) in _edges(reader, rows, steps):
@@ -514,44 +516,43 @@ def winograd_size(value: Value) -> int:
     if value.kind == "winograd":
         steps, channels = value.shape[1:3], value.inputs[0].shape[3] + panel(value.shape[3])
     else:
-        steps, channels = value.inputs[1].shape[1:3], value.shape[2] + panel(value.shape[3])
+        steps, channels = value.settings["steps"], value.shape[2] + panel(value.shape[3])
     return 4 * POINTS * math.prod(tiles_of(steps)) * (channels + 32)
 
 
 def winograd_gradient(
-    reader: Reader, rows: Rows, value: Value, sums: str, blas: Blas | None, work: str, block: int
+    reader: Reader, rows: Rows, value: Value, sums: str, blas: Blas | None, work: str, block: int, add: str | bool
 ) -> None:
-    """Add the rows at hand to the sums of a 3×3 convolution's gradient on weights, at 36 points."""
+    """The sums of a 3×3 convolution's gradient on weights at 36 points, or the rows' share, to be added to others'."""
     code, (x, g) = reader.code, value.inputs
-    steps, inputs, outputs = g.shape[1:3], value.shape[2], value.shape[3]
+    steps, inputs, outputs = value.settings["steps"], value.shape[2], value.shape[3]
     tiles = block * math.prod(tiles_of(steps))
     _to_points(reader, rows, x, steps, block, work, _input, REACH)
     second = code.address(work, Index((), POINTS * plane(tiles, inputs)), "float")
     count, some = _count(code, rows, steps), panel(outputs)
     with code.loop(0, outputs, some) as first:
-        _to_points(reader, rows, g, steps, block, second, _points, TILE, first, some)
+        _to_points(reader, rows, g, steps, block, second, _points, TILE, first, some, value.settings["corner"])
         with code.loop(0, POINTS) as point:
             place = point.times(plane(tiles, inputs))
             left = Matrix(code.address(work, place, "float"), inputs, count, inputs, turned=True)
             right = Matrix(code.address(second, point.times(plane(tiles, some)), "float"), count, some, some)
-            place = point.times(inputs * outputs).plus(first)
-            target = Matrix(code.address(sums, place, "float"), inputs, some, outputs)
-            product(code, left, right, target, FLOAT, blas, add=True)
+            place = point.times(inputs * outputs).plus(first.times(inputs))
+            target = Matrix(code.address(sums, place, "float"), inputs, some, some)
+            product(code, left, right, target, FLOAT, blas, add)
 
 
 def winograd_gradient_back(reader: Reader, value: Value, sums: str, partial: str) -> None:
-    """From sums at 36 points to a strand's part of the gradient."""
+    """From sums at 36 points, (36, panels of C_out, C_in, C_out of a panel), to a strand's part of the gradient."""
     code, (inputs, outputs) = reader.code, value.shape[2:]
-    each = inputs * outputs
-    for lane in vectors(code, each, lanes_for(code, each)):
-        square = [
-            [
-                Lane(code, code.load(sums, lane.plus((a * REACH + b) * each), FLOAT, code.width), FLOAT, code.width)
-                for b in range(REACH)
-            ]
-            for a in range(REACH)
-        ]
-        found = _both_ways(_weights_back, square)
-        for a in range(3):
-            for b in range(3):
-                code.store(partial, lane.plus((a * 3 + b) * each), FLOAT, code.width, found[a][b].name)
+    each, wide = inputs * outputs, panel(outputs)
+    with code.loop(0, outputs, wide) as first, code.loop(0, inputs) as i:
+        for lane in vectors(code, wide, lanes_for(code, wide)):
+            there = first.times(inputs).plus(i.times(wide)).plus(lane)
+            points = [code.load(sums, there.plus(point * each), FLOAT, code.width) for point in range(POINTS)]
+            lanes = [Lane(code, point, FLOAT, code.width) for point in points]
+            square = [lanes[a : a + REACH] for a in range(0, POINTS, REACH)]
+            found = _both_ways(_weights_back, square)
+            here = i.times(outputs).plus(first).plus(lane)
+            for a in range(3):
+                for b in range(3):
+                    code.store(partial, here.plus((a * 3 + b) * each), FLOAT, code.width, found[a][b].name)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nabi.engines.cpu.code import ZERO, Code, Index, in_register, suffix
-from nabi.engines.cpu.kernels import Rows, grid, in_step, lanes_for, places, vectors
+from nabi.engines.cpu.kernels import Rows, in_step, lanes_for, places, tiled, vectors
 from nabi.engines.cpu.lanes import Lane, constant, lanes_xp
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import Value
@@ -224,7 +224,7 @@ def fold_rows(reader: Reader, rows: Rows, values: Sequence[Value], partial: dict
         for value in values:
             width = lanes_for(code, x.shape[-1] if x.ndim > 1 else rows.length)
             total = _Accumulator(code, value, width)
-            for place in places(code, rows, value.inputs[0].shape, [1] * x.ndim):
+            for place in places(code, rows, value.inputs[0].shape):
                 total.take(reader.read(value.inputs[0], place))
             _add_partial(code, partial[value.serial], ZERO, total.joined(), 1)
         return
@@ -239,13 +239,11 @@ def fold_rows(reader: Reader, rows: Rows, values: Sequence[Value], partial: dict
             totals = [[_Accumulator(code, value, width) for _ in range(count)] for value in values]
             tiles = in_step(reader, sources)
             with code.loop(0, rows.length) as row:
-                for place in grid(code, (rows.first.plus(row),), x.shape[1:-1], tiles[1:-1]):
-                    for offset in itertools.product(*(range(t) for t in tiles[:-1])):
-                        for number in range(count):
-                            lane = start.plus(number * width)._replace(lanes=1)
-                            moved = tuple(p.plus(o) for p, o in zip(place, offset, strict=True))
-                            for total, source in zip(totals, sources, strict=True):
-                                total[number].take(reader.read(source, (*moved, lane)))
+                for tile in tiled(code, [(rows.first.plus(row),)], x.shape[1:-1], tiles[1:-1]):
+                    for place, number in itertools.product(tile, range(count)):
+                        lane = start.plus(number * width)._replace(lanes=1)
+                        for total, source in zip(totals, sources, strict=True):
+                            total[number].take(reader.read(source, (*place, lane)))
             for value, total in zip(values, totals, strict=True):
                 for number, one in enumerate(total):
                     lane = start.plus(number * width)._replace(lanes=1)
@@ -289,7 +287,7 @@ def moments(reader: Reader, rows: Rows, value: Value, partial: str, before: str)
                 sums = [code.variable(f"<{width} x double>" if width > 1 else "double",
                                       "zeroinitializer" if width > 1 else "0.0") for _ in lanes]  # fmt: skip
                 with code.loop(0, rows.length) as row:
-                    for place in grid(code, (rows.first.plus(row),), x.shape[1:-1], [1] * (x.ndim - 2)):
+                    for (place,) in tiled(code, [(rows.first.plus(row),)], x.shape[1:-1], [1] * (x.ndim - 2)):
                         for i, lane in enumerate(lanes):
                             read = lanes_xp.astype(reader.read(x, (*place, lane)), np.float64).spread(width)
                             old = Lane(code, code.let(f"load {read.kind}, ptr {sums[i]}"), np.float64, width)

@@ -3,7 +3,6 @@
 Each kernel writes the rows at hand (places along axis 0) of one value, or of several alike.
 """
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -41,16 +40,14 @@ def write(reader: Reader, rows: Rows, values: Sequence[Value]) -> None:
     if period := _period(reader, values):
         _write_flat(reader, rows, values, period)
         return
-    tiles = in_step(reader, values)
-    offsets = list(itertools.product(*(range(t) for t in tiles)))
-    for corner in places(code, rows, value.shape, tiles):
-        _store(reader, values, [tuple(p.plus(o) for p, o in zip(corner, offset, strict=True)) for offset in offsets])
+    for tile in tiled_places(code, rows, value.shape, in_step(reader, values)):
+        _store(reader, values, tile)
 
 
 def _scatter(reader: Reader, rows: Rows, value: Value) -> None:
     """What elements are added to, and then the elements, one by one to their places: for rows that are all at hand."""
     code, (x, updates), key = reader.code, value.inputs, value.settings["key"]
-    for place in places(code, rows, value.shape, [1] * value.ndim):
+    for place in places(code, rows, value.shape):
         reader.write(value, place, reader.read(x, place))
     own = Rows(rows.first, rows.length if updates.shape[0] == value.shape[0] else updates.shape[0])
 
@@ -76,33 +73,46 @@ def _store(reader: Reader, values: Sequence[Value], indices: list[tuple[Index, .
         reader.write(value, index, lane)
 
 
-def places(code: Code, rows: Rows, shape: Sequence[int], tiles: Sequence[int]) -> Iterator[tuple[Index, ...]]:
-    """All places of some rows, vector by vector along the last axis, in steps of the tile along each axis."""
+Places = tuple[Index, ...]
+"""One place along each axis."""
+
+
+def places(code: Code, rows: Rows, shape: Sequence[int]) -> Iterator[Places]:
+    """All places of some rows, vector by vector along the last axis."""
+    for (place,) in tiled_places(code, rows, shape, [1] * len(shape)):
+        yield place
+
+
+def tiled_places(code: Code, rows: Rows, shape: Sequence[int], tiles: Sequence[int]) -> Iterator[list[Places]]:
+    """The same, those of a tile together: of one row, and a vector."""
     if len(shape) == 1:
         for lane in vectors(code, rows.length, lanes_for(code, rows.length)):
-            yield (rows.first.plus(lane),)
+            yield [(rows.first.plus(lane),)]
         return
-    with code.loop(0, rows.length, tiles[0]) as row:
-        yield from _inner(code, (rows.first.plus(row),), shape[1:], tiles[1:])
+    with code.loop(0, rows.length) as row:
+        for tile in tiled(code, [(rows.first.plus(row),)], shape[1:-1], tiles[1:-1]):
+            for lane in vectors(code, shape[-1], lanes_for(code, shape[-1])):
+                yield [(*place, lane) for place in tile]
 
 
-def _inner(
-    code: Code, outer: tuple[Index, ...], shape: Sequence[int], tiles: Sequence[int]
-) -> Iterator[tuple[Index, ...]]:
-    for place in grid(code, outer, shape[:-1], tiles[:-1]):
-        for lane in vectors(code, shape[-1], lanes_for(code, shape[-1])):
-            yield (*place, lane)
-
-
-def grid(
-    code: Code, outer: tuple[Index, ...], shape: Sequence[int], tiles: Sequence[int]
-) -> Iterator[tuple[Index, ...]]:
-    """All places along some more axes, in steps of the tile along each."""
+def tiled(code: Code, outer: list[Places], shape: Sequence[int], tiles: Sequence[int]) -> Iterator[list[Places]]:
+    """All places along some more axes, those of a tile together; where an axis ends, less of a tile may be left."""
     if not shape:
         yield outer
         return
-    with code.loop(0, shape[0], tiles[0]) as place:
-        yield from grid(code, (*outer, place), shape[1:], tiles[1:])
+    whole = shape[0] // tiles[0] * tiles[0]
+    for start, stop, size in ((0, whole, tiles[0]), (whole, shape[0], shape[0] - whole)):
+        if stop > start:
+            with code.loop(start, stop, size) as first:
+                wider = [(*place, first.plus(step)) for place in outer for step in range(size)]
+                yield from tiled(code, wider, shape[1:], tiles[1:])
+
+
+def grid(code: Code, outer: Places, shape: Sequence[int]) -> Iterator[Places]:
+    """All places along some more axes, and a vector along the last."""
+    for (place,) in tiled(code, [outer], shape[:-1], [1] * (len(shape) - 1)):
+        for lane in vectors(code, shape[-1], lanes_for(code, shape[-1])):
+            yield (*place, lane)
 
 
 def vectors(code: Code, length: int | str, width: int) -> Iterator[Index]:
@@ -277,7 +287,7 @@ def in_step(reader: Reader, values: Sequence[Value]) -> list[int]:
         if value.kind != "scatter_add" or value.ndim != len(tiles):
             continue
         for axis, item in enumerate(value.settings["key"][:-1]):
-            if 1 < item.step <= 4 and values[0].shape[axis] % item.step == 0 and axis:
+            if 1 < item.step <= 4 and axis:
                 tiles[axis] = max(tiles[axis], item.step)
     return tiles
 
@@ -287,7 +297,7 @@ def _write_padded(reader: Reader, rows: Rows, value: Value) -> None:
     code, (x,), widths = reader.code, value.inputs, value.settings["widths"]
     border = constant(code, value.settings["value"], value.dtype)
     if widths[0] != (0, 0) or value.ndim < 2:
-        for place in places(code, rows, value.shape, [1] * value.ndim):
+        for place in places(code, rows, value.shape):
             reader.write(value, place, reader.define(value, place))
         return
     shape = value.shape
@@ -300,16 +310,11 @@ def _write_padded(reader: Reader, rows: Rows, value: Value) -> None:
                     continue
                 sizes = [x.shape[i] if i < axis else length if i == axis else shape[i] for i in range(1, value.ndim)]
                 shifts = [widths[i][0] if i < axis else start if i == axis else 0 for i in range(1, value.ndim)]
-                for place in _inner(code, (), sizes, [1] * len(sizes)):
+                for place in grid(code, (), sizes):
                     moved = tuple(p.plus(s) for p, s in zip(place, shifts, strict=True))
                     reader.write(value, (first, *moved), border)
-    tiles = in_step(reader, [x])
-    offsets = list(itertools.product(*(range(t) for t in tiles)))
-    for place in places(code, rows, x.shape, tiles):
-        lanes = []
-        for offset in offsets:
-            index = tuple(p.plus(o) for p, o in zip(place, offset, strict=True))
-            lanes.append((index, reader.read(x, index)))
+    for tile in tiled_places(code, rows, x.shape, in_step(reader, [x])):
+        lanes = [(index, reader.read(x, index)) for index in tile]
         for index, lane in lanes:
             reader.write(value, tuple(p.plus(w[0]) for p, w in zip(index, widths, strict=True)), lane)
 
@@ -331,12 +336,12 @@ def _write_strips(reader: Reader, rows: Rows, value: Value) -> None:
         below = code.let(f"call i64 {smax}(i64 {above}, i64 {code.let(f'call i64 {smin}(i64 {tall}, i64 {after})')})")
         for start, stop in ((0, above), (below, tall)):
             with code.loop(start, stop) as i:
-                for place in _inner(code, (), (wide, channels), (1, 1)):
+                for place in grid(code, (), (wide, channels)):
                     reader.write(value, (strip, i, *place), border)
         with code.loop(above, below) as i:
             for start, length in ((0, left), (left + width, wide - left - width)):
-                for place in _inner(code, (), (length, channels), (1, 1)) if length > 0 else ():
+                for place in grid(code, (), (length, channels)) if length > 0 else ():
                     reader.write(value, (strip, i, place[0].plus(start), *place[1:]), border)
-            for place in _inner(code, (), (min(width, wide - left), channels), (1, 1)):
+            for place in grid(code, (), (min(width, wide - left), channels)):
                 lane = reader.read(x, (ZERO, top.plus(i), *place))
                 reader.write(value, (strip, i, place[0].plus(left), *place[1:]), lane)

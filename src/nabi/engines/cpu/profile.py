@@ -111,8 +111,8 @@ def _carried_out(root: Root) -> float:
         tiles = value.shape[0] * np.prod(tiles_of(value.shape[1:3]))
         return float(2 * POINTS * tiles * value.shape[3] * value.inputs[0].shape[3])
     if value.kind == "winograd_gradient":
-        g = value.inputs[1]
-        return float(2 * POINTS * g.shape[0] * np.prod(tiles_of(g.shape[1:3])) * value.shape[2] * value.shape[3])
+        tiles = value.inputs[1].shape[0] * np.prod(tiles_of(value.settings["steps"]))
+        return float(2 * POINTS * tiles * value.shape[2] * value.shape[3])
     return float(2 * multiply_adds(value))
 
 

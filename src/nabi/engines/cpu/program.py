@@ -172,10 +172,8 @@ class Program:
         for root in segment.roots:
             if root.value.kind == "winograd_gradient" and root.how == "fold":
                 place = code.let(f"getelementptr i8, ptr %scratch, i64 {used}", "sums")
-                size = 4 * convolve.POINTS * math.prod(root.value.shape[2:])
-                _clear(code, place, size)
                 sums[root.value.serial] = place
-                used += aligned(size)
+                used += aligned(4 * convolve.POINTS * math.prod(root.value.shape[2:]))
         work_at = used
         used += max((aligned(_workspace(root, segment)) for root in segment.roots), default=0)
         work = code.let(f"getelementptr i8, ptr %scratch, i64 {work_at}", "work")
@@ -232,7 +230,8 @@ class Program:
                 folds.moments(reader, rows, value, partial[value.serial], before)
             elif value.kind == "winograd_gradient":
                 place = sums[value.serial]
-                convolve.winograd_gradient(reader, rows, value, place, self.library, work, block)
+                add = code.let(f"icmp ne i64 {code.integer(rows.first)}, %start") if segment.rows else False
+                convolve.winograd_gradient(reader, rows, value, place, self.library, work, block, add)
                 if not segment.rows:
                     convolve.winograd_gradient_back(reader, value, place, partial[value.serial])
             else:

@@ -18,7 +18,7 @@ from nabi.engines.cpu import convolve, depthwise
 from nabi.engines.cpu.folds import FOLDS
 from nabi.engines.cpu.lanes import Unwritten
 from nabi.engines.cpu.reading import only_unit_axes
-from nabi.engines.cpu.values import VIEWS, Value, is_awkward, is_by_rows
+from nabi.engines.cpu.values import VIEWS, Value, is_awkward, is_by_rows, panel
 
 TINY = 1 << 13
 """Elements of a root that is not worth a strand of its own."""
@@ -41,7 +41,7 @@ PANELS = 4
 MANY_WEIGHTS = 1 << 20
 """Elements of a matrix whose columns are shared out, where the rows that it is multiplied with are few."""
 PARTIALS = 24 << 20
-"""Bytes that the strands' partial sums of one segment may take."""
+"""Bytes of sums that the strands of one segment may go through, each through its own."""
 BLOCK = 1 << 20
 """Bytes that a block may take in the cache."""
 
@@ -94,7 +94,7 @@ class Root:
         if self.how == "columns" and self.made.kind == "depthwise":
             return self.made.shape[3] // depthwise.PART
         if self.how == "columns" and self.value.kind == "winograd":
-            return self.value.shape[3] // convolve.panel(self.value.shape[3])
+            return self.value.shape[3] // panel(self.value.shape[3])
         if self.how == "columns":
             return self.value.shape[1]
         shape = self.value.inputs[0].shape if self.how == "fold" else self.value.shape
@@ -328,7 +328,8 @@ def multiply_adds(value: Value) -> int:
     if value.kind in ("convolution", "winograd"):
         return value.size * math.prod(_window(value)) * value.inputs[0].shape[3]
     if value.kind in ("convolution_gradient", "winograd_gradient"):
-        return value.size * math.prod(value.inputs[1].shape[:3])
+        steps: Sequence[int] = value.settings.get("steps", value.inputs[1].shape[1:3])
+        return value.size * value.inputs[1].shape[0] * math.prod(steps)
     return 0
 
 
@@ -533,8 +534,10 @@ def _strands(segment: Segment) -> int:
         strands = min(strands, max(even, 2 if rows >= 2 * FEWEST_ROUNDED else 1))
     if _panels(segment):
         strands = min(strands, max(2, rows // PANELS))
-    partial = sum(partial_size(root.value) for root in segment.roots if root.how == "fold")
-    return max(1, min(strands, max(2, PARTIALS // partial) if partial else strands))
+    passed = sum(_sums_size(root.value) for root in segment.roots if root.how == "fold")
+    if passed:
+        strands = min(strands, max(2, 1 << (max(1, PARTIALS // passed).bit_length() - 1)))
+    return max(1, strands)
 
 
 def _block(segment: Segment, longest: int) -> int:
@@ -547,7 +550,7 @@ def _block(segment: Segment, longest: int) -> int:
             continue
         if root.value.kind in ("winograd", "winograd_gradient"):
             most = max(most, convolve.winograd_size(root.value))
-            steps = root.value.shape[1:3] if root.value.kind == "winograd" else root.value.inputs[1].shape[1:3]
+            steps = root.value.shape[1:3] if root.value.kind == "winograd" else root.value.settings["steps"]
             tiles = math.prod(convolve.tiles_of(steps))
             enough.append(-(-TILES // tiles))
             least = max(least, -(-FEWEST_TILES // tiles))
@@ -568,6 +571,13 @@ def _block(segment: Segment, longest: int) -> int:
 def _block_bytes(root: Root) -> int:
     value = root.value.inputs[0] if root.how == "fold" else root.value
     return value.size // max(1, value.shape[0] if value.shape else 1) * value.dtype.itemsize
+
+
+def _sums_size(value: Value) -> int:
+    """Bytes of the sums that a strand goes through on the way to its partial sum."""
+    if value.kind == "winograd_gradient":
+        return 4 * convolve.POINTS * math.prod(value.shape[2:])
+    return partial_size(value)
 
 
 def partial_size(value: Value) -> int:

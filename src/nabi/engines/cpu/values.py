@@ -345,7 +345,9 @@ class Spelled:
         rounded = self.rounded and _suits_rounding(n * oh * ow, outputs) and depth >= TWICE
         if self._goes_winograds_way(window, inputs, outputs, rounded):
             x = self._pad(x, widths=((0, 0), *_tiled(borders, _two(x.shape, 1), (oh, ow)), (0, 0)))
-            u = self.value("winograd_weight", (weight,), (36, inputs, outputs), x.dtype, {"turned": turned})
+            wide = panel(outputs)
+            shape = (36, outputs // wide, inputs, wide)
+            u = self.value("winograd_weight", (weight,), shape, x.dtype, {"turned": turned})
             return self.value("winograd", (x, u), (n, oh, ow, outputs), x.dtype)
         x = self._pad(x, widths=((0, 0), *borders, (0, 0)))
         if turned:
@@ -393,12 +395,24 @@ class Spelled:
         rounded = self.rounded and _suits_rounding(math.prod(window.kernel) * inputs, outputs)
         if self._goes_winograds_way(window, inputs, outputs, rounded):
             padded = self._pad(x, widths=((0, 0), *_tiled(window.borders, _two(x.shape, 1), window.steps), (0, 0)))
-            widths = [(0, -n % 4) for n in window.steps]
-            whole = self._pad(g, widths=((0, 0), *widths, (0, 0)))
-            return self.value("winograd_gradient", (padded, whole), (3, 3, inputs, outputs), x.dtype)
+            whole, corner = self._whole_tiles(g, window)
+            tiles = {"steps": window.steps, "corner": corner}
+            return self.value("winograd_gradient", (padded, whole), (3, 3, inputs, outputs), x.dtype, tiles)
         padded = self._pad(x, widths=((0, 0), *window.borders, (0, 0)))
         how = {**_seen(window), "rounded": rounded}
         return self.value("convolution_gradient", (padded, g), (*window.kernel, inputs, outputs), x.dtype, how)
+
+    def _whole_tiles(self, g: Value, window: Window) -> tuple[Value, tuple[int, int]]:
+        """A gradient in whole tiles, and where it begins: as the gradient on inputs takes it, if that is computed."""
+        rest = [reach - 1 - low for reach, (low, _) in zip(window.reach, window.borders, strict=True)]
+        before = len(self.made)
+        tiled = _tiled([(low, 0) for low in rest], _two(g.shape, 1), window.size)
+        if min(border for pair in tiled for border in pair) >= 0:
+            shared = self._pad(g, widths=((0, 0), *tiled, (0, 0)))
+            if len(self.made) == before:
+                return shared, (rest[0], rest[1])
+        widths = [(0, -n % 4) for n in window.steps]
+        return self._pad(g, widths=((0, 0), *widths, (0, 0))), (0, 0)
 
     # --- normalisation over a batch ---
 
@@ -516,6 +530,11 @@ def apart(words: int) -> int:
     """
     lines = -(-words // WORDS)
     return (lines | 1) * WORDS
+
+
+def panel(channels: int) -> int:
+    """Channels that go Winograd's way together, so that their 36 points stay in the cache."""
+    return PANEL if channels % PANEL == 0 else channels
 
 
 def _tiled(borders: Any, size: tuple[int, int], steps: tuple[int, ...]) -> list[tuple[int, int]]:
