@@ -269,7 +269,7 @@ def test_convolutions(picture: tuple[int, ...], weight: tuple[int, ...], how: di
 def test_convolutions_in_strands_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     from nabi.engines.cpu import segments
 
-    monkeypatch.setattr(segments, "FEW", 0)
+    monkeypatch.setattr(segments, "FEW_OPERATIONS", 0)
     monkeypatch.setattr(segments, "TINY", 0)
     monkeypatch.setattr(segments, "BLOCK", 1 << 10)
     for picture, weight, how in CONVOLUTIONS:

@@ -73,10 +73,10 @@ def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def _forced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are cut into strands and blocks where there are hardly any."""
-    monkeypatch.setattr(segments, "FEW", 0)
+    monkeypatch.setattr(segments, "FEW_OPERATIONS", 0)
     monkeypatch.setattr(segments, "TINY", 0)
     monkeypatch.setattr(segments, "BLOCK", 1 << 10)
-    monkeypatch.setattr(strips, "ENOUGH", 0)
+    monkeypatch.setattr(strips, "ENOUGH_WORK", 0)
     monkeypatch.setattr(convolve, "MANY_WEIGHTS", 0)
 
 
@@ -399,7 +399,7 @@ def test_large_results_are_written_by_the_cache(vector: int, monkeypatch: pytest
     before = machine.processor()
     with machine.pretending({64: before, 32: machine.narrower(before), 16: narrowest(before)}[vector]):
         wanted = engines.prepare("cpu", plan)([x, y, z])
-        monkeypatch.setattr(program, "FAR", 0)
+        monkeypatch.setattr(program, "OUT_OF_CACHE", 0)
         monkeypatch.setattr(program, "LARGE", 0)
         made = Compiled(plan)
         names = {v.serial: place for place, v in enumerate(made.outputs)}

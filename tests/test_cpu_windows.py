@@ -156,7 +156,7 @@ def test_what_is_added_to_a_product_is_added_in_registers() -> None:
 @pytest.mark.parametrize("seed", range(examples(4)))
 def test_channels_of_one_picture_are_shared_out(seed: int, vector: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of products and of depthwise convolutions, with what follows on them; with the same bits for 1 and 2 threads."""
-    for name in ("FEW", "TINY"):
+    for name in ("FEW_OPERATIONS", "TINY"):
         monkeypatch.setattr(segments, name, 0)
     rng = np.random.default_rng(seed)
     few, many = (32 * int(n) for n in rng.integers(2, 6, 2))

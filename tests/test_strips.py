@@ -40,8 +40,8 @@ def check(function: Callable[..., Any], *arrays: Any) -> set[str]:
 
 @pytest.fixture(autouse=True)
 def _cut_whatever_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strips, "ENOUGH", 0)
-    monkeypatch.setattr(segments, "FEW", 0)
+    monkeypatch.setattr(strips, "ENOUGH_WORK", 0)
+    monkeypatch.setattr(segments, "FEW_OPERATIONS", 0)
     monkeypatch.setattr(segments, "TINY", 0)
 
 
@@ -144,7 +144,7 @@ def test_several_pictures_are_not_cut() -> None:
 
 
 def test_little_work_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strips, "ENOUGH", 1 << 21)
+    monkeypatch.setattr(strips, "ENOUGH_WORK", 1 << 21)
     assert "strips" not in check(lambda x, w: ops.conv2d(x, w, padding=1), normal(0, 1, 8, 8, 8), normal(1, 3, 3, 8, 8))
 
 

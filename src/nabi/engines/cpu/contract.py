@@ -27,7 +27,7 @@ ALIKE = 1 << 12
 """Bytes after which places in memory share one of the cache."""
 SPREAD = 16
 """Elements that rows are moved apart by: a cache line."""
-FEW = 6
+FEW_ROWS = 6
 """Rows by which a second matrix is multiplied as it lies in memory, however long the sum: it is read once."""
 SMALL = 1 << 18
 """Multiply-adds of a product whose second matrix is better turned first than given to BLAS."""
@@ -70,7 +70,7 @@ def product(
     """result = x·y, or result += x·y, or, if ``add`` is the name of a truth value, what that says when it is run."""
     narrow = isinstance(y.columns, int) and y.columns <= NARROW
     deep = isinstance(x.columns, int) and x.columns > DEPTH and not narrow
-    if isinstance(x.rows, int) and x.rows <= FEW and deep and not y.turned and not isinstance(add, str):
+    if isinstance(x.rows, int) and x.rows <= FEW_ROWS and deep and not y.turned and not isinstance(add, str):
         _row_by_row(code, x, y, result, dtype, add)
         return
     if blas is None or isinstance(add, str) or (not deep and not y.turned):

@@ -21,7 +21,6 @@ from nabi.engines.cpu.values import COLUMNS, WORDS, Value, apart, panel
 
 FLOAT = np.dtype(np.float32)
 TILE, REACH, POINTS = 4, 6, 36
-PANEL = 32
 FEW_TILES = 16
 """Tiles of all pictures that are multiplied with the weights at one point."""
 MANY_WEIGHTS = 1 << 13

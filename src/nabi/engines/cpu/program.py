@@ -378,7 +378,7 @@ def _same_loop(group: list[Root], root: Root) -> bool:
     return root.how == "write" and plain and root.value.shape == first.value.shape
 
 
-FAR = 16 << 20
+OUT_OF_CACHE = 16 << 20
 """Bytes of results that do not stay in the cache to the next run."""
 LARGE = 1 << 20
 """Bytes of one of them, at least."""
@@ -398,7 +398,7 @@ def _passing(layout: Layout, outputs: Sequence[Value]) -> set[int]:
         if v.serial in written - read and v.shape and v.shape[-1] * v.dtype.itemsize % 16 == 0
     }
     large = {serial: size for serial, size in found.items() if size >= LARGE}
-    return set(large) if sum(large.values()) >= FAR else set()
+    return set(large) if sum(large.values()) >= OUT_OF_CACHE else set()
 
 
 def _local(layout: Layout, outputs: set[int]) -> set[int]:

@@ -22,11 +22,11 @@ from nabi.engines.cpu.values import VIEWS, Value, is_awkward, is_by_rows, panel
 
 TINY = 1 << 13
 """Elements of a root that is not worth a strand of its own."""
-FEW = 1 << 22
+FEW_OPERATIONS = 1 << 22
 """Operations of a plan that one thread does faster than two can agree on it."""
 STRANDS = 16
 """Rows are cut into so many strands at most; sums are added strand by strand, in their order."""
-FAR = 1 << 14
+FAR_WEIGHTS = 1 << 14
 """Elements of a matrix that is fetched anew for every block: many rows of one block should be multiplied with it."""
 COLUMN_STRANDS = 4
 """Strands that each transform all tiles, and multiply them with a part of the weights."""
@@ -137,7 +137,7 @@ def lay_out(outputs: Sequence[Value], kept: Set[int]) -> Layout:
     for made in finished.values():
         del stored[made.serial]
     roots = [root for value in everything if value.serial in stored for root in _roots(value, stored, finished)]
-    serial = sum(_work(root.made) for root in roots) < FEW
+    serial = sum(_work(root.made) for root in roots) < FEW_OPERATIONS
     stages = _place(roots, kept, serial)
     for stage in stages:
         for segment in stage:
@@ -503,7 +503,7 @@ def _cut(segment: Segment) -> None:
 
 def _far(segment: Segment) -> bool:
     """Whether much of its work is products with a matrix that is far away."""
-    return _is_much(segment, lambda value: value.kind == "matmul" and value.inputs[1].size >= FAR)
+    return _is_much(segment, lambda value: value.kind == "matmul" and value.inputs[1].size >= FAR_WEIGHTS)
 
 
 def _rounded(segment: Segment) -> bool:
@@ -517,7 +517,7 @@ def _is_much(segment: Segment, chosen: Callable[[Value], bool]) -> bool:
     return 4 * sum(_work(value) for value in made if chosen(value)) > sum(map(_work, made))
 
 
-def _panels(segment: Segment) -> bool:
+def _lays_panels(segment: Segment) -> bool:
     return segment.roots[0].value.kind == "rounded_panels"
 
 
@@ -532,7 +532,7 @@ def _strands(segment: Segment) -> int:
     if _rounded(segment):
         even = 1 << max(1, rows // ROUNDED_ROWS).bit_length() - 1
         strands = min(strands, max(even, 2 if rows >= 2 * FEWEST_ROUNDED else 1))
-    if _panels(segment):
+    if _lays_panels(segment):
         strands = min(strands, max(2, rows // PANELS))
     passed = sum(_sums_size(root.value) for root in segment.roots if root.how == "fold")
     if passed:
@@ -558,7 +558,7 @@ def _block(segment: Segment, longest: int) -> int:
             most = max(most, convolve.patches_size(root.made, 1))
             least = max(least, convolve.enough_pictures(root.made))
     block = max(1, least, min(enough, default=0), BLOCK // max(each + most, 1))
-    if _panels(segment):
+    if _lays_panels(segment):
         return longest
     if _far(segment):
         block = max(block, min(longest, STRAND_ROWS))

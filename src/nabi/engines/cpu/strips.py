@@ -14,7 +14,7 @@ from nabi.engines.cpu.segments import multiply_adds
 from nabi.engines.cpu.values import Spelled, Value
 from nabi.graph.indexing import Slice
 
-ENOUGH = 1 << 21
+ENOUGH_WORK = 1 << 21
 """Multiply-adds of all convolutions that are worth an agreement between threads."""
 CONVOLUTIONS = ("convolution", "winograd", "depthwise")
 
@@ -31,7 +31,7 @@ def cut(xp: Spelled, outputs: Sequence[Value], everything: Sequence[Value]) -> l
         All that they are made from, in the order in which it was made.
     """
     work = sum(multiply_adds(value) for value in everything if value.kind in CONVOLUTIONS and value.shape[0] == 1)
-    if work < ENOUGH:
+    if work < ENOUGH_WORK:
         return list(outputs)
     cutter = _Cutter(xp)
     for value in everything:

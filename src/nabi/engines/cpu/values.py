@@ -97,7 +97,7 @@ WINOGRAD_WEIGHTS = 1 << 17
 """Pairs of channels, at most, whose weights at 36 points the cache can bear."""
 PANEL = 32
 """Columns of a matrix in float32 that lie together, where rows enough are multiplied with it."""
-ENOUGH = 32
+ROWS_FOR_PANELS = 32
 """Rows that a matrix is laid out in panels for."""
 DEEPEST = 1 << 13
 """Rows of a panel, at most, of which the next cache holds enough until it is read again."""
@@ -285,7 +285,9 @@ class Spelled:
             raise Unwritten("a product of stacks of matrices, or of vectors")
         shape = x.shape[0], y.shape[1]
         if self.rounded and x.dtype == np.float32 and _suits_rounding(*shape):
-            return self.value("rounded_matmul", (self._rows(x), self._panels(y)), shape, x.dtype, {"depth": x.shape[1]})
+            return self.value(
+                "rounded_matmul", (self._rows(x), self._rounded_panels(y)), shape, x.dtype, {"depth": x.shape[1]}
+            )
         return self.value("matmul", (x, y), shape, x.dtype)
 
     def _rows(self, x: Value) -> Value:
@@ -296,7 +298,7 @@ class Spelled:
             "rounded_rows", (x.inputs[0] if turned else x,), (rows, apart(-(-depth // 2))), np.uint32, how
         )
 
-    def _panels(self, y: Value) -> Value:
+    def _rounded_panels(self, y: Value) -> Value:
         """The second matrix of a product, in words of two numbers, (panels, words, columns)."""
         (depth, columns), turned = y.shape, y.kind == "permute_dims"
         how = {"turned": turned, "depth": depth, "columns": columns}
@@ -356,8 +358,8 @@ class Spelled:
         how = {**_seen(window), "rounded": rounded}
         right = weight
         if rounded:
-            right = self._panels(self._reshape(weight, shape=(depth, outputs)))
-        elif n * oh * ow >= ENOUGH and depth <= DEEPEST:
+            right = self._rounded_panels(self._reshape(weight, shape=(depth, outputs)))
+        elif n * oh * ow >= ROWS_FOR_PANELS and depth <= DEEPEST:
             wide = min(PANEL, -(-outputs // 8) * 8)
             right = self.value("panels", (weight,), (-(-outputs // wide), *weight.shape[:3], wide), x.dtype)
         return self.value("convolution", (x, right), (n, oh, ow, outputs), x.dtype, how)
