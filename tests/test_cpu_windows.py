@@ -149,6 +149,61 @@ def test_what_is_added_to_a_product_is_added_in_registers() -> None:
     assert sorted(root.value.kind for root in roots) == ["elementwise", "elementwise", "panels", "panels"]
 
 
+# --- gradients of networks whose pictures have odd sides ---
+
+
+@pytest.mark.parametrize("vector", KINDS)
+@pytest.mark.parametrize("seed", range(examples(6)))
+def test_pooled_gradients_in_tiles(seed: int, vector: int) -> None:
+    """Written, padded and summed: of sides that windows divide and of those that they do not."""
+    rng = np.random.default_rng(seed)
+    kernel, stride, padding = int(rng.integers(2, 4)), int(rng.integers(1, 5)), int(rng.integers(0, 2))
+    shape = (int(rng.integers(1, 5)), *map(int, rng.integers(4, 12, 2)), int(rng.choice([1, 3, 16, 20])))
+    how = {"kernel_size": kernel, "stride": stride, "padding": padding}
+    x = np.round(normal(rng, *shape), 1)  # some are equal
+
+    def function(x: Any) -> list[Any]:
+        y = ops.max_pool2d(ops.relu(x), **how)
+        (g,) = nabi.gradients(ops.sum(ops.sin(y)), [x])
+        bordered = ops.pad(g, widths=((0, 0), (1, 2), (0, 1), (0, 0)))
+        return [g, bordered * 2.0, ops.sum(g, axis=(0, 1, 2)), ops.sum(g * x), ops.sum(g * g, axis=(0, 1, 2))]
+
+    check(function, x, vector=vector)
+
+
+@pytest.mark.parametrize("vector", KINDS)
+@pytest.mark.parametrize("seed", range(examples(6)))
+def test_gradients_of_winograds_way(seed: int, vector: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On pictures and on weights, or on weights alone; with many strands and with few, of one block and of several."""
+    rng = np.random.default_rng(seed)
+    monkeypatch.setattr(segments, "PARTIALS", int(rng.choice([1, 1 << 20, 24 << 20])))
+    monkeypatch.setattr(segments, "TILES", int(rng.choice([1, 8, 64])))
+    inputs, outputs = (int(rng.choice([16, 20, 32, 64, 96])) for _ in range(2))
+    x = normal(rng, int(rng.integers(1, 40)), *map(int, rng.integers(5, 12, 2)), inputs)
+    w, padding, both = normal(rng, 3, 3, inputs, outputs) / 10, int(rng.integers(0, 3)), bool(rng.integers(2))
+
+    def function(x: Any, w: Any) -> list[Any]:
+        y = ops.sin(ops.conv2d(x, w, padding=padding))
+        return nabi.gradients(ops.sum(y * y), [x, w] if both else [w])
+
+    check(function, x, w, vector=vector)
+
+
+def test_gradients_share_a_border() -> None:
+    """The one on weights reads what the one on pictures needs, and asks for no more where that is not computed."""
+    x, w = np.zeros((4, 9, 9, 32), np.float32), np.zeros((3, 3, 32, 64), np.float32)
+
+    def pads(*wanted: int) -> list[tuple[int, ...]]:
+        def function(x: Any, w: Any) -> list[Any]:
+            return nabi.gradients(ops.sum(ops.sin(ops.conv2d(x, w, padding=1))), [(x, w)[n] for n in wanted])
+
+        return sorted(root.value.shape for root in roots_of(function, x, w) if root.value.kind == "pad")
+
+    picture, whole, bordered = (4, 14, 14, 32), (4, 12, 12, 64), (4, 14, 14, 64)
+    assert pads(0, 1) == [picture, bordered]
+    assert pads(1) == [whole, picture]
+
+
 # --- a single picture, whose channels are shared out ---
 
 
