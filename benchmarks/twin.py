@@ -333,4 +333,18 @@ def crop(padding: int | None, images: torch.Tensor, generator: torch.Generator) 
     return windows[torch.arange(count), top, left]
 
 
-CHANGES: dict[str, Callable[..., torch.Tensor]] = {"flip": flip, "crop": crop}
+def cutout(size: int | None, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A square of each picture covered with its mean colour."""
+    count, height, width, _ = images.shape
+    size = min(height, width) // 2 if size is None else size
+    inside = []
+    for axis, length in ((1, height), (2, width)):
+        first = torch.randint(length, (count,), generator=generator) - size // 2
+        place = torch.arange(length) - first[:, None]
+        inside.append(((place >= 0) & (place < size)).unsqueeze(3 - axis))
+    covered = (inside[0] & inside[1])[..., None]
+    colour = images.to(torch.float32).mean((1, 2), keepdim=True).round().to(images.dtype)
+    return torch.where(covered, colour, images)
+
+
+CHANGES: dict[str, Callable[..., torch.Tensor]] = {"flip": flip, "crop": crop, "cutout": cutout}

@@ -1,5 +1,6 @@
 """The twin that time to accuracy is measured beside: the network that our classifier trains, and how, in PyTorch."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -207,6 +208,18 @@ def test_what_is_drawn_for_pictures_is_what_ours_may_be() -> None:
         assert len(places) == 1
         seen.update(places)
     assert len(seen) == 9
+    (cutout,) = (twin.change(part) for part in augment.parse("cutout:2").parts)  # type: ignore[union-attr]
+    seen = set()
+    for hidden, whole in zip(cutout(images, generator).numpy(), images.numpy(), strict=True):
+        colour = np.rint(whole.mean((0, 1))).astype(np.uint8)
+        places = []
+        for i, j in itertools.product(range(-1, 5), range(-1, 3)):
+            square = whole.copy()
+            square[max(0, i) : i + 2, max(0, j) : j + 2] = colour
+            places += [(i, j)] * np.array_equal(hidden, square)
+        assert len(places) == 1
+        seen.update(places)
+    assert len(seen) == 24
 
 
 class Own(nn.Layer):
