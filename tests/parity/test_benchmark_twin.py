@@ -258,7 +258,7 @@ def test_recipes_that_have_no_twin(settings: dict[str, Any], message: str) -> No
         twin.Twin(begun(channels=(4,), **settings))
 
 
-@pytest.mark.parametrize(("text", "message"), [("cutout", "augmentation cutout"), ("mixup", "augmentation mixup")])
+@pytest.mark.parametrize(("text", "message"), [("rotation", "augmentation rotation"), ("mixup", "augmentation mixup")])
 def test_augmentations_that_have_no_twin(text: str, message: str) -> None:
     recipe = begun(channels=(4,))
     recipe.examples = recipe.examples._replace(augment=augment.parse(text))

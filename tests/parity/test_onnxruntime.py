@@ -189,7 +189,7 @@ def test_a_wrong_file_is_not_written(digits: Any, tmp_path: Path, monkeypatch: A
     assert main(command) == 0
     assert "no prediction is another one" in capsys.readouterr().out
     target.unlink()
-    monkeypatch.setattr(pictures, "PRECISION", 2.0**3)  # weights of a few bits: another picture
+    monkeypatch.setattr(pictures, "ONE", 2**3)  # weights of a few bits: another picture
     monkeypatch.setattr(
         "nabi.cli.export._of",
         lambda source: [("one", np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))],
