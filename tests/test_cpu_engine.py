@@ -142,6 +142,10 @@ def narrowest(processor: machine.Processor) -> machine.Processor:
     return machine.Processor("x86-64-v2", ",".join(kept), 16)
 
 
+KINDS = {64: lambda one: one, 32: machine.narrower, 16: narrowest}
+"""Processors by the bytes of their vectors, made of the one at hand."""
+
+
 def test_the_engine_itself_is_tested_on_all_widths() -> None:
     """What pretends to be narrower is: the code differs, and the processor is itself again afterwards."""
     before = machine.processor()
@@ -328,9 +332,7 @@ def test_products_write_no_row_too_many(rows: int, vector: int) -> None:
     picture = rng.standard_normal((3, rows, 1, 3)).astype(np.float32)
     weight = rng.standard_normal((3, 3, 3, 5)).astype(np.float32)
     plan = plan_of(lambda x, w: ops.conv2d(x, w, padding=1), picture, weight)
-    before = machine.processor()
-    which = {64: before, 32: machine.narrower(before), 16: narrowest(before)}[vector]
-    with machine.pretending(which):
+    with machine.pretending(KINDS[vector](machine.processor())):
         run = engines.prepare("cpu-direct", plan)
     with guarded() as overrun:
         compare(plan, [picture, weight], run([picture, weight]), engines.prepare("reference", plan)([picture, weight]))
@@ -346,9 +348,7 @@ def test_few_rows_are_multiplied_with_a_far_matrix(rows: int, columns: int, vect
     depth = 1051 if columns == 1000 else 521
     x, w = rng.standard_normal((rows, depth), np.float32), rng.standard_normal((depth, columns), np.float32)
     plan = plan_of(lambda x, w: x @ w, x, w)
-    before = machine.processor()
-    which = {64: before, 32: machine.narrower(before), 16: narrowest(before)}[vector]
-    with machine.pretending(which):
+    with machine.pretending(KINDS[vector](machine.processor())):
         run = engines.prepare("cpu", plan)
     with guarded() as overrun:
         compare(plan, [x, w], run([x, w]), engines.prepare("reference", plan)([x, w]))
@@ -396,8 +396,7 @@ def test_large_results_are_written_by_the_cache(vector: int, monkeypatch: pytest
         return [doubled, ops.sum(doubled), ops.exp(y), y[:, 4:24] - ops.mean(y, axis=0)[4:24], z + 1.0]
 
     plan = plan_of(function, x, y, z)
-    before = machine.processor()
-    with machine.pretending({64: before, 32: machine.narrower(before), 16: narrowest(before)}[vector]):
+    with machine.pretending(KINDS[vector](machine.processor())):
         wanted = engines.prepare("cpu", plan)([x, y, z])
         monkeypatch.setattr(program, "OUT_OF_CACHE", 0)
         monkeypatch.setattr(program, "LARGE", 0)

@@ -12,9 +12,7 @@ from nabi.engines.cpu import contract, segments, values
 from nabi.engines.cpu.program import Program
 from nabi.graph.plan import Plan
 from random_graphs import compare
-from test_cpu_engine import guarded, narrowest
-
-KINDS = {64: lambda one: one, 32: machine.narrower, 16: narrowest}
+from test_cpu_engine import KINDS, guarded
 
 
 def plan_of(function: Any, *arrays: Any) -> Plan:

@@ -8,13 +8,13 @@ training; :mod:`nabi.cache` lists and clears what was kept.
 Inside, each file imports only from those above it::
 
     ondemand    pictures of a set larger than memory   files       folders and archives, with a cap on everything
-    dataset     what a data set is                     decode      one picture
-    splits      dividing by content
+    dataset     what a data set is                     resize      larger and smaller
+    splits      dividing by content                    decode      one picture
     pickles     pickles as data, of which nothing runs unpickle    CIFAR's
     idx, cifar, folders     three kinds of source      official    finding and fetching published files
     named       the sets known by name: declarations   loading, stream    the two doors
     peek        how large pictures are
-    augment     pictures changed at random             resize      larger and smaller (both stand alone)
+    augment     pictures changed at random (from resize alone)
 """
 
 from nabi.data import augment

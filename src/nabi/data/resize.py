@@ -157,8 +157,8 @@ def resize(images: Pictures, way: Way) -> Pictures:
     sideways, between = way.room
     room = np.empty(sideways + between, np.uint8)
     at = room.ctypes.data
-    bounds, *taps = (table.ctypes.data for table in way.tables)
-    places = [images.ctypes.data, made.ctypes.data, bounds, at, at + sideways, *taps]
+    bounds, *rest = (table.ctypes.data for table in way.tables)
+    places = [images.ctypes.data, made.ctypes.data, bounds, at, at + sideways, *rest]
     given = np.array([*places, *way.sizes], np.int64)
     _compiled(machine.processor())(given.ctypes.data, 0, len(images), 0, 0)
     return made if way.wide == made.shape[2] else np.ascontiguousarray(made[:, :, : way.wide])
@@ -286,7 +286,7 @@ GIVEN
   br label %pictures
 
 pictures:
-  %n = phi i64 [ %start, %entry ], [ %next_n, %picture_done ]
+  %n = phi i64 [ %start, %entry ], [ %next_n, %rows ]
   %more = icmp slt i64 %n, %stop
   br i1 %more, label %picture, label %exit
 
@@ -308,7 +308,7 @@ BOUNDS
   br label %bands
 
 bands:
-  %b = phi i64 [ %top, %picture ], [ %next_b, %band_done ]
+  %b = phi i64 [ %top, %picture ], [ %next_b, %begin_band ]
   %more_bands = icmp slt i64 %b, %bottom
   br i1 %more_bands, label %begin_band, label %rows
 
@@ -317,67 +317,51 @@ begin_band:
   %y_line = mul i64 %y, %line
   %strip = getelementptr i8, ptr %corner, i64 %y_line
   call void @turn(ptr %strip, i64 %line, i64 %band, i64 %across_bytes, ptr %sideways)
-  br label %columns
-
-columns:
-  %x = phi i64 [ 0, %begin_band ], [ %next_x, %column ]
-  %more_columns = icmp slt i64 %x, %wide
-  br i1 %more_columns, label %column, label %band_made
-
-column:
-  %x_all = add i64 %n_wide, %x
-  %cf_at = getelementptr i64, ptr %column_first, i64 %x_all
-  %cf = load i64, ptr %cf_at
-  %cc_at = getelementptr i64, ptr %column_count, i64 %x_all
-  %cc = load i64, ptr %cc_at
-  %cw_place = mul i64 %x_all, %column_taps
-  %cw_at = getelementptr i32, ptr %column_weights, i64 %cw_place
-  %cf_within = sub i64 %cf, %left
-  %cf_bytes = mul i64 %cf_within, %group
-  %column_from = getelementptr i8, ptr %sideways, i64 %cf_bytes
-  %x_bytes = mul i64 %x, %group
-  %column_to = getelementptr i8, ptr %turned, i64 %x_bytes
-  call void @combine(ptr %column_from, i64 %group, ptr %cw_at, i64 %cc, ptr %column_to, i64 %group)
-  %next_x = add i64 %x, 1
-  br label %columns
-
-band_made:
+  call void @pass(ptr %sideways, i64 %left, i64 %group, ptr %column_first, ptr %column_count, ptr %column_weights, \
+i64 %column_taps, i64 %n_wide, i64 %wide, ptr %turned)
   %y_within = sub i64 %y, %top
   %y_bytes = mul i64 %y_within, %pixel_line
   %band_to = getelementptr i8, ptr %between, i64 %y_bytes
   call void @turn(ptr %turned, i64 %band, i64 %pixel_line, i64 %band, ptr %band_to)
-  br label %band_done
-
-band_done:
   %next_b = add i64 %b, %band
   br label %bands
 
 rows:
-  %r = phi i64 [ 0, %bands ], [ %next_r, %row ]
-  %more_rows = icmp slt i64 %r, %tall
-  br i1 %more_rows, label %row, label %picture_done
-
-row:
-  %r_all = add i64 %n_tall, %r
-  %rf_at = getelementptr i64, ptr %row_first, i64 %r_all
-  %rf = load i64, ptr %rf_at
-  %rc_at = getelementptr i64, ptr %row_count, i64 %r_all
-  %rc = load i64, ptr %rc_at
-  %rw_place = mul i64 %r_all, %row_taps
-  %rw_at = getelementptr i32, ptr %row_weights, i64 %rw_place
-  %rf_within = sub i64 %rf, %top
-  %rf_bytes = mul i64 %rf_within, %pixel_line
-  %row_from = getelementptr i8, ptr %between, i64 %rf_bytes
-  %r_bytes = mul i64 %r_all, %pixel_line
-  %row_to = getelementptr i8, ptr %made, i64 %r_bytes
-  call void @combine(ptr %row_from, i64 %pixel_line, ptr %rw_at, i64 %rc, ptr %row_to, i64 %pixel_line)
-  %next_r = add i64 %r, 1
-  br label %rows
-
-picture_done:
+  %made_before = mul i64 %n_tall, %pixel_line
+  %picture_to = getelementptr i8, ptr %made, i64 %made_before
+  call void @pass(ptr %between, i64 %top, i64 %pixel_line, ptr %row_first, ptr %row_count, ptr %row_weights, \
+i64 %row_taps, i64 %n_tall, i64 %tall, ptr %picture_to)
   %next_n = add i64 %n, 1
   br label %pictures
 
+exit:
+  ret void
+}
+
+define internal void @pass(ptr %from, i64 %before, i64 %line, ptr %firsts, ptr %counts, ptr %weights, i64 %taps, \
+i64 %start, i64 %length, ptr %to) {
+entry:
+  br label %next
+next:
+  %i = phi i64 [ 0, %entry ], [ %after, %one ]
+  %more = icmp slt i64 %i, %length
+  br i1 %more, label %one, label %exit
+one:
+  %number = add i64 %start, %i
+  %first_at = getelementptr i64, ptr %firsts, i64 %number
+  %first = load i64, ptr %first_at
+  %count_at = getelementptr i64, ptr %counts, i64 %number
+  %count = load i64, ptr %count_at
+  %weight = mul i64 %number, %taps
+  %weight_at = getelementptr i32, ptr %weights, i64 %weight
+  %within = sub i64 %first, %before
+  %source = mul i64 %within, %line
+  %source_at = getelementptr i8, ptr %from, i64 %source
+  %target = mul i64 %i, %line
+  %target_at = getelementptr i8, ptr %to, i64 %target
+  call void @combine(ptr %source_at, i64 %line, ptr %weight_at, i64 %count, ptr %target_at, i64 %line)
+  %after = add i64 %i, 1
+  br label %next
 exit:
   ret void
 }

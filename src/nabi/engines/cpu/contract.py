@@ -143,27 +143,11 @@ def _row_by_row(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtyp
     zero = constant(code, 0, dtype).spread(width)
     together = 8 if rows <= 2 else 4 if rows <= 4 else 2
 
-    def along(work: Callable[[Index], None]) -> None:
-        """All vectors of columns."""
-        whole = code.whole_steps(columns, width)
-        with code.loop(0, whole, width) as column:
-            work(column._replace(lanes=1))
-        with code.loop(whole, columns, width) as column:
-            left = code.let(f"sub i64 {columns}, {code.integer(column)}")
-            with code.masked(code.first_lanes(left, width)):
-                work(column._replace(lanes=1))
-
-    def clear(column: Index) -> None:
-        for row in range(rows):
-            place = result.offset(Index((), row), column)
-            code.store(result.pointer, place, dtype, width, zero.name)
-
     def add_rows(k: Index, count: int) -> None:
         """To all results, what comes from some rows of y."""
         places = [[x.offset(Index((), row), k.plus(tap)) for tap in range(count)] for row in range(rows)]
         factors = [[Lane(code, code.load(x.pointer, p, dtype, 1), dtype, 1).spread(width) for p in r] for r in places]
-
-        def work(column: Index) -> None:
+        for column in vectors(code, columns, width):
             found = [code.load(y.pointer, y.offset(k.plus(tap), column), dtype, width) for tap in range(count)]
             for row, own in enumerate(factors):
                 place = result.offset(Index((), row), column)
@@ -172,11 +156,10 @@ def _row_by_row(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtyp
                     total = fused(factor, Lane(code, other, dtype, width), total)
                 code.store(result.pointer, place, dtype, width, total.name)
 
-        along(work)
-
     with code.of_width(width):
-        if not add:
-            along(clear)
+        for column in vectors(code, columns, width) if not add else ():
+            for row in range(rows):
+                code.store(result.pointer, result.offset(Index((), row), column), dtype, width, zero.name)
         whole = code.whole_steps(x.columns, together)
         with code.loop(0, whole, together) as k:
             add_rows(k, together)

@@ -400,6 +400,16 @@ def tiles_of(steps: Sequence[int]) -> tuple[int, int]:
     return -(-steps[0] // TILE), -(-steps[1] // TILE)
 
 
+def tiles_each(value: Value) -> int:
+    """Tiles of one picture, for a convolution or for its gradient on weights."""
+    return math.prod(tiles_of(value.shape[1:3] if value.kind == "winograd" else value.settings["steps"]))
+
+
+def sums_size(value: Value) -> int:
+    """Bytes of the sums at 36 points that a gradient on weights is made of."""
+    return 4 * POINTS * math.prod(value.shape[2:])
+
+
 def _tiles(reader: Reader, rows: Rows, steps: Sequence[int]) -> Iterator[tuple[Index, Index, Index, Index]]:
     """Tile by tile: the picture, the tile's row and column, and its number in the block."""
     code = reader.code
@@ -444,7 +454,7 @@ def _count(code: Code, rows: Rows, steps: Sequence[int]) -> int | str:
 def has_few_tiles(value: Value) -> bool:
     """Whether there are so few tiles that most of the time goes into fetching the weights, of which there are many."""
     inputs, outputs = value.inputs[0].shape[3], value.shape[3]
-    tiles = value.shape[0] * math.prod(tiles_of(value.shape[1:3]))
+    tiles = value.shape[0] * tiles_each(value)
     return tiles <= FEW_TILES and inputs * outputs >= MANY_WEIGHTS and outputs > panel(outputs)
 
 
@@ -512,11 +522,7 @@ def _edges(
 
 def winograd_size(value: Value) -> int:
     """Bytes of one picture's tiles at 36 points, before and after the products."""
-    if value.kind == "winograd":
-        steps, channels = value.shape[1:3], value.inputs[0].shape[3] + panel(value.shape[3])
-    else:
-        steps, channels = value.settings["steps"], value.shape[2] + panel(value.shape[3])
-    return 4 * POINTS * math.prod(tiles_of(steps)) * (channels + 32)
+    return 4 * POINTS * tiles_each(value) * (value.inputs[0].shape[3] + panel(value.shape[3]) + 32)
 
 
 def winograd_gradient(

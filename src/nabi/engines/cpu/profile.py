@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nabi import threads
-from nabi.engines.cpu.convolve import POINTS, tiles_of
+from nabi.engines.cpu.convolve import POINTS, tiles_each
 from nabi.engines.cpu.segments import LEAVES, Root, Segment, multiply_adds
 from nabi.engines.cpu.values import Value
 
@@ -107,12 +107,9 @@ def _carried_out(root: Root) -> float:
     value = root.made
     if root.how == "combine":
         return 0.0
-    if value.kind == "winograd":
-        tiles = value.shape[0] * np.prod(tiles_of(value.shape[1:3]))
-        return float(2 * POINTS * tiles * value.shape[3] * value.inputs[0].shape[3])
-    if value.kind == "winograd_gradient":
-        tiles = value.inputs[1].shape[0] * np.prod(tiles_of(value.settings["steps"]))
-        return float(2 * POINTS * tiles * value.shape[2] * value.shape[3])
+    if value.kind in ("winograd", "winograd_gradient"):
+        pictures, *_, inputs = value.inputs[0].shape
+        return float(2 * POINTS * pictures * tiles_each(value) * inputs * value.shape[3])
     return float(2 * multiply_adds(value))
 
 

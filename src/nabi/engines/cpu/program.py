@@ -1,7 +1,6 @@
 """A plan as segments of machine code in memory that is laid out beforehand, and how a run goes through them."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -173,7 +172,7 @@ class Program:
             if root.value.kind == "winograd_gradient" and root.how == "fold":
                 place = code.let(f"getelementptr i8, ptr %scratch, i64 {used}", "sums")
                 sums[root.value.serial] = place
-                used += aligned(4 * convolve.POINTS * math.prod(root.value.shape[2:]))
+                used += aligned(convolve.sums_size(root.value))
         work_at = used
         used += max((aligned(_workspace(root, segment)) for root in segment.roots), default=0)
         work = code.let(f"getelementptr i8, ptr %scratch, i64 {work_at}", "work")

@@ -200,7 +200,11 @@ def make_run(program: Program) -> Run:
                 return one
         found = next((one for one in here.seats if one.is_free()), None)
         if found is None:
-            found = Seat(shapes) if len(here.seats) < SEATS else here.seats.pop(0)
+            if len(here.seats) < SEATS:
+                found = Seat(shapes)
+            else:
+                found = here.seats.pop(0)
+                found.renew()
             here.seats.append(found)
         found.state = arrays
         located = [_located(value, dtype) for value, (_, dtype) in zip(arrays, state, strict=True)]
@@ -208,8 +212,6 @@ def make_run(program: Program) -> Run:
         found.read = here.table[read_at]
         for number, (_, place) in zip(state_places, located, strict=True):
             found.read[number - first] = place
-        if found.counts and not found.is_free():
-            found.renew()
         _count(here.seats)
         return found
 

@@ -550,8 +550,7 @@ def _block(segment: Segment, longest: int) -> int:
             continue
         if root.value.kind in ("winograd", "winograd_gradient"):
             most = max(most, convolve.winograd_size(root.value))
-            steps = root.value.shape[1:3] if root.value.kind == "winograd" else root.value.settings["steps"]
-            tiles = math.prod(convolve.tiles_of(steps))
+            tiles = convolve.tiles_each(root.value)
             enough.append(-(-TILES // tiles))
             least = max(least, -(-FEWEST_TILES // tiles))
         elif root.made.kind in ("convolution", "convolution_gradient") and not convolve.is_one_by_one(root.made):
@@ -576,7 +575,7 @@ def _block_bytes(root: Root) -> int:
 def _sums_size(value: Value) -> int:
     """Bytes of the sums that a strand goes through on the way to its partial sum."""
     if value.kind == "winograd_gradient":
-        return 4 * convolve.POINTS * math.prod(value.shape[2:])
+        return convolve.sums_size(value)
     return partial_size(value)
 
 
