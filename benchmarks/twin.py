@@ -146,8 +146,20 @@ class Mirrored(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
             return super().forward(x)
-        both = super().forward(torch.cat([x, x.flip(3)]))
-        return (both[: len(x)] + both[len(x) :]) / 2
+        looks = self.looks(x)
+        answers = super().forward(torch.cat([*looks, *(look.flip(3) for look in looks)]))
+        return answers.reshape(2 * len(looks), len(x), *answers.shape[1:]).mean(0)
+
+    def looks(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [x]
+
+
+class MultiCrop(Mirrored):
+    """The same over a picture a pixel up and to the left, and down and to the right."""
+
+    def looks(self, x: torch.Tensor) -> list[torch.Tensor]:
+        padded = nn.functional.pad(x.to(torch.float32), (1, 1, 1, 1), mode="replicate").to(x.dtype)
+        return [padded[:, :, 2:, 2:], padded[:, :, :-2, :-2]]
 
 
 class Norm(nn.BatchNorm2d):
@@ -191,9 +203,9 @@ def module(layer: Any) -> nn.Module:
     if not type(layer).__module__.startswith("nabi.nn."):
         raise NoTwin(f"layer {kind}")
     match kind:
-        case "Sequential" | "Mirrored":
-            layers = OrderedDict((name, module(one)) for name, one in own.items())
-            return Mirrored(layers) if kind == "Mirrored" else nn.Sequential(layers)
+        case "Sequential" | "Mirrored" | "MultiCrop":
+            container = {"Sequential": nn.Sequential, "Mirrored": Mirrored, "MultiCrop": MultiCrop}[kind]
+            return container(OrderedDict((name, module(one)) for name, one in own.items()))
         case "Standardize":
             return Standardize(own.pop("mean").numpy(), own.pop("std").numpy())
         case "Conv2d" | "Whitening":

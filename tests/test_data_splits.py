@@ -124,6 +124,15 @@ def test_what_is_missing_is_made_and_what_is_there_stays():
     assert complete_splits(everything, test=0).test is None
 
 
+def test_of_many_pictures_enough_are_kept_aside():
+    count = 70_000
+    images = np.arange(count, dtype=np.uint32).view(np.uint8).reshape(count, 2, 2, 1)
+    many = Dataset("many", ("a", "b"), Split(images, np.arange(count) % 2))
+    whole = complete_splits(many)
+    assert [len(part) for part in (whole.test, whole.validation, whole.train)] == [10_000, 5_000, 55_000]
+    assert len(complete_splits(many, validation=0.3).validation) == 21_000
+
+
 def test_digits():
     digits = data.load("digits")
     again = data.load("digits")

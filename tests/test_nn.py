@@ -292,18 +292,25 @@ def test_residual_adds_its_input_or_a_shortcut() -> None:
     assert list(nn.parameters(both)) == ["body.weight", "body.bias", "shortcut.weight", "shortcut.bias"]
 
 
-def test_mirrored_answers_with_the_mean_over_both_looks() -> None:
+def moved(x: Any, rows: int, columns: int) -> Any:
+    """Pictures whose pixels have moved so far; edges are repeated."""
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    return padded[:, 1 - rows : 1 - rows + x.shape[1], 1 - columns : 1 - columns + x.shape[2]]
+
+
+@pytest.mark.parametrize(("container", "places"), [(nn.Mirrored, [(0, 0)]), (nn.MultiCrop, [(-1, -1), (1, 1)])])
+def test_several_looks_give_their_mean(container: type[nn.Sequential], places: list[tuple[int, int]]) -> None:
     x = np.random.default_rng(0).normal(size=(3, 4, 5, 2)).astype(np.float32)
     layers = {"conv": nn.Conv2d(2, 3, 2, key=KEY), "flatten": nn.Flatten()}
-    one, both = nn.Sequential(layers), nn.Mirrored(layers)
-    expected = (one(x).numpy() + one(x[:, :, ::-1].copy()).numpy()) / 2
-    np.testing.assert_allclose(both(x).numpy(), expected, rtol=1e-5)
-    np.testing.assert_allclose(both(x[:, :, ::-1].copy()).numpy(), expected, rtol=1e-5)
-    np.testing.assert_array_equal(both(x, training=True).numpy(), one(x, training=True).numpy())
-    again = nn.build(nn.describe(both), most=100)
-    nn.load_tensors(again, {path: tensor.numpy() for path, tensor in nn.tensors(both).items()})
-    assert type(again) is nn.Mirrored
-    assert again(x).numpy().tobytes() == both(x).numpy().tobytes()
+    one, several = nn.Sequential(layers), container(layers)
+    looks = [look.copy() for place in places for whole in [moved(x, *place)] for look in (whole, whole[:, :, ::-1])]
+    expected = np.mean([one(look).numpy() for look in looks], axis=0)
+    np.testing.assert_allclose(several(x).numpy(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(several(x, training=True).numpy(), one(x, training=True).numpy())
+    again = nn.build(nn.describe(several), most=100)
+    nn.load_tensors(again, {path: tensor.numpy() for path, tensor in nn.tensors(several).items()})
+    assert type(again) is container
+    assert again(x).numpy().tobytes() == several(x).numpy().tobytes()
 
 
 def test_batch_norm_learns_biases_faster_by_their_gain() -> None:

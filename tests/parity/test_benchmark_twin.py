@@ -121,7 +121,7 @@ def test_loss_gradients_and_three_steps_are_ours() -> None:
 def test_answers_are_those_that_the_classifier_gives() -> None:
     """By whatever `predict` does beside the network."""
     images, labels = pictures()
-    how = {"augment": "flip", "random_state": 0, "engine": "reference"}
+    how = {"augment": "flip,crop:1", "random_state": 0, "engine": "reference"}
     classifier = nabi.ConvNetClassifier(channels=(4, 8), max_iter=1, **how)
     recipe = twin.begun(classifier, images, labels)
     theirs = twin.Twin(recipe).scores(torch.from_numpy(images), at_once=20).numpy()
@@ -150,6 +150,7 @@ LAYERS = {
     "norm": nn.BatchNorm(3, momentum=0.3, epsilon=0.1),
     "norm of biases": nn.BatchNorm(3, scale=False, bias_gain=8.0),
     "mirrored": nn.Mirrored(nn.Conv2d(3, 4, 3, key=nabi.random.key(3)), nn.Flatten()),
+    "multi-crop": nn.MultiCrop(nn.Conv2d(3, 4, 3, key=nabi.random.key(4)), nn.Flatten()),
 } | {kind.label: kind() for kind in ACTIVATIONS.values()}
 
 

@@ -24,7 +24,7 @@ from nabi.data.folders import cache_key, layout
 from nabi.data.idx import is_idx_name
 from nabi.data.loading import ARCHIVE_ENDINGS, load
 from nabi.data.named import NAMED
-from nabi.data.splits import content_key, content_keys, split_by_content
+from nabi.data.splits import content_key, content_keys, split_by_content, usual_fraction
 from nabi.errors import DataError
 
 SPLITS = ("train", "validation", "test")
@@ -237,7 +237,7 @@ def _completed(
     """The splits with those that were not given, made from training as :func:`nabi.data.complete_splits` does."""
     made = tuple(split for split in SPLITS if split not in given)
     training = np.flatnonzero(splits == 0)
-    fractions = [0.15 if split in made else 0.0 for split in ("test", "validation")]
+    fractions = [usual_fraction(split, len(training)) if split in made else 0.0 for split in ("test", "validation")]
     parts = split_by_content(keys[training], labels[training], fractions)
     completed = splits.copy()
     for split, part in zip(("test", "validation"), parts, strict=False):

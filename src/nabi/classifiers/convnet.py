@@ -31,8 +31,8 @@ class ConvNetClassifier(NetworkClassifier):
     """Filters that look for the same thing everywhere in a picture, and for patterns of what was found.
 
     Rows of numbers (N, features) are taken as pictures of ``image_shape``, or of one line of pixels: (1, features, 1).
-    Where pictures are flipped in training, it answers with the mean over a picture and its mirror. Source: the lecture,
-    chapter 6.
+    Where pictures are flipped in training, it answers with the mean over a picture and its mirror; where they are
+    cropped as well, over both a pixel to either side. Source: the lecture, chapter 6.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class ConvNetClassifier(NetworkClassifier):
 
     architecture: Any = "convnet"
     _: KW_ONLY
-    channels: Sequence[int] = (64, 128, 256)
+    channels: Sequence[int] = (64, 256, 256)
     convolutions: int = 2
     whitening: bool = True
     image_shape: tuple[int, int, int] | None = None
@@ -88,7 +88,7 @@ class ConvNetClassifier(NetworkClassifier):
                 channels=tuple(map(int, self.channels)),
                 convolutions=self.convolutions,
                 whitening=self.whitening and min(shape[:2]) > 2,
-                mirrored=_flips(self.augment),
+                container=_container(self.augment),
                 seed=seed,
             )
         if len(self.input_shape_) == 3:
@@ -162,10 +162,11 @@ class ConvNetClassifier(NetworkClassifier):
             check_sizes("image_shape", self.image_shape, count=3)
 
 
-def _flips(augmentation: Any) -> bool:
-    """Whether pictures are mirrored in training."""
+def _container(augmentation: Any) -> type[nn.Sequential]:
+    """What looks at a picture as it was varied in training: mirrored, and perhaps moved."""
     pipeline = augment.parse(augmentation)
-    return pipeline is not None and any(getattr(part, "name", "") == "flip" for part in pipeline.parts)
+    varied = {getattr(part, "name", "") for part in pipeline.parts} if pipeline else set()
+    return nn.Sequential if "flip" not in varied else nn.MultiCrop if "crop" in varied else nn.Mirrored
 
 
 def _whitenings(layers: nn.Sequential) -> Iterator[nn.Whitening]:

@@ -19,7 +19,7 @@ def convnet(
     channels: Sequence[int] = (64, 128, 256),
     convolutions: int = 1,
     whitening: bool = False,
-    mirrored: bool = False,
+    container: type[nn.Sequential] = nn.Sequential,
     standardize: nn.Standardize | None = None,
     seed: int = 0,
 ) -> nn.Sequential:
@@ -41,8 +41,8 @@ def convnet(
         Whether the first layer is a `nabi.nn.Whitening`, whose filters are to be computed from pictures; the other
         convolutions then begin with passing their inputs on, and of what their normalisation learns the biases come
         first: see `nabi.nn.BatchNorm`.
-    mirrored : bool
-        Whether it answers with the mean over a picture and its mirror: see `nabi.nn.Mirrored`.
+    container : type
+        What the layers stand in: `nabi.nn.Mirrored` and `nabi.nn.MultiCrop` look at a picture more than once.
     standardize : Standardize, optional
         The first layer; where it is not given, one with mean 0 and standard deviation 1 per channel.
     seed : int
@@ -80,4 +80,4 @@ def convnet(
                 height, width = height // 2, width // 2
             depth = outputs
     layers += [nn.GlobalAvgPool(), nn.Linear(depth, n_classes, key=ops.fold_in(key(seed), len(channels)))]
-    return (nn.Mirrored if mirrored else nn.Sequential)(*layers)
+    return container(*layers)

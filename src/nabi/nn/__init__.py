@@ -20,7 +20,7 @@ from nabi.nn.activation import (
     Tanh,
     activation,
 )
-from nabi.nn.containers import Mirrored, Residual, Sequential
+from nabi.nn.containers import Mirrored, MultiCrop, Residual, Sequential
 from nabi.nn.convolution import Conv2d
 from nabi.nn.description import build, describe
 from nabi.nn.dropout import Dropout
@@ -52,6 +52,7 @@ __all__ = [
     "LocalResponseNorm",
     "MaxPool2d",
     "Mirrored",
+    "MultiCrop",
     "ReLU",
     "ReLU6",
     "Reshape",

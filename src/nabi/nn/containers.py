@@ -93,8 +93,31 @@ class Mirrored(Sequential):
     def forward(self, x: Any, training: bool) -> Tensor:
         if training:
             return super().forward(x, training)
-        both = super().forward(ops.concat(x, ops.flip(x, axis=2)), training)
-        return (both[: x.shape[0]] + both[x.shape[0] :]) / 2  # type: ignore[no-any-return]
+        looks = self._looks(x)
+        answers = super().forward(ops.concat(*looks, *(ops.flip(look, axis=2) for look in looks)), training)
+        y: Tensor = ops.mean(ops.reshape(answers, (2 * len(looks), x.shape[0], *answers.shape[1:])), axis=0)
+        return y
+
+    def _looks(self, x: Any) -> list[Any]:
+        return [x]
+
+
+class MultiCrop(Mirrored):
+    """The mean of `Mirrored` over a picture moved by a pixel up and to the left, and down and to the right
+
+    In training y = f(x), too. Edges are repeated where pixels would be missing. For pictures that are of the same class
+    a pixel further: four looks err less than two. Sources: Krizhevsky, Sutskever and Hinton (2012), section 4.1;
+    Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024), section 3.5, who looks at the middle, too.
+    """
+
+    label = "multi_crop"
+
+    def _looks(self, x: Any) -> list[Any]:
+        up = ops.concat(x[:, 1:], x[:, -1:], axis=1)
+        down = ops.concat(x[:, :1], x[:, :-1], axis=1)
+        left = ops.concat(up[:, :, 1:], up[:, :, -1:], axis=2)
+        right = ops.concat(down[:, :, :1], down[:, :, :-1], axis=2)
+        return [left, right]
 
 
 def _named(layers: Sequence[Any]) -> dict[str, Layer]:
