@@ -1,5 +1,6 @@
 """``nabi check`` from the outside: what is printed and written, exit codes, and what ``nabi train`` makes of leaks."""
 
+import io
 import json
 import os
 import subprocess
@@ -115,6 +116,17 @@ def test_bad_use_is_one_line_and_code_2(arguments: list[str], words: str, capsys
     assert captured.err.startswith("nabi: ")
     assert captured.err.count("\n") == 1
     assert words in captured.err
+
+
+def test_an_animation_that_is_cut_behind_its_first_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    file = io.BytesIO()
+    first, second = (scene(seed).convert("P") for seed in (1, 2))
+    first.save(file, "GIF", save_all=True, append_images=[second])
+    whole = file.getvalue()
+    second_begins = whole.index(b"\x2c", whole.index(b"\x2c") + len(whole) // 3)
+    write_tree(Path("photos"), {"a/1.gif": whole[: second_begins + 4], "b/2.png": encoded(scene(2))})
+    assert main(["check", "photos"]) in (0, 1)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def shape(content: object) -> object:

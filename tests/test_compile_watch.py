@@ -3,6 +3,8 @@
 import copy
 import functools
 import pickle
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -252,3 +254,16 @@ def test_a_label_out_of_range_in_a_compiled_loss_is_not_a_number() -> None:
         compiled = nabi.compile(lambda s, y, loss=loss: loss(s, y))
         assert np.isfinite(float(compiled(np.ones((1, 3), np.float32), np.array([2]))))
         assert np.isnan(float(compiled(np.ones((1, 3), np.float32), np.array([3]))))
+
+
+@pytest.mark.parametrize("folder", ["mine", "lib"])
+def test_functions_in_a_folder_that_python_was_installed_into(folder: str) -> None:
+    """Such as a project whose environment was made in its own folder: only the libraries' folders are constant."""
+    file = str(Path(sys.prefix) / folder / "helpers.py")
+    scope: dict[str, Any] = {"scale": 2.0}
+    exec(compile("def helper(x): return x * scale", file, "exec"), scope)
+    helper = scope["helper"]
+    compiled = nabi.compile(lambda x: helper(x))
+    assert float(compiled(3.0)) == 6
+    scope["scale"] = 5.0
+    assert float(compiled(3.0)) == 15

@@ -410,6 +410,29 @@ def test_large_results_are_written_by_the_cache(vector: int, monkeypatch: pytest
     assert overrun() == 0
 
 
+@pytest.mark.parametrize(
+    "function", [lambda x: x[0] * 2.0, lambda x: ops.pad(x, widths=((0, 0), (1, 3)))], ids=["one axis", "padded"]
+)
+def test_what_does_not_lie_at_multiples_is_not_written_past_the_cache(
+    function: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single axis is cut anywhere, and the inside of a padded row begins anywhere: a processor refuses both."""
+    monkeypatch.setattr(program, "OUT_OF_CACHE", 0)
+    monkeypatch.setattr(program, "LARGE", 0)
+    x = np.random.default_rng(0).standard_normal((8, 250_004), np.float32)
+    plan = plan_of(function, x)
+    (got,), (wanted,) = (engines.prepare(engine, plan)([x]) for engine in ("cpu", "reference"))
+    assert not Compiled(plan).passing
+    assert got.tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [">i4", ">f4", ">f8"])
+def test_numbers_in_another_order_of_bytes(dtype: str) -> None:
+    x = np.arange(9).astype(dtype)
+    found = nabi.compile(lambda x: ops.astype(x, dtype="float32"), engine="cpu")(x)
+    np.testing.assert_array_equal(found.numpy(), np.arange(9, dtype=np.float32))
+
+
 def test_arrays_that_anybody_holds_stay_as_they_are() -> None:
     """Results, former state, views of either: whatever is kept, and whatever state comes next."""
     rng = np.random.default_rng(0)

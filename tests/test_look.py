@@ -263,9 +263,10 @@ def test_a_net_within_a_net_is_opened() -> None:
     assert (found.layer, found.map.shape) == ("sequential.relu", (6, 6))
 
 
-def test_saliency_is_the_slope_of_the_score() -> None:
-    """Against central differences, on a net without corners, in float64."""
-    net = models.three_layer((3, 4, 1), 5, hidden=(6, 6), seed=3)
+@pytest.mark.parametrize("container", [nn.Sequential, nn.MultiCrop])
+def test_saliency_is_the_slope_of_the_score(container: type[nn.Sequential]) -> None:
+    """Against central differences, on a net without corners, in float64; of all looks, if it looks more than once."""
+    net = container(dict(models.three_layer((3, 4, 1), 5, hidden=(6, 6), seed=3).items()))
     for tensor in nn.tensors(net).values():
         tensor.held = np.float64(tensor.value)
     picture = pixels(3, 4, 1)

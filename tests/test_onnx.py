@@ -1,5 +1,6 @@
 """ONNX files from strangers: what is no classifier, damaged or made to harm ends in one line."""
 
+import os
 import time
 import tracemalloc
 from pathlib import Path
@@ -12,8 +13,9 @@ import nabi
 from fuzzing import examples
 from nabi.classifiers import MLPClassifier
 from nabi.classifiers.exporting import to_onnx
+from nabi.classifiers.imported import from_onnx
 from nabi.cli import main
-from nabi.errors import FormatError, NabiError
+from nabi.errors import FormatError, ModelFileError, NabiError
 from nabi.onnx.protobuf import decode, encode
 from nabi.onnx.tensors import to_message
 
@@ -152,6 +154,38 @@ def test_a_hostile_file_is_refused_in_one_line(name: str, written: Any, capsys: 
     assert str(path) in str(raised.value)
     assert main(["import", str(path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_names_of_classes_in_any_order(written: Any, tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    path = written(model([node("MatMul", ["x", "w"], ["s"]), node("Softmax", ["s"], ["y"])], {"w": weight}))
+    x = np.random.default_rng(1).normal(size=(20, 4)).astype(np.float32)
+    plain, named = from_onnx(path), from_onnx(path, classes=("ship", "cat", "dog"))
+    assert named.classes_.tolist() == ["cat", "dog", "ship"]
+    assert named.predict(x).tolist() == np.array(["ship", "cat", "dog"])[plain.predict(x)].tolist()
+    np.testing.assert_array_equal(named.scores(x), plain.scores(x)[:, [1, 2, 0]])
+    np.testing.assert_array_equal(named.predict_proba(x), plain.predict_proba(x)[:, [1, 2, 0]])
+    named.save(tmp_path / "named.safetensors")
+    assert nabi.load(tmp_path / "named.safetensors").predict(x).tolist() == named.predict(x).tolist()
+    with pytest.raises(FormatError, match="two of its classes have the same name"):
+        from_onnx(path, classes=("ship", "cat", "cat"))
+
+
+def test_import_is_refused_in_one_line(written: Any, tmp_path: Path, capsys: Any) -> None:
+    path = written(model([node("MatMul", ["x", "w"], ["y"])], {"w": np.ones((4, 3), np.float32)}))
+    names = tmp_path / "names.txt"
+    names.write_bytes("나비\nKöter\n".encode("utf-16"))
+    assert main(["import", str(path), "--classes", str(names)]) == 2
+    assert "not text in UTF-8" in capsys.readouterr().err
+    assert main(["import", str(path), "--size", "-5"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    path.with_suffix(".safetensors").write_bytes(b"a model of one's own")
+    assert main(["import", str(path)]) == 2
+    assert "there is one already" in capsys.readouterr().err
+    assert path.with_suffix(".safetensors").read_bytes() == b"a model of one's own"
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(ModelFileError, match="not a regular file"):
+        nabi.load(tmp_path / "pipe.onnx")
 
 
 def test_loops_branches_and_functions_are_refused(written: Any) -> None:

@@ -404,6 +404,43 @@ def test_train_keeps_what_finetuning_made(folder: Path, tmp_path: Path) -> None:
     assert before["conv2.weight"].numpy().tobytes() != after["conv2.weight"].numpy().tobytes()
 
 
+def test_train_on_grey_photos(tmp_path: Path, capsys) -> None:
+    images, labels = photos()
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (tmp_path / "scans" / label).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).convert("L").resize((100, 100)).save(tmp_path / "scans" / label / f"{number}.png")
+    out = tmp_path / "run"
+    assert main(["train", str(tmp_path / "scans"), "--out", str(out)]) == 0
+    assert nabi.load(out).input_shape_ == (64, 64, 3)
+    assert main(["evaluate", str(out), str(tmp_path / "scans")]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_train_finds_a_learning_rate_for_the_head(folder: Path, tmp_path: Path, capsys) -> None:
+    assert main(["train", str(folder), "--learning-rate", "find", "--out", str(tmp_path / "run")]) == 0
+    assert "the learning rate that was found: " in capsys.readouterr().out
+    assert (tmp_path / "run" / "learning-rate.svg").exists()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_class_of_one_photo_may_be_kept_for_validation(seed: int) -> None:
+    images, labels = photos(30)
+    labels[0] = "dog"
+    classifier = PhotoClassifier(random_state=seed, validation_fraction=0.3).fit(images, labels)
+    assert "dog" in classifier.classes_
+
+
+def test_files_are_brought_to_the_size_that_was_learnt_from(tmp_path: Path) -> None:
+    images, labels = photos()
+    small = np.ascontiguousarray(images[:, ::2, ::2])
+    classifier = PhotoClassifier(weights=Path("tiny"), random_state=0).fit(small, labels)
+    classifier.save(tmp_path / "model.safetensors")
+    again = nabi.load(tmp_path / "model.safetensors")
+    assert again.weights == "tiny"
+    assert again.predict(as_files(small[:5], tmp_path / "files")).tolist() == classifier.predict(small[:5]).tolist()
+    again.calibrate(as_files(small[:9], tmp_path / "others"), labels[:9])
+
+
 def test_train_without_a_backbone(folder: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "run"
     assert main(["train", str(folder), "--backbone", "none", "--size", "32", "--epochs", "1", "--out", str(out)]) == 0
@@ -435,6 +472,8 @@ def test_train_says_what_to_install(folder: Path, tmp_path: Path, capsys, monkey
             "--augment: with a backbone each photo is looked at once, as it is; but for --finetune",
         ),
         (["--backbone", "none", "--finetune"], "--finetune: there is no backbone to train further"),
+        (["--finetune", "--learning-rate", "0.1"], "--learning-rate: --finetune has a way of its own"),
+        (["--finetune", "--loss", "hinge"], "--loss: --finetune has a way of its own"),
         (["--weight-decay", "-1"], "--weight-decay is -1.0: it must be a number 0 or more"),
     ],
 )

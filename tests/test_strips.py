@@ -76,6 +76,12 @@ def layer(kind: str, x: Any, w: list[Any], place: int) -> Any:
     return x + ops.relu(ops.conv2d(x, w[0][:3, :3, :c, :c], padding=1))
 
 
+@pytest.mark.parametrize("key", [np.s_[0, None], np.s_[None, 0], np.s_[:, 0]])
+def test_a_picture_that_was_picked_by_another_key(key: Any) -> None:
+    x, w = normal(0, 1, 1, 20, 20, 3) if key == np.s_[:, 0] else normal(0, 1, 20, 20, 3), normal(1, 3, 3, 3, 8)
+    check(lambda x, w: ops.conv2d(ops.relu(ops.conv2d(x[key], w, padding="same"))[..., :3], w, padding="same"), x, w)
+
+
 @settings(max_examples=examples(25), deadline=None)
 @given(
     seed=st.integers(0, 1000),

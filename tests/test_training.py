@@ -137,6 +137,17 @@ def test_the_schedule_is_followed_step_by_step() -> None:
 def test_nothing_to_train_on() -> None:
     with pytest.raises(DataError, match="no pictures"):
         list(run(*made(), train=(np.zeros((0, 4, 4, 1), np.uint8), np.zeros(0, np.int64))))
+    with pytest.raises(DataError, match="no pictures to validate on"):
+        list(run(*made(), validation=(np.zeros((0, 4, 4, 1), np.uint8), np.zeros(0, np.int64))))
+
+
+def test_what_is_done_to_the_model_after_the_end_stays() -> None:
+    model, optimizer = made()
+    for event in run(model, optimizer):
+        if isinstance(event, Finished):
+            for tensor in nn.parameters(model).values():
+                tensor.assign(np.zeros(tensor.shape, np.float32))
+    assert not any(tensor.numpy().any() for tensor in nn.parameters(model).values())
 
 
 # --- batches ---
@@ -305,6 +316,24 @@ def test_refuses_a_file_that_is_no_checkpoint(tmp_path) -> None:
     other = models.linear((4, 4, 1), K)
     with pytest.raises(ModelFileError, match="of another model"):
         list(run(other, optim.AdamW(nn.parameters(other)), checkpoint=tmp_path / "other"))
+
+
+@pytest.mark.parametrize("damage", ["shape", "version"])
+def test_a_checkpoint_of_something_else_changes_nothing(tmp_path, damage: str) -> None:
+    path = tmp_path / "checkpoint"
+    list(run(*made(), checkpoint=path, stop=stopping(3)))
+    arrays, header = container.read(path)
+    if damage == "shape":
+        name = max(name for name in arrays if name.startswith("now."))
+        arrays = arrays | {name: np.zeros((3, *arrays[name].shape), arrays[name].dtype)}
+    else:
+        header = header | {"checkpoint": header["checkpoint"] | {"moon": 1}}
+    container.write(path, arrays, header)
+    model, optimizer = made()
+    before = weights(model)
+    with pytest.raises(ModelFileError, match=f"{path}: the checkpoint of another"):
+        list(run(model, optimizer, checkpoint=path))
+    assert same(weights(model), before)
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 50_000])

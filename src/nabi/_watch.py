@@ -5,6 +5,7 @@ notes in a `Sight` what it read and from where, so that before the next call it 
 """
 
 import functools
+import os
 import sysconfig
 import types
 import zlib
@@ -22,7 +23,8 @@ from nabi.graph.node import Node
 LARGEST = 1 << 24
 """Bytes of an array that is still watched, by a checksum taken at every call."""
 
-_LIBRARIES = tuple({*sysconfig.get_paths().values(), str(Path(__file__).parent)})
+_FOLDERS = ("stdlib", "platstdlib", "purelib", "platlib")
+_LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in _FOLDERS} | {str(Path(__file__).parent) + os.sep})
 _PLAIN = (bool, int, complex, str, bytes, type(None), type(Ellipsis), np.dtype)
 
 
@@ -183,7 +185,7 @@ def fingerprint(value: Any, enter: Callable[[Any], None] = lambda thing: None) -
             )
         if isinstance(value, np.ndarray | np.void):
             enter(value)
-        return value.dtype, value.shape, zlib.crc32(np.ascontiguousarray(value).data)
+        return value.dtype, value.shape, zlib.crc32(value.tobytes())
     if isinstance(value, list | tuple):
         enter(value)
         return type(value), tuple(fingerprint(item, enter) for item in value)

@@ -93,10 +93,11 @@ def private_folder(kind: str) -> Path:
 def entries() -> list[Entry]:
     """Everything in the cache, the most recently used first."""
     found = []
-    with contextlib.suppress(OSError):
-        for kind in sorted(folder().iterdir()):
-            if _is_ours(kind):
-                found += [_describe(kind.name, path) for path in sorted(kind.iterdir()) if path.name != TAG]
+    for kind in _inside(folder()):
+        for path in _inside(kind) if _is_ours(kind) else ():
+            with contextlib.suppress(OSError):  # another process removed it
+                if path.name != TAG:
+                    found.append(_describe(kind.name, path))
     return sorted(found, key=lambda entry: -entry.used)
 
 
@@ -247,8 +248,10 @@ def _whole(name: str, read: Callable[[Path], Found]) -> Found | None:
         found = read(path)
         with contextlib.suppress(OSError):  # a cache that can only be read
             os.utime(path)
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError):
         _remove(path)
+        return None
+    except OSError:  # which says nothing against the entry
         return None
     return found
 
@@ -262,7 +265,7 @@ def _put(name: str, write: Callable[[Path], None]) -> bool:
         return False
     try:
         write(beside)
-        with contextlib.suppress(FileExistsError, OSError):  # another process may have been quicker
+        with contextlib.suppress(OSError):  # another process may have been quicker
             beside.rename(home / name)
     except OSError:
         return False
@@ -307,6 +310,13 @@ def _describe(kind: str, path: Path) -> Entry:
     return Entry(kind, source, sum(file.stat().st_size for file in files), path.stat().st_mtime, path)
 
 
+def _inside(path: Path) -> list[Path]:
+    try:
+        return sorted(path.iterdir())
+    except OSError:
+        return []
+
+
 def _files(path: Path) -> Iterator[Path]:
     if path.is_dir() and not path.is_symlink():
         yield from path.rglob("*")
@@ -316,10 +326,12 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _make_room(keep: str) -> None:
     """Remove what killed processes left unfinished; then what was not used for longest, until all is within the cap."""
-    pictures = [entry for entry in entries() if entry.kind == "pictures"]
-    for entry in pictures:
-        if entry.path.name.startswith(NEW) and entry.used < time.time() - DAY:
+    pictures = []
+    for entry in entries():
+        if entry.kind == "pictures" and entry.path.name.startswith(NEW) and entry.used < time.time() - DAY:
             _remove(entry.path)
+        elif entry.kind == "pictures":
+            pictures.append(entry)
     total = sum(entry.size for entry in pictures)
     for entry in reversed(pictures):
         if total > MAX_TOTAL and entry.path.name != keep:

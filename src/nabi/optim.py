@@ -138,7 +138,7 @@ def clip(gradients: Sequence[Tensor], norm: float) -> list[Tensor]:
         raise SettingError(f"clip: norm={norm} must be above 0")
     squares = [ops.sum(ops.square(ops.astype(g, dtype="float64"))) for g in gradients]
     total = ops.sqrt(sum(squares[1:], squares[0]))
-    shorter = ops.minimum(1.0, norm / ops.maximum(total, norm))
+    shorter = norm / ops.maximum(total, norm)
     return [g * ops.astype(shorter, dtype=g.dtype) for g in gradients]
 
 

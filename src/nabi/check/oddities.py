@@ -110,7 +110,7 @@ def oddities(content: bytes, name: str, picture: NDArray[np.uint8]) -> tuple[lis
         suffix = PurePosixPath(name).suffix
         if suffix and suffix.lower() not in _EXTENSIONS.get(format_, (suffix.lower(),)):
             found.append(Oddity("extension", f"{_an(format_)}, whatever {suffix} says"))
-        frames = 1 if format_ == "MPO" else getattr(image, "n_frames", 1)  # phones hide a second picture in their JPEGs
+        frames = _frames(image)
         if frames > 1:
             found.append(Oddity("animated", f"{frames} frames, of which the first is used"))
         if mode == "CMYK":
@@ -177,6 +177,15 @@ def _cut_short(content: bytes) -> bool:
         case "BMP":
             return len(content) < int.from_bytes(content[2:6], "little")
     return False
+
+
+def _frames(image: Any) -> int:
+    if image.format == "MPO":  # phones hide a second picture in their JPEGs
+        return 1
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # damaged behind the first, which is the one that is used
+        return 1
 
 
 def _orientation(image: Any) -> int:

@@ -17,7 +17,6 @@ from nabi.errors import SettingError
 FORMAT = 1  # of the JSON: raised when something in it changes its meaning or goes
 TINY = 32  # pixels of the short side, where most others have at least twice as many
 FEW = 10  # training pictures of a class
-IMBALANCE = 10  # times as many pictures in the largest class as in the smallest
 
 Show = Callable[[str, int, int], None]
 

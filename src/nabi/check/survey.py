@@ -19,7 +19,7 @@ from nabi.check.oddities import Oddity, oddities, unreadable
 from nabi.data.cifar import form_of, may_be_cifar
 from nabi.data.dataset import Dataset
 from nabi.data.decode import decode
-from nabi.data.files import Member, composed, is_archive, members
+from nabi.data.files import Member, composed, expanded, is_archive, members
 from nabi.data.folders import cache_key, layout
 from nabi.data.idx import is_idx_name
 from nabi.data.loading import ARCHIVE_ENDINGS, load
@@ -73,7 +73,7 @@ def survey(source: str | Path, *, small: bool = False, report: Progress = lambda
         As :func:`nabi.data.load`, but pictures that cannot be decoded are no error.
     """
     if not (isinstance(source, str) and source in NAMED):
-        path = Path(source).expanduser()
+        path = expanded(source)
         if _has_class_folders(path):
             return _of_files(path, report)
     return _of_arrays(load(source, progress=report), small, report)

@@ -15,6 +15,9 @@ from nabi.onnx.running import Session
 TOLERANCE = 1e-4
 """How far an answer may be from ours: a probability, or a score for each unit of the largest of its input."""
 TOGETHER = 32
+"""Pictures that ours is asked about at a time."""
+MOST_PIXELS = 1 << 21
+"""Pixels of pictures that the file is asked about at a time, if they are several: it resizes them in float64."""
 
 Named = tuple[str, NDArray[np.uint8]]
 
@@ -49,7 +52,7 @@ def agreement(classifier: Classifier, session: Session, pictures: Iterable[Named
     wrong: list[str] = []
     kind = "probability" if hasattr(classifier, "predict_proba") else "score"
     rest = iter(pictures)
-    while some := list(itertools.islice(rest, TOGETHER)):
+    while some := list(_some(rest)):
         ours, labels = _ours(classifier, np.stack([_seen(classifier, picture) for _, picture in some]))
         theirs, named = _theirs(session, [picture for _, picture in some])
         scale = np.maximum(1, np.abs(ours).max(axis=1))
@@ -65,6 +68,16 @@ def agreement(classifier: Classifier, session: Session, pictures: Iterable[Named
                     wrong.append(f"{name}: {changed[-1][2]!r} where nabi says {changed[-1][1]!r}")
         count, largest = count + len(some), max(largest, float(difference.max()))
     return Agreement(count, largest, changed, wrong)
+
+
+def _some(pictures: Iterator[Named]) -> Iterator[Named]:
+    """As many of the next pictures as go together."""
+    pixels = 0
+    for named in itertools.islice(pictures, TOGETHER):
+        yield named
+        pixels += named[1].shape[0] * named[1].shape[1]
+        if pixels > MOST_PIXELS:
+            return
 
 
 def _seen(classifier: Classifier, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

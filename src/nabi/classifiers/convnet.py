@@ -31,8 +31,8 @@ class ConvNetClassifier(NetworkClassifier):
     """Filters that look for the same thing everywhere in a picture, and for patterns of what was found.
 
     Rows of numbers (N, features) are taken as pictures of ``image_shape``, or of one line of pixels: (1, features, 1).
-    Where pictures are flipped in training, it answers with the mean over a picture and its mirror; where they are
-    cropped as well, over both a pixel to either side. Source: the lecture, chapter 6.
+    Where pictures are flipped in training, the "convnet" answers with the mean over a picture and its mirror; where
+    they are cropped as well, over both a pixel to either side. Source: the lecture, chapter 6.
 
     Parameters
     ----------

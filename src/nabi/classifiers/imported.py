@@ -17,8 +17,10 @@ from nabi._compile import compile
 from nabi.classifiers.answering import Answering
 from nabi.classifiers.base import Arrays, Classifier
 from nabi.classifiers.settings import check_choice
+from nabi.data.decode import checked_size
+from nabi.data.files import open_regular
 from nabi.engines import ENGINES
-from nabi.errors import FormatError, ModelFileError, NabiError, SettingError
+from nabi.errors import DataError, FormatError, ModelFileError, NabiError, SettingError
 from nabi.onnx import reading
 from nabi.onnx.network import MAX_NUMBERS, GraphNetwork, arrays
 from nabi.onnx.reading import Graph, Input, Operator
@@ -26,6 +28,8 @@ from nabi.onnx.tensors import READ
 from nabi.training import Event, evaluation_batch, filled
 
 MAX_CLASSES = 2**20
+LARGEST = 2**31 - 1
+"""Bytes of a file, which protocol buffers end at."""
 
 
 def _gives_probabilities(classifier: Any) -> bool:
@@ -189,11 +193,16 @@ def from_onnx(
         No ONNX file, or one of another thing than a classifier, or of operations that nabi lacks.
     """
     try:
-        return _imported(Path(path).read_bytes(), size, mean, std, classes)
+        with open_regular(Path(path)) as file:
+            if os.fstat(file.fileno()).st_size > LARGEST:
+                raise ModelFileError(f"{path}: more than {LARGEST:,} bytes: no ONNX file has so many")
+            content = file.read()
+    except DataError as error:
+        raise ModelFileError(str(error)) from None
+    try:
+        return _imported(content, size, mean, std, classes)
     except (NabiError, RecursionError) as error:
         raise FormatError(f"{path}: {' '.join(str(error).split())[:300]}") from None
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file") from None
 
 
 def _imported(content: bytes, size: Any, mean: Any, std: Any, classes: Any) -> ImportedClassifier:
@@ -204,8 +213,12 @@ def _imported(content: bytes, size: Any, mean: Any, std: Any, classes: Any) -> I
         raise FormatError(f"{len(graph.inputs)} inputs, and a classifier has one")
     given = graph.inputs[0]
     shape: Any = _said_shape(metadata) or given.shape[1:]
-    if size is not None and len(shape) == 3:
-        shape = (shape[0], *size) if READ[given.kind].kind == "f" else (*size, shape[2])
+    if (wanted := checked_size(size)) is not None and len(shape) == 3:
+        places = (1, 2) if READ[given.kind].kind == "f" else (0, 1)
+        for place, length in zip(places, wanted, strict=True):
+            if shape[place] not in (None, length):
+                raise SettingError(f"size {wanted}: the file takes pictures of {shape} only")
+            shape = (*shape[:place], length, *shape[place + 1 :])
     if not shape or any(n is None for n in shape) or math.prod(shape) > MAX_NUMBERS:
         raise FormatError(f"the file leaves open how large pictures are ({given.shape}): say so with size")
     made = ImportedClassifier()
@@ -227,7 +240,11 @@ def _imported(content: bytes, size: Any, mean: Any, std: Any, classes: Any) -> I
     made.input_shape_, made.input_dtype_ = tuple(shape), kind
     made.n_features_in_ = shape[0]
     made._take(graph, layers)
-    made.classes_ = _classes(metadata, classes, made._classes_found)
+    names = _classes(metadata, classes, made._classes_found)
+    order = np.argsort(names, kind="stable")  # classifiers have their classes sorted
+    if (order[:-1] > order[1:]).any():
+        made._take(_reordered(graph, order), layers)
+    made.classes_ = names[order]
     return made
 
 
@@ -269,6 +286,21 @@ def _channels_last(graph: Graph) -> Graph:
     return graph._replace(inputs=(given._replace(name=name),), nodes=(turn, *graph.nodes))
 
 
+def _reordered(graph: Graph, order: NDArray[np.intp]) -> Graph:
+    """The same, with the columns of what it gives in another order."""
+    taken = {name for node in graph.nodes for name in (*node.inputs, *node.outputs)} | set(graph.constants)
+    taken.add(graph.inputs[0].name)
+    places, *outputs = names = ["order"] + [f"{name} in order" for name in graph.outputs]
+    while not taken.isdisjoint(names):
+        places, *outputs = names = [name + "_" for name in names]
+    nodes = tuple(
+        Operator("Gather", made, (output, places), (made,), {"axis": 1})
+        for output, made in zip(graph.outputs, outputs, strict=True)
+    )
+    constants = graph.constants | {places: order.astype(np.int64)}
+    return graph._replace(constants=constants, nodes=(*graph.nodes, *nodes), outputs=tuple(outputs))
+
+
 def _classes(metadata: Mapping[str, str], given: Any, count: int) -> NDArray[Any]:
     """Names of classes: as given, as the file says, or numbers."""
     names = given
@@ -281,7 +313,6 @@ def _classes(metadata: Mapping[str, str], given: Any, count: int) -> NDArray[Any
         return np.arange(count)
     if len(names) != count or len({type(name) for name in names}) != 1:
         raise FormatError(f"{len(names)} names of classes for {count} scores")
-    found = np.array(names)
-    if not np.array_equal(np.unique(found), found):
-        raise FormatError("the names of its classes are not in order, each once")
-    return found
+    if len(set(names)) != count:
+        raise FormatError("two of its classes have the same name")
+    return np.array(names)

@@ -239,7 +239,7 @@ class PhotoClassifier(History, Classifier):
             At most this share of them is to be taken for none of the classes.
         """
         check_is_fitted(self, "classes_")
-        images, labels = self._held_out((as_photos(X, self.extractor_.size), y))
+        images, labels = self._held_out((as_photos(X, self.input_shape_[0]), y))
         features = self.extractor_.transform(images)
         self.temperature_ = fit_temperature(self.head_.scores(features), labels) if self._has_logits else 1.0
         self.threshold_ = rejection_threshold(self._likeness(features), rate)
@@ -266,6 +266,7 @@ class PhotoClassifier(History, Classifier):
             return None, {}
         if held is None:
             train, kept = held_out_fraction(labels, self.validation_fraction, seed)
+            kept = kept[np.isin(labels[kept], labels[train])]  # a class of few photos may be all among them
             held = features[kept], labels[kept]
             features, labels = features[train], labels[train]
         tried = {}
@@ -390,7 +391,7 @@ class PhotoClassifier(History, Classifier):
         return self.head_.predict(self._features(X))
 
     def _features(self, X: Pictures) -> NDArray[np.float32]:
-        return self.extractor_.transform(self._checked(as_photos(X, self.extractor_.size)))
+        return self.extractor_.transform(self._checked(as_photos(X, self.input_shape_[0])))
 
     @property
     def model_(self) -> nn.Sequential:
@@ -466,6 +467,8 @@ class PhotoClassifier(History, Classifier):
                 raise SettingError(f"augment is {self.augment!r}: with finetune, photos are not mixed")
             if self.head not in ("linear", "mlp"):
                 raise SettingError(f"finetune is {self.finetune}: a {self.head} head has no gradient to train by")
+            if (loss := dict(self.settings or {}).get("loss", "softmax")) != "softmax":
+                raise SettingError(f"settings: with finetune, the loss is softmax, not {loss!r}")
         unknown = set(self.settings or {}) - set(registered(self.head)().get_params())
         if unknown:
             raise SettingError(f"settings {min(unknown)!r}: a {self.head} classifier has no such argument")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from nabi import weights
 from nabi.classifiers.photo import HEADS
 from nabi.cli.terminal import note
 from nabi.data import usual_side
+from nabi.data.files import expanded
 from nabi.data.named import NAMED
 from nabi.errors import DataError, SettingError
 from nabi.models import BACKBONES
@@ -46,7 +46,7 @@ def parts(backbone: str) -> tuple[str, str | None]:
     """The name of a backbone, and where its weights are, from what was typed: a name, a file or an address of one."""
     if backbone in BACKBONES:
         return backbone, None
-    if not backbone.startswith(("hf:", "packaged:")) and not Path(backbone).expanduser().is_file():
+    if not backbone.startswith(("hf:", "packaged:")) and not expanded(backbone).is_file():
         raise SettingError(f"--backbone {backbone!r} is not none, {', '.join(BACKBONES)}, nor a file of weights")
     names = set(weights.read(weights.find(backbone)))
     shares = {name: len(names & known.foreign_names()) for name, known in BACKBONES.items()}
@@ -65,7 +65,7 @@ def _of_photos(asked: Mapping[str, Any]) -> bool:
     ):
         return False
     try:
-        side = usual_side(Path(asked["data"]).expanduser())
+        side = usual_side(expanded(asked["data"]))
     except DataError:  # which whoever loads the data says better
         return False
     return side is not None and side >= PHOTO_SIDE

@@ -51,6 +51,8 @@ OPTIONS: dict[str, tuple[str, type | tuple[type, ...]]] = {
 
 FINETUNED = 3
 """Epochs of ``--finetune``."""
+BESIDE_FINETUNING = ("epochs", "hidden", "dropout", "weight_decay", "augment", "balanced", "seed")
+"""Options that say something of it, or of the head that it begins with; everything else it has of its own."""
 
 KINDS: dict[str, type | tuple[type, ...]] = {
     "data": str,
@@ -114,6 +116,9 @@ def _of_features(head: str, arguments: dict[str, Any], asked: Mapping[str, Any])
     name, where = backbone.parts(asked["backbone"])
     own: dict[str, Any] = {}
     if asked.get("finetune"):
+        for option in OPTIONS:
+            if option in asked and option not in BESIDE_FINETUNING:
+                raise SettingError(f"{as_typed(option)}: --finetune has a way of its own")
         own["finetune"] = arguments.pop("max_iter", FINETUNED)
     elif "augment" in arguments:
         raise SettingError("--augment: with a backbone each photo is looked at once, as it is; but for --finetune")

@@ -20,6 +20,7 @@ from nabi import figures, nn
 from nabi.classifiers import Classifier, TrainedClassifier
 from nabi.cli import INTERRUPTED
 from nabi.cli.characters import json_text, printable
+from nabi.cli.check import set_leaks_aside
 from nabi.cli.choices import MODELS, SIZES, chosen, flip_colours
 from nabi.cli.look_table import aligned
 from nabi.cli.pictures import held_out, labelled, loaded, refuse_inside, whole_path
@@ -88,7 +89,7 @@ def compare(
         folder = None if out is None else held.enter_context(RunFolder(out))
         if folder is not None and folder.used():
             raise SettingError(f"{out}: not empty: choose another folder with --out")
-        dataset = loaded({"data": data, "size": size}, where, strict)
+        dataset = set_leaks_aside(loaded({"data": data, "size": size}, where, strict), data, where)
         if dataset.test is None or not len(dataset.test):
             raise DataError(f"{data}: no test pictures")
         if models is None:

@@ -1,6 +1,5 @@
 """``nabi evaluate``: how good a model is on labelled pictures."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +9,12 @@ import typer
 from nabi import data
 from nabi.classifiers import Classifier
 from nabi.cli.characters import json_text, printable
+from nabi.cli.check import set_leaks_aside
 from nabi.cli.picture_model import picture_model
+from nabi.cli.pictures import with_channels
 from nabi.cli.results import measure, said
 from nabi.cli.terminal import bar, console, note
-from nabi.data import Dataset, OnDemand, Split
-from nabi.data.decode import grey
+from nabi.data import Dataset, Split
 from nabi.data.files import composed
 from nabi.data.ondemand import joined
 from nabi.errors import DataError, SettingError
@@ -30,8 +30,8 @@ def evaluate(
 ) -> None:
     """Measure a model's accuracy on labelled pictures.
 
-    Classes are matched by name. A split that the data lack is made from the pictures' content, as nabi train makes it:
-    the test pictures are those that training on the same data never saw.
+    Classes are matched by name. A split that the data lack is made from the pictures' content, as nabi train makes it,
+    and copies of training pictures are not counted: what is tested on is what training on the same data never saw.
     """
     if split not in SPLITS:
         raise SettingError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
@@ -68,27 +68,7 @@ def loaded_for(source: str, classifier: Classifier) -> Dataset:
             except SettingError:  # of a data set whose pictures have one size
                 there = "x".join(map(str, dataset.train.images.shape[1:3]))
                 raise DataError(f"{source}: pictures of {there}, and the model takes {height}x{width}") from None
-    return _with_channels(dataset, channels)
-
-
-def _with_channels(dataset: Dataset, channels: int) -> Dataset:
-    """Grey pictures in three equal channels for a model of colours, and colours made grey for one of greys."""
-    train, validation, test = (
-        None if part is None else replace(part, images=_channels(part.images, channels))
-        for part in (dataset.train, dataset.validation, dataset.test)
-    )
-    assert train is not None
-    return replace(dataset, train=train, validation=validation, test=test)
-
-
-def _channels(images: Any, channels: int) -> Any:
-    if images.shape[3] == channels or not len(images):
-        return images
-    if isinstance(images, OnDemand):
-        return OnDemand(lambda positions: _channels(images[positions], channels), (*images.shape[:3], channels))
-    if images.shape[3] == 1:
-        return np.broadcast_to(images, (*images.shape[:3], channels))
-    return np.stack([grey(image) for image in images])
+    return with_channels(dataset, channels)
 
 
 def _chosen(dataset: Dataset, split: str, source: str) -> Split:
@@ -97,7 +77,8 @@ def _chosen(dataset: Dataset, split: str, source: str) -> Split:
         parts = [part for part in (dataset.train, dataset.validation, dataset.test) if part is not None]
         images: Any = joined([part.images for part in parts])
         return Split(images, np.concatenate([part.labels for part in parts]))
-    chosen: Split | None = getattr(data.complete_splits(dataset), split)
+    whole = data.complete_splits(dataset)
+    chosen: Split | None = getattr(set_leaks_aside(whole, source, console(stderr=True)), split)
     if chosen is None or not len(chosen):
         raise DataError(f"{source}: no pictures in its {split} split: choose another with --split")
     return chosen

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,12 +80,10 @@ def _pictures(check: str | None, model: Path, classifier: Classifier) -> tuple[s
         return check, _of(check)
     trained_on = _trained_on(model)
     if trained_on is not None:
-        try:
-            some = list(itertools.islice(_of(trained_on), MOST_BY_ITSELF))
-        except NabiError:  # moved, or not to be had now
-            some = []
-        if some:
-            return trained_on, iter(some)
+        some = _of(trained_on)
+        with suppress(NabiError, StopIteration):  # moved, or not to be had now
+            first = next(some)
+            return trained_on, itertools.islice(itertools.chain([first], some), MOST_BY_ITSELF)
     height, width, _ = classifier.input_shape_
     note("what the model was trained on is not there: compared on made pictures; name real ones with --check")
     return "noise", made_pictures(height, width)
@@ -92,7 +91,10 @@ def _pictures(check: str | None, model: Path, classifier: Classifier) -> tuple[s
 
 def _trained_on(model: Path) -> str | None:
     """What the run that made the model was asked to train on."""
-    _, header = container.read(model_file(model))
+    file = model_file(model)
+    if not file.is_file():  # the name of a network that was trained elsewhere
+        return None
+    _, header = container.read(file)
     about: Any = header.get("about")
     asked = about.get("asked") if isinstance(about, dict) else None
     source = asked.get("data") if isinstance(asked, dict) else None

@@ -9,7 +9,7 @@ import typer
 from nabi import nn
 from nabi.classifiers.imported import from_onnx
 from nabi.cli.characters import printable
-from nabi.errors import SettingError
+from nabi.errors import DataError, SettingError
 
 
 def import_(
@@ -35,9 +35,11 @@ def import_(
         size=None if size is None else (size, size),
         mean=_numbers("--mean", mean),
         std=_numbers("--std", std),
-        classes=None if classes is None else tuple(classes.read_text(encoding="utf-8").splitlines()),
+        classes=None if classes is None else _lines(classes),
     )
     path = file.with_suffix(".safetensors") if out is None else out
+    if out is None and path.exists():
+        raise SettingError(f"{path}: there is one already: name another with --out, or the same to replace it")
     made.save(path, {"imported": file.name})
     numbers = sum(math.prod(tensor.shape) for tensor in nn.tensors(made.model_).values())
     shape = "x".join(map(str, made.input_shape_))
@@ -46,6 +48,13 @@ def import_(
         f"{printable(str(path))}: {len(made.model_.graph.graph.nodes):,} nodes, {numbers:,} weights, from "
         f"{shape} {made.input_dtype_} to {gives} of {len(made.classes_):,} classes"
     )
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not text in UTF-8") from None
 
 
 def _numbers(option: str, given: str | None) -> tuple[float, ...] | None:

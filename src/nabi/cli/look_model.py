@@ -67,7 +67,10 @@ def look_at_model(path: Path, out: Path | None, as_json: bool) -> None:
             where.print(f"{printable(name)}  {array.dtype}  {' × '.join(map(str, array.shape)) or '1'}")
     where.print()
     if drawn is None:
-        where.print("no figure: it takes rows of numbers, not pictures")
+        pictures = len(classifier.input_shape_) == 3
+        where.print(
+            f"no figure: it {'has no weights of pixels' if pictures else 'takes rows of numbers, not pictures'}"
+        )
     else:
         where.print(f"{drawn}: {printable(str(figure))}")
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ from rich.console import Console
 
 from nabi.cli.characters import is_text
 from nabi.cli.terminal import bar, note
-from nabi.data import Dataset, Split, complete_splits, load
+from nabi.data import Dataset, OnDemand, Split, complete_splits, load
+from nabi.data.decode import grey
+from nabi.data.files import expanded
 from nabi.data.named import NAMED
 from nabi.errors import DataError, SettingError
 
 
 def whole_path(source: str) -> str:
     """Where pictures are, wherever one is; the name of a data set, which comes before a folder of that name, stays."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     return str(path.resolve()) if source not in NAMED and path.exists() else source
 
 
@@ -65,3 +68,23 @@ def held_out(dataset: Dataset) -> tuple[Any, Any] | None:
     """Validation pictures, and their classes by name; None where there are none."""
     split = dataset.validation
     return labelled(dataset, split) if split is not None and len(split) else None
+
+
+def with_channels(dataset: Dataset, channels: int) -> Dataset:
+    """Grey pictures in three equal channels for a model of colours, and colours made grey for one of greys."""
+    train, validation, test = (
+        None if part is None else replace(part, images=_channels(part.images, channels))
+        for part in (dataset.train, dataset.validation, dataset.test)
+    )
+    assert train is not None
+    return replace(dataset, train=train, validation=validation, test=test)
+
+
+def _channels(images: Any, channels: int) -> Any:
+    if images.shape[3] == channels or not len(images):
+        return images
+    if isinstance(images, OnDemand):
+        return OnDemand(lambda positions: _channels(images[positions], channels), (*images.shape[:3], channels))
+    if images.shape[3] == 1:
+        return np.broadcast_to(images, (*images.shape[:3], channels))
+    return np.stack([grey(image) for image in images])

@@ -109,7 +109,7 @@ def write_report(
 
 def log_in_mlflow(folder: RunFolder, classifier: Classifier, asked: Mapping[str, Any], where: Console) -> None:
     """Log a finished run, and say so; where that fails, in one line why."""
-    about = json.loads((folder.path / METRICS).read_text(encoding="utf-8"))
+    about = _measured(folder)
     measures = {name: about.get(name) for name in ("validation_accuracy", "test_accuracy", "seconds")}
     calibration = (about.get("report") or {}).get("calibration") or {}
     measures["test_calibration_error"] = calibration.get("ece_after")
@@ -136,11 +136,18 @@ def _write(folder: RunFolder, name: str, text: str) -> None:
 
 def _extend(folder: RunFolder, found: Findings) -> None:
     """Have metrics.json say what was found, too."""
+    folder.write_json(METRICS, _measured(folder) | {"report": json.loads(_text(found.as_dict()))})
+
+
+def _measured(folder: RunFolder) -> dict[str, Any]:
+    """What metrics.json says."""
     try:
         content = json.loads((folder.path / METRICS).read_text(encoding="utf-8"))
     except ValueError:
-        raise DataError("it is damaged") from None
-    folder.write_json(METRICS, content | {"report": json.loads(_text(found.as_dict()))})
+        content = None
+    if not isinstance(content, dict):
+        raise DataError(f"{folder.path / METRICS}: it is damaged")
+    return content
 
 
 def _text(content: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from nabi.cli.terminal import Show
 from nabi.data import Dataset, Split
 from nabi.data.files import composed
 from nabi.listeners import Listener
-from nabi.training import EpochEnded, Started
+from nabi.training import EpochEnded, RangeTest, Started
 
 BATCH = 1000  # pictures between two signs of progress
 
@@ -53,12 +53,18 @@ def write_model(classifier: Classifier, dataset: Dataset, folder: RunFolder, ask
         }
         figures.curves(columns, folder.path / "curves.svg")
     if asked.get("learning_rate") == "find":  # otherwise a range test is of another run
-        found = classifier.range_test_  # type: ignore[attr-defined]
+        found = range_test(classifier)
         figures.range_test(found.learning_rates, found.losses, found.suggestion, folder.path / "learning-rate.svg")
     pictures = classifier.weight_pictures()
     if pictures is not None:
         names = [str(name) for name in classifier.classes_] if len(pictures) == len(classifier.classes_) else None
         figures.weights(pictures, folder.path / "weights.png", names)
+
+
+def range_test(classifier: Classifier) -> RangeTest:
+    """How a learning rate was found: for the classifier, or for the head that learns from features."""
+    found: RangeTest = getattr(classifier, "head_", classifier).range_test_  # type: ignore[union-attr]
+    return found
 
 
 def write_measures(

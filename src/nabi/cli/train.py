@@ -14,14 +14,14 @@ from rich.console import Console
 from nabi import cache
 from nabi.classifiers import Classifier, PhotoClassifier
 from nabi.cli import INTERRUPTED
-from nabi.cli.backbone import with_backbone
+from nabi.cli.backbone import NONE, with_backbone
 from nabi.cli.characters import printable
 from nabi.cli.check import set_leaks_aside
 from nabi.cli.choices import KINDS, MODELS, SIZES, as_typed, chosen, flip_colours
-from nabi.cli.pictures import held_out, labelled, loaded, refuse_inside, whole_path
+from nabi.cli.pictures import held_out, labelled, loaded, refuse_inside, whole_path, with_channels
 from nabi.cli.profiled import where_time_went
 from nabi.cli.report import calibrate, log_in_mlflow, write_report
-from nabi.cli.results import write_history, write_measures, write_model
+from nabi.cli.results import range_test, write_history, write_measures, write_model
 from nabi.cli.run_folder import ASKED, CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
 from nabi.cli.terminal import bar, compiling, console, interruptible, note
 from nabi.data import Dataset, Split
@@ -78,7 +78,7 @@ def train(
     augment: Annotated[
         str | None,
         typer.Option(
-            show_default="flip for colour pictures",
+            show_default="flip for colour pictures, for a convnet flip,crop",
             help=f"How pictures are varied, such as flip,crop:4. Of {', '.join(AUGMENTATIONS)}; or none.",
         ),
     ] = None,
@@ -136,6 +136,8 @@ def train(
         tracker()
     if "data" in asked:
         asked["data"] = whole_path(asked["data"])
+    if asked.get("backbone", NONE) not in (NONE, *BACKBONES):
+        asked["backbone"] = whole_path(asked["backbone"])
     if resume and out is None:
         raise SettingError("--resume goes on with the run in a folder: name it with --out")
     with ExitStack() as held:
@@ -158,6 +160,8 @@ def train(
         if resume and (folder is None or not (folder.path / CHECKPOINT).exists()):
             where.print(f"{printable(str(out))}: nothing to go on from yet: this run begins with its first epoch")
         dataset = set_leaks_aside(loaded(asked, where, strict), asked["data"], where)
+        if isinstance(classifier, PhotoClassifier) or asked["model"] in SIZES:
+            dataset = with_channels(dataset, 3)  # of which grey photos have one
         if "augment" not in asked:
             flip_colours(classifier, dataset.train.images)
         if folder is None:
@@ -299,7 +303,7 @@ def _say_learning_rate(classifier: Classifier, where: Console) -> Listener:
     def listen(event: Event) -> None:
         nonlocal said
         if isinstance(event, Stepped) and not said:
-            found = classifier.range_test_  # type: ignore[attr-defined]
+            found = range_test(classifier)
             where.print(f"the learning rate that was found: {found.suggestion:.2g}")
             said = True
 

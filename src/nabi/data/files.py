@@ -185,6 +185,14 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path in which ~ stands for a home, if there is such a person; otherwise it is a name like any other."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def open_regular(path: Path, called: str = "", follow: bool = True) -> IO[bytes]:
     """Open a regular file to read, ``called`` so in messages. A FIFO or a device is refused, without waiting for it.
 

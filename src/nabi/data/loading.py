@@ -7,7 +7,7 @@ from pathlib import Path
 from nabi.data.cifar import form_of, load_cifar, may_be_cifar
 from nabi.data.dataset import Dataset
 from nabi.data.decode import checked_size
-from nabi.data.files import is_archive, members, open_regular
+from nabi.data.files import expanded, is_archive, members, open_regular
 from nabi.data.folders import load_folder
 from nabi.data.idx import is_idx_name, load_idx, partner
 from nabi.data.named import NAMED
@@ -70,7 +70,7 @@ def load(
     if isinstance(name_or_path, str) and name_or_path in NAMED:
         _refuse_size(wanted, name_or_path)
         return NAMED[name_or_path].load(progress)
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     if path.is_dir():
         return _load_folder(path, wanted, progress)
     try:

@@ -1,6 +1,6 @@
 """Engines: what runs a plan.
 
-An engine is a module with one function, ``prepare(plan, kept, precision)``, which gives a function from the values of
+An engine is a module with a function ``prepare(plan, kept, precision)``, which gives a function from the values of
 the plan's inputs to the values of its outputs, each in an array of its own. It is loaded when it is first asked for. An
 operation needs nothing from an engine: every engine runs the operation's own formula over some ``xp``, unless it knows
 a better way, which must give the same.

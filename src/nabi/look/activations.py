@@ -38,7 +38,7 @@ class Activation(NamedTuple):
 
 
 def activations(model: nn.Layer, picture: NDArray[Any]) -> list[Activation]:
-    """What comes out of every layer for one picture.
+    """What comes out of every layer for one picture, looked at once.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from nabi import nn
 from nabi.autodiff import grad
-from nabi.look.layers import as_batch, layers, run, score_of
+from nabi.look.layers import as_batch, score_of
 
 
 def saliency(model: nn.Layer, picture: NDArray[Any], place: int) -> NDArray[np.float32]:
@@ -46,6 +46,6 @@ def saliency(model: nn.Layer, picture: NDArray[Any], place: int) -> NDArray[np.f
     >>> bool(np.allclose(found.ravel(), net.linear.weight.numpy()[:, 1]))
     True
     """
-    whole = layers(model)
-    found: NDArray[np.float32] = grad(lambda x: score_of(run(whole, x), place))(as_batch(picture)).numpy()[0]
+    score = lambda x: score_of(model(x, training=False), place)
+    found: NDArray[np.float32] = grad(score)(as_batch(picture)).numpy()[0]
     return found

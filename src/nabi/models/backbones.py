@@ -32,9 +32,6 @@ class Backbone(NamedTuple):
         The ``weights=`` that an install of ``nabi[pretrained]`` brings.
     size : int
         Height and width of the pictures that it is trained for.
-    crop : float
-        How much of a picture's short side was looked at when its published accuracy was measured: the short side is
-        scaled to size / crop, and the centre taken.
     """
 
     build: Callable[..., nn.Sequential]
@@ -42,7 +39,6 @@ class Backbone(NamedTuple):
     namings: Mapping[str, Naming]
     packaged: str | None = None
     size: int = 224
-    crop: float = 0.875
 
     def foreign_names(self) -> set[str]:
         """What the arrays in a file of its weights are called, by whosever names."""

@@ -74,7 +74,7 @@ class Measuring:
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND],
+                [sys.executable, "-P", "-c", _COMMAND],
                 stdin=pipe,
                 stdout=pipe,
                 stderr=pipe,

@@ -80,18 +80,21 @@ def restore(path: str | os.PathLike[str], state: Any, settings: Mapping[str, Any
             # A digest says nothing to people.
             what = f"other {name}" if len(str(then)) > 60 else f"{name}={then!r}, not {now!r}"
             raise SettingError(f"{path}: of a run with {what}: go on with the same, or start anew")
-    now = {name.removeprefix("now."): value for name, value in arrays.items() if name.startswith("now.")}
-    tensors = nest.tensors(state)
-    if set(now) != set(tensors):
+
+    def named(prefix: str) -> Arrays:
+        return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+    try:
+        progress = Progress(**header["checkpoint"], history=_rows(named("history.")))
+    except (KeyError, TypeError, ValueError):
+        raise ModelFileError(f"{path}: the checkpoint of another version of nabi") from None
+    tensors, now = nest.tensors(state), named("now.")
+    if _specs(now) != _specs(tensors):
         raise ModelFileError(f"{path}: the checkpoint of another model")
     for name, tensor in tensors.items():
         tensor.assign(now[name])
-    try:
-        columns = {
-            name.removeprefix("history."): value for name, value in arrays.items() if name.startswith("history.")
-        }
-        progress = Progress(**header["checkpoint"], history=_rows(columns))
-    except (KeyError, TypeError, ValueError):
-        raise ModelFileError(f"{path}: the checkpoint of another version of nabi") from None
-    best = {name.removeprefix("best."): value for name, value in arrays.items() if name.startswith("best.")}
-    return progress, best
+    return progress, named("best.")
+
+
+def _specs(arrays: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    return {name: (array.shape, array.dtype) for name, array in arrays.items()}

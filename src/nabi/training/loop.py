@@ -131,10 +131,12 @@ def run(
     SettingError, ModelFileError
         The checkpoint is of another run, or is none; inputs to augment that are no pictures.
     DataError
-        There are no training pictures.
+        There are no training pictures, or none for validation.
     """
     if not len(train.images):
         raise DataError("there are no pictures to train on")
+    if validation is not None and not len(validation[0]):
+        raise DataError("there are no pictures to validate on")
     model, state = learner.model, learner.state
     settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed, **(about or {})}
     steps = len(batch_bounds(len(train.images), batch_size)) - 1
@@ -214,10 +216,9 @@ def run(
         stopped = not is_over()
         if checkpoint is not None:
             save(checkpoint, state, best, progress, settings)
-        _keep(model, best)
-        yield Finished(progress.epoch, progress.best_epoch, stopped, tuple(progress.history))
     finally:
         _keep(model, best)
+    yield Finished(progress.epoch, progress.best_epoch, stopped, tuple(progress.history))
 
 
 def evaluate(measure: Any, images: NDArray[Any], labels: NDArray[np.int64]) -> tuple[float, float]:

@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+from nabi.data.files import expanded
 from nabi.errors import DataError, DownloadError, SettingError
 
 # The package that brings each, and its file there; the package's own code, which would tell the path, is not run.
@@ -51,7 +52,7 @@ def find(where: str | os.PathLike[str]) -> Path:
         return _on_the_hub(where)
     if isinstance(where, str) and where.startswith("packaged:"):
         return _packaged(where.removeprefix("packaged:"))
-    path = Path(where).expanduser()
+    path = expanded(where)
     if not path.is_file():
         raise DataError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     return path

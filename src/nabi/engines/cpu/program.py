@@ -386,7 +386,8 @@ LARGE = 1 << 20
 def _passing(layout: Layout, outputs: Sequence[Value]) -> set[int]:
     """Results that nobody reads in this run, and that are so large that the next finds nothing of them in the cache.
 
-    Weights after a step, say: written by the cache, they need not be fetched before they are written over.
+    Weights after a step, say: written by the cache, they need not be fetched before they are written over. All of a
+    vector's numbers must then lie at a multiple of 16 bytes, which those of a single axis, cut anywhere, do not.
     """
     roots = [root for stage in layout.stages for segment in stage for root in segment.roots]
     read = {serial for root in roots for serial in root.reads}
@@ -394,7 +395,8 @@ def _passing(layout: Layout, outputs: Sequence[Value]) -> set[int]:
     found = {
         v.serial: v.size * v.dtype.itemsize
         for v in outputs
-        if v.serial in written - read and v.shape and v.shape[-1] * v.dtype.itemsize % 16 == 0
+        if v.serial in written - read and len(v.shape) > 1 and v.shape[-1] * v.dtype.itemsize % 16 == 0
+        if v.kind != "pad"  # whose inside begins anywhere
     }
     large = {serial: size for serial, size in found.items() if size >= LARGE}
     return set(large) if sum(large.values()) >= OUT_OF_CACHE else set()

@@ -238,7 +238,7 @@ def make_run(program: Program) -> Run:
         table[written_at] = chosen.written
         results = chosen.results
         external: dict[int, Any] = {}
-        here.arrays.append(held)
+        here.arrays.extend((held, external))
         with threads.one_blas_thread() if program.calls_blas else nullcontext():
             for leg, board in zip(legs, here.boards, strict=True):
                 if profile.current is not None:
@@ -252,23 +252,23 @@ def make_run(program: Program) -> Run:
                     for step in leg.external:
                         _compute(step, program, here, held, stored, external)
         here.arrays.clear()
-        rooms.append(here)
+        # Results are taken before the room is given back: what nobody holds, the next run writes over.
         if simple:
             values = [*results]
             for number in single_results:
                 values[number] = values[number][()]
+            rooms.append(here)
             return values
-        return owned(
-            [
-                (results[number] if v.shape else results[number][()])
-                if number >= 0
-                else inputs[places[v.serial]]
-                if v.kind == "input"
-                else external.get(v.serial, v.held)
-                for v, number in wanted
-            ],
-            inputs,
-        )
+        values = [
+            (results[number] if v.shape else results[number][()])
+            if number >= 0
+            else inputs[places[v.serial]]
+            if v.kind == "input"
+            else external.get(v.serial, v.held)
+            for v, number in wanted
+        ]
+        rooms.append(here)
+        return owned(values, inputs)
 
     return run
 

@@ -134,9 +134,11 @@ class _Cutter:
 
     def _window(self, value: Value, strips: int, height: int) -> Value | None:
         """Places taken in steps, as a window's element is: (1, H, W, C) of (1, ≥ H·step, W', C)."""
-        (x,), (first, down, across, last) = value.inputs, value.settings["key"]
-        whole = all(isinstance(item, Slice) for item in (first, down, across, last))
-        if not whole or x.ndim != 4 or x.shape[0] != 1 or down.step < 1 or first.step != 1:
+        (x,), key = value.inputs, value.settings["key"]
+        if x.ndim != 4 or len(key) != 4 or not all(isinstance(item, Slice) for item in key):
+            return None
+        first, down, across, last = key
+        if x.shape[0] != 1 or down.step < 1 or first.step != 1:
             return None
         # As far as the farthest element of the window looks: so that all of them read the same strips.
         tall = x.shape[1] - (value.shape[1] - height) * down.step
