@@ -156,6 +156,14 @@ def test_a_hostile_file_is_refused_in_one_line(name: str, written: Any, capsys: 
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_network_for_one_input_at_a_time(written: Any) -> None:
+    """As PyTorch writes them, unless it is told otherwise."""
+    constants = {"w": np.eye(4, 3, dtype=np.float32), "shape": np.array([1, 4])}
+    path = written(model([node("Reshape", ["x", "shape"], ["r"]), node("MatMul", ["r", "w"], ["y"])], constants))
+    x = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
+    np.testing.assert_array_equal(from_onnx(path).scores(x), x[:, :3])
+
+
 def test_names_of_classes_in_any_order(written: Any, tmp_path: Path) -> None:
     weight = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     path = written(model([node("MatMul", ["x", "w"], ["s"]), node("Softmax", ["s"], ["y"])], {"w": weight}))

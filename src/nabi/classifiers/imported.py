@@ -58,6 +58,7 @@ class ImportedClassifier(Answering, Classifier):
 
     gives_: bool
     _classes_found: int
+    _at_once: int
 
     def __init__(self, *, engine: str = "auto") -> None:
         self.engine = engine
@@ -76,17 +77,19 @@ class ImportedClassifier(Answering, Classifier):
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
         """The probability of each class, as the file gives them, (N, K)."""
         check_is_fitted(self, "classes_")
-        images = self._checked(X)
-        most = evaluation_batch(self.input_shape_)
-        parts = [self._outputs(images[start : start + most])[1] for start in range(0, len(images), most)]
-        return np.concatenate(parts) if parts else np.empty((0, len(self.classes_)), np.float32)
+        return self._outputs(self._checked(X))[1]
 
     def _batch_scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
         return self._outputs(images)[0]
 
     def _outputs(self, images: NDArray[Any]) -> list[NDArray[np.float32]]:
-        found = self._apply(filled(images, evaluation_batch(self.input_shape_)))
-        return [one.value[: len(images)].astype(np.float32, copy=False) for one in found]
+        """What the graph gives, for as many inputs at a time as it takes."""
+        most = self._at_once
+        parts = [self._apply(filled(images[start : start + most], most)) for start in range(0, len(images), most)]
+        return [
+            np.concatenate([one.value for one in ones])[: len(images)].astype(np.float32, copy=False)
+            for ones in zip(*parts, strict=True)
+        ]
 
     # --- what it is ---
 
@@ -103,6 +106,15 @@ class ImportedClassifier(Answering, Classifier):
             if len(shape) != 2 or shape[0] != 1 or not 1 <= shape[1] <= MAX_CLASSES or shape != shapes[0]:
                 raise FormatError(f"the network makes {shape} of one input, and not a row of scores")
         self._classes_found = shapes[0][1]
+        self._at_once = evaluation_batch(self.input_shape_) if self._takes_two() else 1
+
+    def _takes_two(self) -> bool:
+        """Whether several inputs can go through the graph at once: many are written down for one."""
+        two = np.broadcast_to(np.zeros((), self.input_dtype_), (2, *self.input_shape_))
+        try:
+            return all(output.shape[:1] == (2,) for output in self._apply.plan(two).outputs)
+        except NabiError:
+            return False
 
     def _prepare(self) -> None:
         model = self.model_
