@@ -100,7 +100,7 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(module, "MAX_TILE", 8)
     if request.param == "cut small":
         for where, name, value in [
-            (module, "MAX_BLOCK", 2),
+            (module, "MAX_BLOCK", 16),
             (module, "MAX_TILE", 8),
             (module, "MAX_PAIRS", 3),
             (pairs, "PAIR_BYTES", 64),
@@ -348,8 +348,10 @@ def test_photographs_are_projected_and_noise_is_not() -> None:
     smooth = random.integers(0, 200, (4200, 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2).astype(np.uint8) + noise // 8
     for images, projected in [(noise, False), (smooth, True), (smooth.reshape(4200, -1), True)]:
         bound = bound_for(images[:100], images[100:], 3, "l2")
-        assert (bound.size == 4 * (128 + 3)) == projected
-    assert bound_for(smooth[:10], smooth[10:], 3, "l2").size > 4 * 131  # so few that it does not pay
+        assert (bound.size == 4 * (bounds.DIRECTIONS + 3)) == projected
+    assert bound_for(smooth[:10], smooth[10:], 3, "l2").size > 4 * (
+        bounds.DIRECTIONS + 3
+    )  # so few that it does not pay
     queries, candidates = smooth[:70], np.concatenate([smooth[70:], smooth[:5]])
     distances, positions = nearest(queries, candidates, 3)
     exact = np.array([np.square(flat(candidates).astype(np.int64) - query).sum(axis=1) for query in flat(queries)])
@@ -383,7 +385,7 @@ def test_memory_does_not_grow_with_the_number_of_queries_or_candidates(metric: s
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "MAX_BYTES", 2**17)
             patch.setattr(module, "MAX_TILE", 200)
-            patch.setattr(module, "MAX_BLOCK", 50)
+            patch.setattr(module, "MAX_BLOCK", 200)
             peaks = [
                 peak(images[:queries], images[:candidates], metric) - queries * 2 * 32  # but for the answer
                 for queries, candidates in ((200, 400), (1200, 400), (200, 1200))

@@ -37,10 +37,10 @@ from nabi.nearest.pairs import cut, measure
 METRICS = ("l2", "l1")
 
 # How much is worked on at once. (Never by the number of threads.)
-MAX_BLOCK = 256  # queries
+MAX_BLOCK = 2**11  # bytes of bounds on the distances of so many queries to a candidate
 MAX_TILE = 8192  # candidates
 MAX_PAIRS = 2**17  # that are measured together
-PIECES = 4  # of a tile: prepared side by side
+PIECES = 8  # of a tile: prepared side by side
 STEP = 4  # from one candidate to the next among those that show how near the nearest may be
 MAX_BYTES = 2**26  # of a tile's candidates, and of what a bound needs of them
 
@@ -157,7 +157,8 @@ def search(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """`nearest` with a bound of the caller's, and squared distances for L2."""
     length = max(1, math.prod(candidates.shape[1:]))
-    blocks = cut_evenly(len(queries), min(MAX_BLOCK, MAX_BYTES // (32 * length)))
+    together = MAX_BLOCK // np.dtype(bound.dtype).itemsize
+    blocks = cut_evenly(len(queries), min(together, MAX_BYTES // (32 * length)))
     step = math.ceil(
         len(candidates) / max(1, min(MAX_TILE, MAX_BYTES // max(candidates.itemsize * length, bound.size)))
     )

@@ -26,7 +26,7 @@ RUN = 4096  # products that float32 adds up in `products_of_pixels`, so that the
 BYTES = 2**32 // 255**2  # products of pixels that 32 bits add up
 INTEGER = ("icelake", "alder", "sierra", "sapphireamx", "neonsdot")  # as numkong calls 8-bit products
 
-DIRECTIONS = 128  # of `projections`
+DIRECTIONS = 93  # of `projections`, which has three more numbers, and products like multiples of 16
 GRID = 1024  # cells of a picture that `projections` begins with, at most
 ROW = 4096  # likewise of a row, whose numbers need not be alike because they are neighbours
 SAMPLE = 1024  # candidates that show which directions these are
@@ -324,9 +324,10 @@ def sums_of_cells(shape: tuple[int, ...], whole: bool) -> Bound:
     """
     length = math.prod(shape)
     side = 4 if length >= LARGE else 2
+    axes = {1: side, 2: side} if len(shape) == 3 else {1: side**2}
+    cells = math.prod(math.ceil(n / axes.get(axis, 1)) for axis, n in enumerate(shape, 1))
 
     def prepare(images: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        axes = {1: side, 2: side} if images.ndim == 4 else {1: side**2}
         sums: NDArray[Any] = images
         for axis, run in axes.items():
             sums = _sums_of_runs(sums, axis, run, np.float64)
@@ -345,7 +346,7 @@ def sums_of_cells(shape: tuple[int, ...], whole: bool) -> Bound:
             lower -= q_slack[:, np.newaxis]
             lower -= x_slack
 
-    return Bound(prepare, prepare, between, 8 * (length + 1), np.float64)
+    return Bound(prepare, prepare, between, 8 * (cells + 1), np.float64)
 
 
 def _sums_of_runs(numbers: NDArray[Any], axis: int, length: int, dtype: Any) -> NDArray[Any]:
