@@ -296,6 +296,9 @@ def optimizer(ours: Any, net: nn.Module) -> torch.optim.Optimizer:
         case "RMSProp":
             how |= {"alpha": own.pop("decay"), "eps": own.pop("epsilon"), "momentum": own.pop("momentum")}
             made = torch.optim.RMSprop
+        case "Muon":
+            made, how = Muon, how | {name: own.pop(name) for name in ("momentum", "filter_rate", "filter_momentum")}
+            own.pop("nesterov")
         case "Adam" | "AdamW" as name:
             how |= {"betas": (own.pop("beta1"), own.pop("beta2")), "eps": own.pop("epsilon")}
             made = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
@@ -304,6 +307,38 @@ def optimizer(ours: Any, net: nn.Module) -> torch.optim.Optimizer:
     if own:
         raise NoTwin(f"{', '.join(own)} of optimiser {type(ours).__name__}")
     return made(trained, **how)
+
+
+class Muon(torch.optim.Optimizer):
+    """Filters by the orthogonalised momentum, everything else by Nesterov's; as its author writes it for PyTorch."""
+
+    def __init__(self, params: Any, **defaults: float) -> None:
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
+                if p.ndim == 4:
+                    velocity.mul_(group["filter_momentum"]).add_(p.grad)
+                    way = p.grad.add(velocity, alpha=group["filter_momentum"]).flatten(1)
+                    p.mul_(len(p) ** 0.5 / p.norm())
+                    p.sub_(orthogonal(way).reshape(p.shape), alpha=group["lr"] * group["filter_rate"])
+                else:
+                    g = p.grad.add(p, alpha=group["weight_decay"])
+                    velocity.mul_(group["momentum"]).add_(g)
+                    p.sub_(g.add_(velocity, alpha=group["momentum"]), alpha=group["lr"])
+
+
+def orthogonal(x: torch.Tensor) -> torch.Tensor:
+    """A matrix whose singular values are all near 1, by five rounds of Newton and Schulz."""
+    tall = len(x) > x.shape[1]
+    x = (x.T if tall else x) / (x.norm() + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.T if tall else x
 
 
 def smoothing(loss: Any) -> float:

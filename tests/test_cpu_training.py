@@ -263,6 +263,7 @@ OPTIMIZERS: dict[str, Make] = {
     "rmsprop": lambda p: optim.RMSProp(p, 0.01, momentum=0.9, weight_decay=0.01),
     "adam": lambda p: optim.Adam(p, 0.01, weight_decay=0.01),
     "adamw": lambda p: optim.AdamW(p, 0.01, weight_decay=0.1),
+    "muon": lambda p: optim.Muon(p, 0.1, weight_decay=0.01),
 }
 EVERYTHING = {"clip_norm": 0.5, "average": 0.9}
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -272,6 +273,7 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mlp, nesterov": ("mlp", "nesterov", {}),
     **{f"mlp, {optimizer}": ("mlp", optimizer, EVERYTHING) for optimizer in OPTIMIZERS if optimizer != "nesterov"},
     "convnet, adamw": ("convnet", "adamw", {}),
+    "convnet, muon": ("convnet", "muon", EVERYTHING),
 }
 
 

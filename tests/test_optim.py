@@ -170,6 +170,35 @@ def test_names() -> None:
         assert name in repr(kind(parameters)).lower()
 
 
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (7, 7)])
+def test_orthogonal_keeps_directions_and_makes_their_lengths_alike(shape: tuple[int, int]) -> None:
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    u, s, v = np.linalg.svd(x, full_matrices=False)
+    assert s.max() > 2 * s.min()
+    found = u.T @ optim.orthogonal(nabi.tensor(x)).numpy() @ v.T
+    assert np.diag(found).min() > 0.65
+    assert np.diag(found).max() < 1.25
+    assert np.abs(found - np.diag(np.diag(found))).max() < 1e-4
+
+
+def test_filters_keep_their_length_under_muon() -> None:
+    filters, bias = (
+        nabi.tensor(np.random.default_rng(0).normal(size=s), requires_grad=True) for s in ((3, 3, 4, 9), 9)
+    )
+    optimizer = optim.Muon([filters, bias], 0.1, momentum=0.9, weight_decay=0.01)
+    twin = nabi.tensor(bias.numpy(), requires_grad=True)
+    plain = optim.SGD([twin], 0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    gradients = np.random.default_rng(1).normal(size=(5, 3, 3, 4, 9))
+    for g in gradients:
+        before = filters.numpy()
+        optimizer.update([nabi.tensor(g), nabi.tensor(g[0, 0, 0])])
+        plain.update([nabi.tensor(g[0, 0, 0])])
+        kept = before * (3 / np.linalg.norm(before))
+        moved = np.linalg.svd((kept - filters.numpy()).reshape(-1, 9) / (0.1 * 0.25), compute_uv=False)
+        assert 0.65 < moved.min() < moved.max() < 1.25
+        np.testing.assert_array_equal(bias.numpy(), twin.numpy())
+
+
 def test_refusals() -> None:
     p = one_parameter()
     for kind in optim.OPTIMIZERS.values():

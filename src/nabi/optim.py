@@ -317,7 +317,87 @@ class AdamW(Adam):
         super().__init__(parameters, learning_rate, beta1, beta2, epsilon, weight_decay)
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "rmsprop": RMSProp, "adam": Adam, "adamw": AdamW}
+class Muon(SGD):
+    """Filters move the same way in all directions that their gradient has; everything else as under `SGD`.
+
+    For filters, v ← filter_momentum·v + g, and p ← √n·p / ‖p‖ - rate·filter_rate·orthogonal(g + filter_momentum·v)
+    with n outputs, whose length therefore stays; they need no weight decay. Of a network with batch normalisation, the
+    length of filters means nothing. Everything else has Nesterov's momentum. Sources: Jordan and others, "Muon: an
+    optimizer for hidden layers in neural networks" (2024); the rates between the two from the same author's networks
+    for CIFAR-10.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor] | Sequence[Tensor],
+        learning_rate: float = 0.2,
+        momentum: float = 0.9,
+        filter_rate: float = 0.25,
+        filter_momentum: float = 0.6,
+        weight_decay: float = 0.0,
+    ) -> None:
+        _check("Muon", filter_rate=(filter_rate, 0, math.inf), filter_momentum=(filter_momentum, 0, 1))
+        super().__init__(parameters, learning_rate, momentum, True, weight_decay)
+        self.filter_rate = filter_rate
+        self.filter_momentum = filter_momentum
+
+    def formula(self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor) -> tuple[Tensor, Moments]:
+        if p.ndim != 4:
+            return super().formula(p, g, moments, learning_rate)
+        velocity = self.filter_momentum * moments["velocity"] + g
+        way = ops.reshape(g + self.filter_momentum * velocity, (-1, p.shape[3]))
+        kept = p * (math.sqrt(p.shape[3]) / _length(p))
+        step = ops.reshape(orthogonal(way), p.shape)
+        return kept - learning_rate * self.filter_rate * step, {"velocity": velocity}
+
+
+def orthogonal(x: Tensor) -> Tensor:
+    """UVᵀ of a matrix x = USVᵀ, roughly: all that was not next to nothing is between 0.7 and 1.2 times as long.
+
+    Five rounds of a polynomial that sends every singular value between 0 and 1 towards 1: x ← x(a + b·xᵀx + c·(xᵀx)²).
+    All of them are polynomials of one xᵀx, so that only this small matrix is gone round with. Source: Jordan and
+    others, "Muon" (2024), after Björck and Bowie (1971).
+
+    Examples
+    --------
+    >>> import nabi
+    >>> x = nabi.tensor(np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32))
+    >>> values = np.linalg.svd(orthogonal(x).numpy(), compute_uv=False)
+    >>> bool((values > 0.6).all() and (values < 1.3).all())
+    True
+    """
+    if x.shape[0] < x.shape[1]:
+        turned: Tensor = ops.permute_dims(orthogonal(ops.permute_dims(x, (1, 0))), (1, 0))
+        return turned
+    x = x / (_length(x) + 1e-7)
+    square = ops.permute_dims(x, (1, 0)) @ x
+    one = np.eye(x.shape[1], dtype=x.dtype)
+    factor: Any = None
+    for left in range(ROUNDS - 1, -1, -1):
+        by = LINEAR * one + CUBIC * square + QUINTIC * (square @ square)
+        factor = by if factor is None else factor @ by
+        if left:
+            square = square @ by @ by
+    y: Tensor = x @ factor
+    return y
+
+
+ROUNDS = 5
+LINEAR, CUBIC, QUINTIC = 3.4445, -4.7750, 2.0315
+"""The coefficients of Muon's polynomial: as steep at 0 as it can be, if 1 need not stay 1."""
+
+
+def _length(x: Tensor) -> Tensor:
+    return ops.sqrt(ops.sum(x * x))  # type: ignore[no-any-return]
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": SGD,
+    "rmsprop": RMSProp,
+    "adam": Adam,
+    "adamw": AdamW,
+    "muon": Muon,
+}
 """The optimisers by the names that people choose them by."""
 
 

@@ -196,6 +196,26 @@ def test_optimisers(name: str, settings: dict[str, Any]) -> None:
     np.testing.assert_allclose(layer.bias.numpy(), net.bias.detach().numpy(), rtol=0, atol=60 * ROUNDING)
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(2, 24), (6, 5)], ids=["wide", "tall"])
+def test_muon(inputs: int, outputs: int) -> None:
+    """Theirs goes round with the matrix itself, ours with its square alone."""
+    layer = nn.Conv2d(inputs, outputs, 3, key=nabi.random.key(0))
+    optimizer = nabi.optim.Muon(nn.parameters(layer), 0.1, weight_decay=0.1)
+    net = twin.module(layer)
+    theirs = twin.optimizer(optimizer, net)
+    rng = np.random.default_rng(0)
+    for _ in range(STEPS):
+        weight = rng.standard_normal((3, 3, inputs, outputs), np.float32)
+        bias = rng.standard_normal(outputs, np.float32)
+        optimizer.update([nabi.tensor(weight), nabi.tensor(bias)])
+        net.weight.grad, net.bias.grad = torch.from_numpy(twin.turned(weight)), torch.from_numpy(bias)
+        theirs.step()
+    # Five rounds make three to five times as much of a rounding, each; lengths are about one.
+    found, wanted = twin.turned(layer.weight.numpy()), net.weight.detach().numpy()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=5**5 * ROUNDING)
+    np.testing.assert_allclose(layer.bias.numpy(), net.bias.detach().numpy(), rtol=0, atol=60 * ROUNDING)
+
+
 def test_what_is_drawn_for_pictures_is_what_ours_may_be() -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(1, 256, (200, 6, 4, 3)).astype(np.uint8))
     generator = torch.Generator().manual_seed(0)

@@ -38,7 +38,7 @@ class LinearClassifier(TemplateClassifier, NetworkClassifier):
     True
     """
 
-    rates: ClassVar[Mapping[str, float]] = {"sgd": 1.0, "rmsprop": 0.0003, "adam": 0.001, "adamw": 0.001}
+    rates: ClassVar[Mapping[str, float]] = {"sgd": 1.0, "rmsprop": 0.0003, "adam": 0.001, "adamw": 0.001, "muon": 1.0}
 
     loss: str = field(default="hinge", kw_only=False)
 

@@ -38,7 +38,7 @@ class MLPClassifier(NetworkClassifier):
     True
     """
 
-    rates: ClassVar[Mapping[str, float]] = {"sgd": 0.03, "rmsprop": 0.0003, "adam": 0.001, "adamw": 0.001}
+    rates: ClassVar[Mapping[str, float]] = {"sgd": 0.03, "rmsprop": 0.0003, "adam": 0.001, "adamw": 0.001, "muon": 0.03}
 
     hidden_layer_sizes: Sequence[int] = (512, 256)
     _: KW_ONLY

@@ -108,7 +108,7 @@ class NetworkSettings(TrainingSettings):
         The highest of the run; "auto" is what suits the optimiser, "find" what `nabi.training.find_learning_rate`
         finds before the run.
     optimizer : str
-        "sgd" (with Nesterov's momentum 0.9), "rmsprop", "adam" or "adamw".
+        "sgd" (with Nesterov's momentum 0.9), "rmsprop", "adam", "adamw" or "muon": see `nabi.optim`.
     schedule : str
         "cosine", "one-cycle" or "constant".
     label_smoothing : float or "auto"

@@ -34,7 +34,7 @@ class ThreeLayerClassifier(NetworkClassifier):
     True
     """
 
-    rates: ClassVar[Mapping[str, float]] = {"sgd": 0.1, "rmsprop": 0.0003, "adam": 0.003, "adamw": 0.003}
+    rates: ClassVar[Mapping[str, float]] = {"sgd": 0.1, "rmsprop": 0.0003, "adam": 0.003, "adamw": 0.003, "muon": 0.1}
 
     hidden_layer_sizes: tuple[int, int] = (512, 256)
 
