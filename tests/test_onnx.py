@@ -1,5 +1,6 @@
 """ONNX files from strangers: what is no classifier, damaged or made to harm ends in one line."""
 
+import json
 import os
 import time
 import tracemalloc
@@ -162,6 +163,14 @@ def test_a_network_for_one_input_at_a_time(written: Any) -> None:
     path = written(model([node("Reshape", ["x", "shape"], ["r"]), node("MatMul", ["r", "w"], ["y"])], constants))
     x = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
     np.testing.assert_array_equal(from_onnx(path).scores(x), x[:, :3])
+
+
+def test_an_onnx_file_is_looked_at(written: Any, capsys: Any) -> None:
+    path = written(model([node("MatMul", ["x", "w"], ["y"])], {"w": np.ones((4, 3), np.float32)}))
+    assert main(["look", str(path)]) == 0
+    assert "takes rows of 4 numbers, float32" in capsys.readouterr().out
+    assert main(["look", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["arrays"] == {"graph.weights.w": [4, 3]}
 
 
 def test_names_of_classes_in_any_order(written: Any, tmp_path: Path) -> None:

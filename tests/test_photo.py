@@ -232,6 +232,10 @@ def test_a_backbone_as_it_came_names_the_classes_of_imagenet(tmp_path: Path, cap
     (file,) = as_files(images[:1], tmp_path / "photos")
     assert main(["predict", "efficientnet_lite0", file, "--top", "1"]) == 0
     assert models.imagenet_classes()[expected[0]] in capsys.readouterr().out
+    assert main(["look", "efficientnet_lite0"]) == 0
+    assert "one of 1,000 classes" in capsys.readouterr().out
+    assert main(["export", "efficientnet_lite0", "--onnx", str(tmp_path / "net.onnx")]) == 0
+    assert "compared on made pictures" in capsys.readouterr().err
 
 
 # --- features ---

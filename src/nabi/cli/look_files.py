@@ -10,10 +10,13 @@ from nabi.cli.run_folder import MODEL
 from nabi.data.decode import is_grey
 from nabi.data.files import open_regular
 from nabi.errors import DataError, PictureError, SettingError
+from nabi.models import BACKBONES
 
 
 def is_model(path: Path) -> bool:
-    """Whether a file or folder is meant as a model: safetensors by its name or its first bytes, or the folder of a run.
+    """Whether a file or folder is meant as a model: by its name or its first bytes, or as the folder of a run.
+
+    So is the name of a network that was trained elsewhere.
 
     Raises
     ------
@@ -24,8 +27,10 @@ def is_model(path: Path) -> bool:
         if not (path / MODEL).exists():
             raise DataError(f"{path}: a folder without {MODEL} in it")
         return True
+    if str(path) in BACKBONES and not path.exists():
+        return True
     with open_regular(path) as file:
-        return path.suffix == ".safetensors" or file.read(10)[8:] in (b'{"', b"{}")
+        return path.suffix in (".safetensors", ".onnx") or file.read(10)[8:] in (b'{"', b"{}")
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nabi import container, figures, nn
-from nabi.classifiers import load
+from nabi.classifiers import load, pretrained
 from nabi.cli.characters import json_text, printable
 from nabi.cli.look_files import figure_file
 from nabi.cli.run_folder import model_file
 from nabi.cli.terminal import console
+from nabi.models import BACKBONES
 
 PER_CLASS, MOST_CLASSES = 10, 20  # of remembered pictures on a sheet
 MOST_WEIGHTS, MOST_TEMPLATES = 64, 100
@@ -21,14 +22,18 @@ def look_at_model(path: Path, out: Path | None, as_json: bool) -> None:
     """Print what a model takes, answers and is made of, and draw its weights."""
     figure: Path | None = figure_file(out, "weights.png")
     file = model_file(path)
-    classifier = load(file)
-    arrays, header = container.read(file)
+    known = str(path) in BACKBONES and not path.exists()
+    classifier: Any = pretrained(str(path)) if known else load(file)
     remembers = hasattr(classifier, "kneighbors")
     assert figure is not None
     drawn = _draw_remembered(classifier, figure) if remembers else _draw_weights(classifier, figure)
     if drawn is None:
         figure = None
     model = getattr(classifier, "model_", None)
+    if known or file.suffix == ".onnx":
+        arrays, header = {name: tensor.numpy() for name, tensor in nn.tensors(model).items()}, classifier.header()
+    else:
+        arrays, header = container.read(file)
     summary = nn.summary(model, classifier.input_shape_) if isinstance(model, nn.Layer) else None
     about = header.get("about", {})
     classes = [str(name) for name in classifier.classes_]
