@@ -139,6 +139,9 @@ class ConvNetClassifier(NetworkClassifier):
         # What has no batch normalisation, or is not known to have it, takes a twentieth of the steps.
         return rate if self.architecture == "convnet" or self.learning_rate != "auto" else rate / 20
 
+    def _usual_optimizer(self) -> str:
+        return "muon" if self.architecture == "convnet" else "sgd"
+
     def _usual_smoothing(self) -> float:
         return 0.1 if self.architecture == "convnet" else 0.0
 

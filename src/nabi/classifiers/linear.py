@@ -44,7 +44,7 @@ class LinearClassifier(TemplateClassifier, NetworkClassifier):
 
     def _rate(self, batch_size: int) -> float:
         rate = super()._rate(batch_size)
-        if self.learning_rate in ("auto", "find") and self.optimizer == "sgd":
+        if self.learning_rate in ("auto", "find") and self._optimizer() in ("sgd", "muon"):
             # How far a step may go falls with the length of an input, squared: on standardised ones, their features.
             # A softmax's gradient is at most 1 for each class; a hinge's adds up over all that are in the way.
             rate *= (3.0 if self.loss == "softmax" else 0.3) / math.prod(self.input_shape_)

@@ -70,11 +70,9 @@ class NetworkClassifier(NetworkSettings, TrainedClassifier):
         return self._rate(batch_size)
 
     def _learner(self, batch_size: int) -> GradientDescent:
-        optimizer = OPTIMIZERS[self.optimizer](
-            nn.parameters(self.model_),
-            self._rate(batch_size),
-            weight_decay=self.alpha,
-            **_MOMENTUM.get(self.optimizer, {}),
+        name = self._optimizer()
+        optimizer = OPTIMIZERS[name](
+            nn.parameters(self.model_), self._rate(batch_size), weight_decay=self.alpha, **_MOMENTUM.get(name, {})
         )
         return GradientDescent(
             self.model_,
@@ -90,6 +88,13 @@ class NetworkClassifier(NetworkSettings, TrainedClassifier):
         loss = LOSSES[self.loss]
         smoothing = self._usual_smoothing() if self.label_smoothing == "auto" else float(self.label_smoothing)
         return partial(loss, label_smoothing=smoothing) if smoothing and self.loss == "softmax" else loss
+
+    def _optimizer(self) -> str:
+        return self._usual_optimizer() if self.optimizer == "auto" else self.optimizer
+
+    def _usual_optimizer(self) -> str:
+        """What ``optimizer="auto"`` stands for."""
+        return "sgd"
 
     def _usual_smoothing(self) -> float:
         """What ``label_smoothing="auto"`` stands for."""
@@ -115,4 +120,4 @@ class NetworkClassifier(NetworkSettings, TrainedClassifier):
         """The highest learning rate of the run; by default lower for small batches, whose gradients are noisier."""
         if self.learning_rate not in ("auto", "find"):
             return float(self.learning_rate)
-        return self.rates[self.optimizer] * min(1.0, math.sqrt(batch_size / 128))
+        return self.rates[self._optimizer()] * min(1.0, math.sqrt(batch_size / 128))

@@ -108,7 +108,8 @@ class NetworkSettings(TrainingSettings):
         The highest of the run; "auto" is what suits the optimiser, "find" what `nabi.training.find_learning_rate`
         finds before the run.
     optimizer : str
-        "sgd" (with Nesterov's momentum 0.9), "rmsprop", "adam", "adamw" or "muon": see `nabi.optim`.
+        "sgd" (with Nesterov's momentum 0.9), "rmsprop", "adam", "adamw" or "muon": see `nabi.optim`. "auto" is "muon"
+        for the "convnet" and "sgd" for all others.
     schedule : str
         "cosine", "one-cycle" or "constant".
     label_smoothing : float or "auto"
@@ -127,7 +128,7 @@ class NetworkSettings(TrainingSettings):
     alpha: float = 1e-4
     batch_size: int = 128
     learning_rate: float | str = "auto"
-    optimizer: str = "sgd"
+    optimizer: str = "auto"
     schedule: str = "cosine"
     label_smoothing: float | str = "auto"
     clip_norm: float | None = None
@@ -138,7 +139,7 @@ class NetworkSettings(TrainingSettings):
         """Raise SettingError where a constructor argument has a value that it cannot have."""
         super().check_settings()
         check_choice("loss", self.loss, LOSSES)
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("optimizer", self.optimizer, {"auto": None} | OPTIMIZERS)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_number("alpha", self.alpha, least=0)
         check_whole("batch_size", self.batch_size)
