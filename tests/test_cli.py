@@ -663,7 +663,7 @@ BAD = {
     "a wrong checksum": (wrong_checksum, "train-images-idx3-ubyte.gz"),
     "an unknown model": (lambda home: ["train", "--model", "cnn"], "--model 'cnn' is not one of knn, "),
     "an unknown loss": (lambda home: ["train", "--loss", "l1"], "--loss 'l1' is not one of hinge, "),
-    "an unknown optimizer": (lambda home: ["train", "--optimizer", "x"], "--optimizer 'x' is not one of sgd, "),
+    "an unknown optimizer": (lambda home: ["train", "--optimizer", "x"], "--optimizer 'x' is not one of auto, sgd, "),
     "no epochs": (lambda home: ["train", "--epochs", "0"], "--epochs is 0: it must be"),
     "epochs in words": (lambda home: ["train", "--epochs", "many"], "'--epochs'"),
     "no learning rate": (lambda home: ["train", "--learning-rate", "nan"], "--learning-rate is nan"),

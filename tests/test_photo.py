@@ -234,6 +234,12 @@ def test_a_backbone_as_it_came_names_the_classes_of_imagenet(tmp_path: Path, cap
     assert models.imagenet_classes()[expected[0]] in capsys.readouterr().out
     assert main(["look", "efficientnet_lite0"]) == 0
     assert "one of 1,000 classes" in capsys.readouterr().out
+
+
+def test_a_backbone_as_it_came_is_exported(tmp_path: Path, capsys, monkeypatch) -> None:
+    pytest.importorskip("onnxruntime")
+    small = Backbone(lambda weights: tiny(1000), 16, {}, packaged="packaged:efficientnet_lite0", size=64)
+    monkeypatch.setitem(BACKBONES, "efficientnet_lite0", small)
     assert main(["export", "efficientnet_lite0", "--onnx", str(tmp_path / "net.onnx")]) == 0
     assert "compared on made pictures" in capsys.readouterr().err
 
