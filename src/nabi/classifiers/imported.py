@@ -287,24 +287,25 @@ def _said_shape(metadata: Mapping[str, str]) -> tuple[int, ...] | None:
     return tuple(said)
 
 
+def _free(graph: Graph, name: str) -> str:
+    """A name like this one that nothing in a graph has."""
+    taken = {name for node in graph.nodes for name in (*node.inputs, *node.outputs)} | set(graph.constants)
+    while name in taken:
+        name += "_"
+    return name
+
+
 def _channels_last(graph: Graph) -> Graph:
     """The same, but for pictures (N, H, W, C)."""
     (given,) = graph.inputs
-    taken = {name for node in graph.nodes for name in (*node.inputs, *node.outputs)} | set(graph.constants)
-    name = given.name + "_"
-    while name in taken:
-        name += "_"
+    name = _free(graph, given.name)
     turn = Operator("Transpose", "channels first", (name,), (given.name,), {"perm": (0, 3, 1, 2)})
     return graph._replace(inputs=(given._replace(name=name),), nodes=(turn, *graph.nodes))
 
 
 def _reordered(graph: Graph, order: NDArray[np.intp]) -> Graph:
     """The same, with the columns of what it gives in another order."""
-    taken = {name for node in graph.nodes for name in (*node.inputs, *node.outputs)} | set(graph.constants)
-    taken.add(graph.inputs[0].name)
-    places, *outputs = names = ["order"] + [f"{name} in order" for name in graph.outputs]
-    while not taken.isdisjoint(names):
-        places, *outputs = names = [name + "_" for name in names]
+    places, *outputs = (_free(graph, name) for name in ("order", *(f"{name} in order" for name in graph.outputs)))
     nodes = tuple(
         Operator("Gather", made, (output, places), (made,), {"axis": 1})
         for output, made in zip(graph.outputs, outputs, strict=True)

@@ -78,7 +78,9 @@ def _chosen(dataset: Dataset, split: str, source: str) -> Split:
         images: Any = joined([part.images for part in parts])
         return Split(images, np.concatenate([part.labels for part in parts]))
     whole = data.complete_splits(dataset)
-    chosen: Split | None = getattr(set_leaks_aside(whole, source, console(stderr=True)), split)
+    if split != "train":  # which loses none
+        whole = set_leaks_aside(whole, source, console(stderr=True))
+    chosen: Split | None = getattr(whole, split)
     if chosen is None or not len(chosen):
         raise DataError(f"{source}: no pictures in its {split} split: choose another with --split")
     return chosen

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nabi import data
+from nabi.cli.picture_model import is_backbone
 from nabi.cli.run_folder import MODEL
 from nabi.data.decode import is_grey
 from nabi.data.files import open_regular
 from nabi.errors import DataError, PictureError, SettingError
-from nabi.models import BACKBONES
 
 
 def is_model(path: Path) -> bool:
@@ -27,7 +27,7 @@ def is_model(path: Path) -> bool:
         if not (path / MODEL).exists():
             raise DataError(f"{path}: a folder without {MODEL} in it")
         return True
-    if str(path) in BACKBONES and not path.exists():
+    if is_backbone(path):
         return True
     with open_regular(path) as file:
         return path.suffix in (".safetensors", ".onnx") or file.read(10)[8:] in (b'{"', b"{}")

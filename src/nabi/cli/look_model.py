@@ -10,9 +10,9 @@ from nabi import container, figures, nn
 from nabi.classifiers import load, pretrained
 from nabi.cli.characters import json_text, printable
 from nabi.cli.look_files import figure_file
+from nabi.cli.picture_model import is_backbone
 from nabi.cli.run_folder import model_file
 from nabi.cli.terminal import console
-from nabi.models import BACKBONES
 
 PER_CLASS, MOST_CLASSES = 10, 20  # of remembered pictures on a sheet
 MOST_WEIGHTS, MOST_TEMPLATES = 64, 100
@@ -22,7 +22,7 @@ def look_at_model(path: Path, out: Path | None, as_json: bool) -> None:
     """Print what a model takes, answers and is made of, and draw its weights."""
     figure: Path | None = figure_file(out, "weights.png")
     file = model_file(path)
-    known = str(path) in BACKBONES and not path.exists()
+    known = is_backbone(path)
     classifier: Any = pretrained(str(path)) if known else load(file)
     remembers = hasattr(classifier, "kneighbors")
     assert figure is not None

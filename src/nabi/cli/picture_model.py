@@ -10,6 +10,11 @@ from nabi.errors import ModelFileError
 from nabi.models import BACKBONES
 
 
+def is_backbone(path: Path) -> bool:
+    """Whether one of `nabi.models.BACKBONES` is meant, as it came, and not a file."""
+    return str(path) in BACKBONES and not path.exists()
+
+
 def picture_model(path: Path) -> Classifier:
     """The classifier in a model file, or in the folder of a run, that takes pictures as files hold them.
 
@@ -20,7 +25,7 @@ def picture_model(path: Path) -> Classifier:
     ModelFileError
         It was fitted on rows of numbers, or on pictures of floating-point numbers.
     """
-    if str(path) in BACKBONES and not path.exists():
+    if is_backbone(path):
         return pretrained(str(path))
     classifier: Classifier = load(model_file(path))
     if len(classifier.input_shape_) != 3 or classifier.input_dtype_ != np.uint8:
