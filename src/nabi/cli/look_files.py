@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nabi import data
-from nabi.cli.picture_model import is_backbone
-from nabi.cli.run_folder import MODEL
+from nabi.cli.run_folder import MODEL, is_backbone
 from nabi.data.decode import is_grey
 from nabi.data.files import open_regular
 from nabi.errors import DataError, PictureError, SettingError

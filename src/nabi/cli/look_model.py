@@ -10,8 +10,7 @@ from nabi import container, figures, nn
 from nabi.classifiers import load, pretrained
 from nabi.cli.characters import json_text, printable
 from nabi.cli.look_files import figure_file
-from nabi.cli.picture_model import is_backbone
-from nabi.cli.run_folder import model_file
+from nabi.cli.run_folder import is_backbone, model_file
 from nabi.cli.terminal import console
 
 PER_CLASS, MOST_CLASSES = 10, 20  # of remembered pictures on a sheet

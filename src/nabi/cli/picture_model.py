@@ -5,14 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from nabi.classifiers import Classifier, load, pretrained
-from nabi.cli.run_folder import model_file
+from nabi.cli.run_folder import is_backbone, model_file
 from nabi.errors import ModelFileError
-from nabi.models import BACKBONES
-
-
-def is_backbone(path: Path) -> bool:
-    """Whether one of `nabi.models.BACKBONES` is meant, as it came, and not a file."""
-    return str(path) in BACKBONES and not path.exists()
 
 
 def picture_model(path: Path) -> Classifier:

@@ -24,6 +24,7 @@ from typing import Any, Self
 
 from nabi.container import replace_file
 from nabi.errors import DataError, SettingError
+from nabi.models import BACKBONES
 
 fcntl: ModuleType | None
 try:
@@ -157,6 +158,11 @@ class RunFolder:
         """Write a text file, whole or not at all."""
         with replace_file(self.path / name) as file:
             file.write(text.encode())
+
+
+def is_backbone(path: Path) -> bool:
+    """Whether one of `nabi.models.BACKBONES` is meant, as it came, and not a file."""
+    return str(path) in BACKBONES and not path.exists()
 
 
 def model_file(path: Path) -> Path:
