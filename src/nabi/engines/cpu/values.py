@@ -411,7 +411,8 @@ class Spelled:
         rest = [reach - 1 - low for reach, (low, _) in zip(window.reach, window.borders, strict=True)]
         before = len(self.made)
         tiled = _tiled([(low, 0) for low in rest], _two(g.shape, 1), window.size)
-        if min(border for pair in tiled for border in pair) >= 0:
+        whole = all(high >= -n % 4 for (_, high), n in zip(tiled, window.steps, strict=True))
+        if whole and min(border for pair in tiled for border in pair) >= 0:
             shared = self._pad(g, widths=((0, 0), *tiled, (0, 0)))
             if len(self.made) == before:
                 return shared, (rest[0], rest[1])
