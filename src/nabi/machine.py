@@ -21,6 +21,7 @@ from nabi import cache
 from nabi.container import replace_file
 
 FOLDER = "kernels"
+FORMAT = 1  # of kept kernels: to be raised when `_emit` makes others of the same text
 MOST_BYTES = 256 << 20
 """Of all kernels kept on disk; the oldest go first."""
 
@@ -99,14 +100,8 @@ def processor() -> Processor:
         return found
 
 
-def _new_lock() -> None:
-    """A forked child has the lock as it was, but not the thread that would let go of it."""
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
+if hasattr(os, "register_at_fork"):  # while a thread is inside LLVM, which has locks that a child would wait for
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 @contextlib.contextmanager
@@ -141,7 +136,8 @@ def compile(text: str, kind: Any = KERNEL) -> Function:
     with _lock:
         jit = _prepare()
         target = processor()
-        digest = hashlib.sha256("\0".join((llvmlite.__version__, *map(str, target), text)).encode()).hexdigest()[:32]
+        version = llvmlite.__version__, llvm.llvm_version_info, FORMAT
+        digest = hashlib.sha256("\0".join(map(str, (*version, *target, text))).encode()).hexdigest()[:32]
         if digest in _state["made"]:
             made: Function = _state["made"][digest]
             return made
