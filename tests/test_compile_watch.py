@@ -167,6 +167,7 @@ def test_no_gradient_is_lost_in_silence_on_the_way_out_of_a_compiled_function() 
     w = nabi.tensor(3.0, requires_grad=True)
     y = nabi.compile(lambda x: x * w, state=w)(2.0)
     assert float(y) == 6
+    assert y.operands is None  # who keeps losses does not keep all that they were computed from
     with pytest.raises(GraphError, match="no gradient flows out of a compiled function"):
         (y * 2).backward()
     optimizer = nabi.optim.SGD([w])

@@ -235,10 +235,8 @@ class Compiled:
         values = recording.run(inputs)
         for place, target in enumerate(recording.updates, len(recording.flows)):
             target.held = values[place]
-        trained = recording.trained
-        held = [t.held for t in trained]
         results = [
-            Tensor(values[place], compiled_result, trained, {}, True, None, held) if flows else Tensor(values[place])
+            Tensor(values[place], compiled_result, recording.trained, {}, True) if flows else Tensor(values[place])
             for place, flows in enumerate(recording.flows)
         ]
         return recording.rebuild(results)

@@ -36,7 +36,7 @@ def _inputs(node: Any) -> list[Any]:
     return [source.parts() for source in node.inputs]
 
 
-VALUES = View(namespace.numpy, operator.attrgetter("held"), operator.attrgetter("operands"))
+VALUES = View(namespace.numpy, operator.attrgetter("held"), lambda node: node.operands or [])
 """Gradients computed at once."""
 GRAPH = View(operations, operator.methodcaller("parts"), _inputs)
 """Gradients as a graph."""
