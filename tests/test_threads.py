@@ -1,5 +1,6 @@
 """The pool: order, laziness, errors, and that it cannot lock itself up."""
 
+import os
 import threading
 
 import numpy as np
@@ -75,6 +76,20 @@ def test_the_environment_sets_the_count(monkeypatch):
     assert threads.count() == 2
     threads.set_num_threads(None)
     assert threads.count() == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "count"),
+    [("150000 100000", 2), ("100000 100000", 1), ("50000 100000", 1), ("max 100000", 64), ("-1 100000", 64), ("", 64)],
+)
+def test_a_container_has_no_more_threads_than_its_time_is_for(monkeypatch, tmp_path, content, count):
+    for name in ("NABI_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    (tmp_path / "cpu.max").write_text(f"{content}\n")
+    monkeypatch.setattr(threads, "QUOTAS", ((tmp_path / "nothing",), (tmp_path / "cpu.max",)))
+    monkeypatch.setattr(threads, "_quota", threads._quota.__wrapped__)
+    assert threads.count() == count
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", "٣"])

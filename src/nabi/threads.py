@@ -3,17 +3,21 @@
 Everything in nabi that works in parallel (decoding pictures, running kernels) hands its blocks to this pool, so that
 two layers never fight over the cores. The number of threads is, in this order: what :func:`set_num_threads` was given,
 the environment variable ``NABI_NUM_THREADS``, ``OMP_NUM_THREADS`` (which joblib sets for its workers, so that together
-they use each core once), the number of cores that this process may use.
+they use each core once), the number of cores that this process may use, or whose time its container may have.
 
 How work is cut into blocks must never depend on :func:`count`: results are the same bits for 1 and for 64 threads.
 """
 
+import math
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -31,6 +35,12 @@ _here = threading.local()
 _blas: ThreadpoolController | None = None
 _blas_before: list[int] = []
 _alone = 0  # how many are inside `one_blas_thread`
+
+QUOTAS = (
+    ("/sys/fs/cgroup/cpu.max",),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
+"""Files that say how much of each period's time a container may have, in either version of Linux's control groups."""
 
 forks = 0
 """How many processes lie between the first one and this: of those, no thread is here."""
@@ -54,9 +64,19 @@ def count() -> int:
     shared = os.environ.get("OMP_NUM_THREADS", "").strip()
     if _is_count(shared):
         return int(shared)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _quota())
+
+
+@cache
+def _quota() -> int:
+    """How many cores' time a container may have, where one says so."""
+    for names in QUOTAS:
+        with suppress(OSError, ValueError):
+            quota, period = " ".join(Path(name).read_text(encoding="ascii") for name in names).split()
+            if int(quota) > 0:  # v1 says -1, v2 says "max", where there is no limit
+                return max(1, math.ceil(int(quota) / int(period)))
+    return sys.maxsize
 
 
 def _is_count(text: str) -> bool:
@@ -216,7 +236,7 @@ def one_blas_thread() -> Iterator[None]:
         yield
     finally:
         with _lock:
-            _alone -= 1
+            _alone = max(0, _alone - 1)  # in a child that was forked inside the block it is 0 already
             if not _alone:
                 for library, before in zip(_blas.lib_controllers, _blas_before, strict=True):
                     library.set_num_threads(before)
