@@ -1,6 +1,7 @@
 """Photos: features of a trained network, and the classifiers that learn from them."""
 
 import errno
+import itertools
 import os
 import pickle
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 import nabi
@@ -18,9 +20,9 @@ from nabi.classifiers import FeatureExtractor, PhotoClassifier, pretrained
 from nabi.classifiers.finetuning import parted
 from nabi.classifiers.photo import HEADS
 from nabi.cli import main
-from nabi.errors import DataError, DTypeError, ModelFileError, SettingError, ShapeError
+from nabi.errors import DataError, DTypeError, ModelFileError, NonFiniteError, SettingError, ShapeError
 from nabi.models import BACKBONES, Backbone
-from nabi.training import Examples, Looked, run
+from nabi.training import EpochEnded, Examples, GradientDescent, Looked, run
 from tiny_photos import NAMES, photos, put_in_place, tiny
 
 every_head = pytest.mark.parametrize("head", HEADS)
@@ -72,6 +74,15 @@ def test_files_are_answered_as_the_arrays_in_them(tmp_path: Path) -> None:
     assert np.allclose(from_files.predict_proba(files).sum(axis=1), 1)
 
 
+def test_photos_go_wherever_an_estimator_goes(tmp_path: Path) -> None:
+    images, labels = photos(30)
+    files = as_files(images, tmp_path / "photos")
+    for given in (files, np.array(files), np.array(files, object), images):
+        assert cross_val_score(PhotoClassifier(alpha=0.1, random_state=0), given, labels, cv=3).mean() > 0.8
+    search = GridSearchCV(PhotoClassifier(random_state=0), {"head": ["linear", "knn"], "alpha": [0.01]}, cv=2)
+    assert search.fit(files, labels).score(images, labels) > 0.8
+
+
 def test_the_whole_is_one_network() -> None:
     images, labels = photos(30)
     classifier = PhotoClassifier(random_state=0).fit(images, labels)
@@ -103,6 +114,10 @@ def test_the_head_is_told_what_it_is_to_be_told() -> None:
     assert clone(classifier).get_params() == classifier.get_params()
     with pytest.raises(SettingError, match=r"settings 'n_neighbors': a linear classifier has no such argument"):
         PhotoClassifier(settings={"n_neighbors": 3}).fit(images, labels)
+    with pytest.raises(SettingError, match=r"settings 'alpha': it is an argument of PhotoClassifier itself"):
+        PhotoClassifier(settings={"alpha": 0.5}).fit(images, labels)
+    with pytest.raises(SettingError, match=r"finetune is -1: it must be a whole number from 0 to"):
+        PhotoClassifier(finetune=-1).fit(images, labels)
     with pytest.raises(SettingError, match=r"head 'convnet' is not one of linear"):
         PhotoClassifier("convnet").fit(images, labels)
 
@@ -218,6 +233,56 @@ def test_finetuning_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     *_, finished = again.fit_events(images, labels, validation=held, **options)
     assert not finished.stopped
     assert again.scores(held[0]).tobytes() == whole.scores(held[0]).tobytes()
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_finetuning_remembers_the_epochs_before_it_was_stopped(tmp_path: Path, epochs: int) -> None:
+    images, labels = photos(40)
+    held = photos(20, seed=1)
+    whole = PhotoClassifier(alpha=0.01, finetune=3, random_state=0).fit(images, labels, validation=held)
+    options = {"checkpoint": tmp_path / "checkpoint", "checkpoint_seconds": 0}
+    stopped = clone(whole)
+    list(stopped.fit_events(images, labels, validation=held, stop=lambda: stopped.n_iter_ == epochs, **options))
+    again = clone(whole)
+    events = list(again.fit_events(images, labels, validation=held, **options))
+    assert sum(isinstance(event, EpochEnded) for event in events) == 3 - epochs
+    assert again.scores(held[0]).tobytes() == whole.scores(held[0]).tobytes()
+    assert (again.best_epoch_, again.n_iter_) == (whole.best_epoch_, whole.n_iter_)
+    for name in ("epoch", "validation_accuracy", "validation_loss", "train_loss"):
+        assert again.history_[name] == whole.history_[name]
+
+
+@pytest.mark.parametrize("finetune", [0, 3])
+def test_a_run_that_diverges_keeps_its_best_epoch(monkeypatch: pytest.MonkeyPatch, finetune: int) -> None:
+    images, labels = photos(40)
+    classifier = PhotoClassifier(alpha=0.01, finetune=finetune, settings={"max_iter": 5}, random_state=0)
+    ended = False
+    step = GradientDescent.step
+
+    def diverging(self, *batch):
+        if ended:
+            raise NonFiniteError("the loss is nan")
+        return step(self, *batch)
+
+    monkeypatch.setattr(GradientDescent, "step", diverging)
+    events = classifier.fit_events(images, labels, validation=photos(20, seed=1))
+    ended = sum(1 for event in itertools.takewhile(lambda event: not isinstance(event, EpochEnded), events)) > 0
+    with pytest.raises(NonFiniteError):
+        list(events)
+    assert classifier.best_epoch_ == classifier.n_iter_ == 1
+    scores = classifier.scores(images)
+    assert np.isfinite(scores).all()
+    if finetune:
+        before, after = (nn.tensors(model) for model in (models.features(tiny()), classifier.extractor_.model_))
+        assert before["conv2.weight"].numpy().tobytes() != after["conv2.weight"].numpy().tobytes()
+
+
+def test_photos_that_are_not_square(tmp_path: Path) -> None:
+    images, labels = photos(30)
+    wide = np.ascontiguousarray(images[:, 8:-8])
+    files = as_files(wide, tmp_path / "photos")
+    classifier = PhotoClassifier(alpha=0.1, random_state=0).fit(wide, labels, validation=(files[:9], labels[:9]))
+    assert classifier.scores(files).tobytes() == classifier.scores(wide).tobytes()
 
 
 def test_a_backbone_as_it_came_names_the_classes_of_imagenet(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -356,7 +421,7 @@ def test_a_file_that_was_meddled_with_is_refused(tmp_path: Path) -> None:
     for change, message in (
         (lambda header: header["head"].update(classifier="photo"), "its head is a 'photo'"),
         (lambda header: header["head"].update(classes=["a", "b", "c"]), "the classes of its head are others"),
-        (lambda header: header["backbone"].update(layer="ReLU", fields=[]), "backbone is a ReLU"),
+        (lambda header: header["backbone"].update(layer="ReLU", fields=[]), "model is a ReLU"),
         (lambda header: widened(header["backbone"]), "a padding of 100,000,000 is too far for inputs"),
     ):
         header = classifier.header()
@@ -438,6 +503,8 @@ def test_a_class_of_one_photo_may_be_kept_for_validation(seed: int) -> None:
     labels[0] = "dog"
     classifier = PhotoClassifier(random_state=seed, validation_fraction=0.3).fit(images, labels)
     assert "dog" in classifier.classes_
+    weighted = PhotoClassifier(random_state=seed, validation_fraction=0.3, class_weight={"dog": 2.0})
+    assert weighted.fit(images, labels).alpha_ is not None
 
 
 def test_files_are_brought_to_the_size_that_was_learnt_from(tmp_path: Path) -> None:
@@ -476,7 +543,8 @@ def test_train_says_what_to_install(folder: Path, tmp_path: Path, capsys, monkey
             ["--backbone", "efficientnet_lite0", "--model", "convnet"],
             "--model convnet takes pixels: with a backbone one",
         ),
-        (["--backbone", "resnet18"], "backbone 'resnet18' comes without weights: name a file"),
+        (["--backbone", "resnet18"], "--backbone resnet18 comes without weights: --backbone FILE, or hf:OWNER/REPO"),
+        (["--finetune", "--epochs", "0"], "--epochs 0: --finetune takes 1 or more"),
         (
             ["--augment", "flip"],
             "--augment: with a backbone each photo is looked at once, as it is; but for --finetune",

@@ -77,9 +77,9 @@ class FeatureExtractor(TransformerMixin, Answering):
         Raises
         ------
         SettingError
-            There is no such backbone, or it has no weights of its own and none are named.
+            There is no such backbone, or its weights are not there.
         ModelFileError
-            The weights are not there, or not its own.
+            They are not its own.
         """
         check_choice("engine", self.engine, {"auto": None} | ENGINES)
         self._take(without_head(trained(self.backbone, self.weights)))
@@ -116,7 +116,7 @@ class FeatureExtractor(TransformerMixin, Answering):
     def looked(self, X: Pictures) -> Generator[Looked, None, NDArray[np.float32]]:
         """`transform`, which tells how far it is after every few pictures."""
         check_is_fitted(self)
-        images = as_photos(X, self.size)
+        images = as_photos(X, (self.size, self.size))
         kept = self._kept
         found = np.empty((len(images), self.n_features_out_), np.float32)
         most = evaluation_batch(images.shape[1:])
@@ -172,8 +172,8 @@ def trained(backbone: str, weights: str | os.PathLike[str] | None) -> nn.Sequent
     return known.build(weights=weights)
 
 
-def as_photos(X: Any, size: int) -> Any:
-    """Photos in memory as they are; paths as photos that are decoded whenever they are asked for.
+def as_photos(X: Any, size: Sequence[int]) -> Any:
+    """Photos in memory as they are; paths as photos of this size, that are decoded whenever they are asked for.
 
     Raises
     ------
@@ -197,20 +197,23 @@ def as_photos(X: Any, size: int) -> Any:
     return images
 
 
-def _of_files(files: Sequence[Path], size: int) -> OnDemand:
+def _of_files(files: Sequence[Path], size: Sequence[int]) -> OnDemand:
     for file in files:
         if not file.is_file():
             raise DataError(f"{file}: no such file")
+    height, width = size
 
     def fetch(positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        found = np.empty((len(positions), size, size, 3), np.uint8)
-        for place, (_, picture) in enumerate(pictures([files[position] for position in positions.tolist()], size=size)):
+        found = np.empty((len(positions), height, width, 3), np.uint8)
+        for place, (_, picture) in enumerate(
+            pictures([files[position] for position in positions.tolist()], size=(height, width))
+        ):
             if isinstance(picture, PictureError):
                 raise DataError(str(picture))
             found[place] = picture
         return found
 
-    return OnDemand(fetch, (len(files), size, size, 3))
+    return OnDemand(fetch, (len(files), height, width, 3))
 
 
 # --- what is kept from one time to the next ---

@@ -48,21 +48,23 @@ BATCH, LEARNING_RATE, WEIGHT_DECAY, LABEL_SMOOTHING = 32, 1e-3, 0.01, 0.1
 
 
 class Whole(nn.Layer):
-    """The last part of a backbone and a head as one network.
+    """The last part of a backbone and a head as one network: what `finetune` trains.
 
     Batch normalisation keeps the statistics that it came with: those of a million pictures are better than what a batch
     of few can tell.
 
     Parameters
     ----------
-    backbone, head : Sequential
-        Copied: what others know of them stays as it is.
+    backbone : Sequential
+        Of which these are the last layers of `parted`.
+    head : Sequential
+        Both are copied: what others know of them stays as it is.
     """
 
     label = "whole"
 
     def __init__(self, backbone: nn.Sequential, head: nn.Sequential) -> None:
-        self.backbone = deepcopy(backbone)
+        self.backbone = deepcopy(parted(backbone)[1])
         self.head = deepcopy(head)
 
     def forward(self, x: Any, training: bool) -> Tensor:
@@ -70,8 +72,8 @@ class Whole(nn.Layer):
 
 
 def finetune(
+    whole: Whole,
     backbone: nn.Sequential,
-    head: nn.Sequential,
     examples: Examples,
     validation: tuple[Any, Any] | None,
     *,
@@ -79,7 +81,7 @@ def finetune(
     seed: int,
     engine: str,
     **options: Any,
-) -> Generator[Event, None, tuple[nn.Sequential, nn.Sequential, Finished]]:
+) -> Generator[Event, None, Finished]:
     """Train a head and the last layers of a backbone together, from where they are.
 
     The layers before them stay as they are. So they look at each photo `LOOKS` times, not in every epoch, and the last
@@ -88,10 +90,10 @@ def finetune(
 
     Parameters
     ----------
+    whole : Whole
+        Of the backbone and a head; it is what is trained.
     backbone : Sequential
         From pictures to features.
-    head : Sequential
-        From features to scores.
     examples : Examples
         Varied by what they are augmented with in each look but the first; without, there is but that one. Pictures are
         not mixed.
@@ -101,24 +103,23 @@ def finetune(
 
     Returns
     -------
-    backbone, head : Sequential
-        New ones.
-    finished : Finished
+    Finished
         The last event, which is not among the others: whoever hears of it may not ask for more.
 
     Raises
     ------
     DataError
         There is neither memory nor disk enough for what they saw.
+    NonFiniteError
+        Training diverged; ``whole`` has the weights of the best epoch before, where there was one.
     """
     images, labels, weights, augment = examples
-    trunk, last = parted(backbone)
+    trunk, _ = parted(backbone)
     looks = 1 if augment is None else LOOKS
     seen = yield from _looked(trunk, engine, images, augment, looks, seed)
     held = None
     if validation is not None:
         held = (yield from _looked(trunk, engine, validation[0], None, 1, seed)), validation[1]
-    whole = Whole(last, head)
     optimizer = AdamW(nn.parameters(whole), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = epochs * (len(batch_bounds(len(seen), BATCH)) - 1)
     loss = partial(LOSSES["softmax"], label_smoothing=LABEL_SMOOTHING)
@@ -136,7 +137,7 @@ def finetune(
     )
     for event in events:
         if isinstance(event, Finished):
-            return nn.Sequential(dict([*trunk.items(), *whole.backbone.items()])), whole.head, event
+            return event
         yield event
     raise AssertionError("a run ends with Finished")
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from nabi.training import EpochEnded
+from nabi.training import EpochEnded, Event, Started
 
 
 class History:
@@ -29,8 +29,11 @@ class History:
         self.history_ = {name: [] for name in EpochEnded.__dataclass_fields__}
         self.best_epoch_ = self.n_iter_ = 0
 
-    def _remember(self, row: EpochEnded) -> None:
-        for name, value in asdict(row).items():
-            self.history_[name].append(value)
-        self.n_iter_ = row.epoch
-        self.best_epoch_ = row.epoch if row.best else self.best_epoch_
+    def _remember(self, event: Event) -> None:
+        """Of an event, the epoch that ended with it; of a run that is gone on with, those that ended before."""
+        for row in event.history if isinstance(event, Started) else [event]:
+            if isinstance(row, EpochEnded):
+                for name, value in asdict(row).items():
+                    self.history_[name].append(value)
+                self.n_iter_ = row.epoch
+                self.best_epoch_ = row.epoch if row.best else self.best_epoch_

@@ -12,18 +12,18 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from nabi import nn
-from nabi.classifiers.attempt import attempt
+from nabi.classifiers.attempt import Attempt, attempt
 from nabi.classifiers.base import Arrays, Classifier, rebuild
 from nabi.classifiers.features import FeatureExtractor, Pictures, as_photos
-from nabi.classifiers.finetuning import finetune
+from nabi.classifiers.finetuning import Whole, finetune, parted
 from nabi.classifiers.history import History
 from nabi.classifiers.registry import register, registered
-from nabi.classifiers.restoring import check_model
+from nabi.classifiers.restoring import restored_model
 from nabi.classifiers.settings import check_choice, check_number, check_random_state_argument, check_whole, seed_of
 from nabi.classifiers.weighting import example_weights, held_out_fraction, of_mean_one
 from nabi.data import augment
 from nabi.engines import ENGINES
-from nabi.errors import ModelFileError, SettingError
+from nabi.errors import ModelFileError, NonFiniteError, SettingError
 from nabi.metrics import HOTTEST, fit_temperature, rejection_threshold, softmax
 from nabi.models import BACKBONES
 from nabi.training import EpochEnded, Event, Examples
@@ -174,10 +174,9 @@ class PhotoClassifier(History, Classifier):
             ``stop``, as for `nabi.training.run`; and what concerns checkpoints, of ``finetune`` alone: without, what
             takes long is to look at the photos, and their features are in the cache.
         """
-        with attempt(self):
-            for event in self._events(X, y, validation, options):
-                if isinstance(event, EpochEnded):
-                    self._remember(event)
+        with attempt(self) as tried:
+            for event in self._events(X, y, validation, options, tried):
+                self._remember(event)
                 yield event
 
     def _events(
@@ -186,12 +185,15 @@ class PhotoClassifier(History, Classifier):
         y: ArrayLike,
         validation: tuple[Pictures, ArrayLike] | None,
         options: Mapping[str, Any],
+        tried: Attempt,
     ) -> Iterator[Event]:
         self.check_settings()
         seed = seed_of(self.random_state)
         extractor = FeatureExtractor(self.backbone, self.weights, self.engine).fit()
-        images, labels = self._learn_input(as_photos(X, extractor.size), y)
-        held = None if validation is None else self._held_out((as_photos(validation[0], extractor.size), validation[1]))
+        images, labels = self._learn_input(as_photos(X, (extractor.size, extractor.size)), y)
+        held = None
+        if validation is not None:
+            held = self._held_out((as_photos(validation[0], self.input_shape_[:2]), validation[1]))
         features = yield from extractor.looked(images)
         held_features = None if held is None else ((yield from extractor.looked(held[0])), held[1])
         self._forget()
@@ -202,27 +204,41 @@ class PhotoClassifier(History, Classifier):
         self.centroids_ = _centroids(features, labels, len(self.classes_))
         if not self.finetune:
             stop = {"stop": options["stop"]} if "stop" in options else {}
-            yield from self._fitting(self.head_, features, labels, held_features, **stop)
+            for event in self._fitting(self.head_, features, labels, held_features, **stop):
+                tried.succeeded |= isinstance(event, EpochEnded)
+                yield event
             return
         for _ in self._fitting(self.head_, features, labels, held_features):  # in whole, for whoever goes on later
             pass
         extractor._prepare()  # which forgets the memory that it looked in
         weights = of_mean_one(example_weights(None, self.class_weight, images, labels, self.classes_))
-        backbone, head, finished = yield from finetune(
-            extractor.model_,
-            self.head_.model_,  # type: ignore[attr-defined]
-            Examples(images, labels, weights, augment.parse(self.augment)),
-            held,
-            epochs=self.finetune,
-            seed=seed,
-            engine=self.engine,
-            **options,
-        )
-        extractor._take(backbone)
-        self.head_._take(head)  # type: ignore[attr-defined]
-        some = np.concatenate([np.flatnonzero(labels == label)[:A_FEW] for label in range(len(self.classes_))])
-        self.centroids_ = _centroids(extractor.transform(images[some]), labels[some], len(self.classes_))
+        whole = Whole(extractor.model_, self.head_.model_)  # type: ignore[attr-defined]
+        try:
+            finished = yield from finetune(
+                whole,
+                extractor.model_,
+                Examples(images, labels, weights, augment.parse(self.augment)),
+                held,
+                epochs=self.finetune,
+                seed=seed,
+                engine=self.engine,
+                **options,
+            )
+        except NonFiniteError:
+            if self.best_epoch_:
+                self._take(whole, images, labels)
+                tried.succeeded = True
+            raise
+        self._take(whole, images, labels)
         yield finished
+
+    def _take(self, whole: Whole, images: Any, labels: NDArray[np.int64]) -> None:
+        """Answer with the backbone and the head that were trained together on these."""
+        trunk, _ = parted(self.extractor_.model_)
+        self.extractor_._take(nn.Sequential(dict([*trunk.items(), *whole.backbone.items()])))
+        self.head_._take(whole.head)  # type: ignore[attr-defined]
+        some = np.concatenate([np.flatnonzero(labels == label)[:A_FEW] for label in range(len(self.classes_))])
+        self.centroids_ = _centroids(self.extractor_.transform(images[some]), labels[some], len(self.classes_))
 
     def calibrate(self, X: Pictures, y: ArrayLike, rate: float = FALSE_REJECTS) -> Self:
         """Have probabilities say how often answers are right, and learn which photos are of none of the classes.
@@ -239,7 +255,7 @@ class PhotoClassifier(History, Classifier):
             At most this share of them is to be taken for none of the classes.
         """
         check_is_fitted(self, "classes_")
-        images, labels = self._held_out((as_photos(X, self.input_shape_[0]), y))
+        images, labels = self._held_out((as_photos(X, self.input_shape_[:2]), y))
         features = self.extractor_.transform(images)
         self.temperature_ = fit_temperature(self.head_.scores(features), labels) if self._has_logits else 1.0
         self.threshold_ = rejection_threshold(self._likeness(features), rate)
@@ -266,7 +282,8 @@ class PhotoClassifier(History, Classifier):
             return None, {}
         if held is None:
             train, kept = held_out_fraction(labels, self.validation_fraction, seed)
-            kept = kept[np.isin(labels[kept], labels[train])]  # a class of few photos may be all among them
+            known = np.isin(labels[kept], labels[train])  # a class of few photos may be all among them
+            train, kept = np.concatenate([train, kept[~known]]), kept[known]
             held = features[kept], labels[kept]
             features, labels = features[train], labels[train]
         tried = {}
@@ -391,7 +408,7 @@ class PhotoClassifier(History, Classifier):
         return self.head_.predict(self._features(X))
 
     def _features(self, X: Pictures) -> NDArray[np.float32]:
-        return self.extractor_.transform(self._checked(as_photos(X, self.input_shape_[0])))
+        return self.extractor_.transform(self._checked(as_photos(X, self.input_shape_[:2])))
 
     @property
     def model_(self) -> nn.Sequential:
@@ -423,13 +440,11 @@ class PhotoClassifier(History, Classifier):
             if part not in parts:
                 raise ModelFileError(f"an array {name!r}, which is neither of the backbone nor of the head")
             parts[part][path] = array
-        model = nn.build(header["backbone"], sum(array.size for array in parts["backbone"].values()))
-        if not isinstance(model, nn.Sequential):
-            raise ModelFileError(f"its backbone is a {type(model).__name__}, not a Sequential")
-        if centroids is None:
-            raise ModelFileError("its classes have no centroids: an earlier nabi wrote it: train it again")
-        check_model(model, self.input_shape_, self.input_dtype_, centroids.shape[-1])
-        nn.load_tensors(model, parts["backbone"])
+        if centroids is None or centroids.ndim != 2:
+            raise ModelFileError("its classes have no centroids")
+        model = restored_model(
+            header["backbone"], parts["backbone"], self.input_shape_, self.input_dtype_, centroids.shape[1]
+        )
         self.extractor_ = FeatureExtractor(self.backbone, self.weights, self.engine)
         self.extractor_._take(model)
         head = header["head"]
@@ -460,8 +475,8 @@ class PhotoClassifier(History, Classifier):
         check_random_state_argument(self.random_state)
         if self.alpha != "auto":
             check_number("alpha", self.alpha, least=0)
+        check_whole("finetune", self.finetune, least=0)
         if self.finetune:
-            check_whole("finetune", self.finetune)
             pipeline = augment.parse(self.augment)
             if pipeline is not None and pipeline.mixup is not None:
                 raise SettingError(f"augment is {self.augment!r}: with finetune, photos are not mixed")
@@ -469,6 +484,9 @@ class PhotoClassifier(History, Classifier):
                 raise SettingError(f"finetune is {self.finetune}: a {self.head} head has no gradient to train by")
             if (loss := dict(self.settings or {}).get("loss", "softmax")) != "softmax":
                 raise SettingError(f"settings: with finetune, the loss is softmax, not {loss!r}")
+        for name in ("alpha", "class_weight", "random_state", "engine"):
+            if name in (self.settings or {}):
+                raise SettingError(f"settings {name!r}: it is an argument of PhotoClassifier itself")
         unknown = set(self.settings or {}) - set(registered(self.head)().get_params())
         if unknown:
             raise SettingError(f"settings {min(unknown)!r}: a {self.head} classifier has no such argument")

@@ -198,10 +198,10 @@ def check_sizes(name: str, value: Any, count: int | None = None) -> None:
         check_whole(name, size, MAX_SIZE)
 
 
-def check_whole(name: str, value: Any, most: int = 2**31 - 1) -> None:
-    """Raise SettingError unless ``value`` is a whole number from 1 to ``most``."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= most:
-        raise SettingError(f"{name} is {value!r}: it must be a whole number from 1 to {most:,}")
+def check_whole(name: str, value: Any, most: int = 2**31 - 1, *, least: int = 1) -> None:
+    """Raise SettingError unless ``value`` is a whole number from ``least`` to ``most``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
+        raise SettingError(f"{name} is {value!r}: it must be a whole number from {least} to {most:,}")
 
 
 def check_number(

@@ -22,7 +22,7 @@ from nabi.data import OnDemand, augment
 from nabi.errors import DataError, SettingError
 from nabi.graph import nest
 from nabi.listeners import lines
-from nabi.training import EpochEnded, Event, Examples, Learner, Started, evaluation_batch, filled, run
+from nabi.training import EpochEnded, Event, Examples, Learner, evaluation_batch, filled, run
 
 # They do not decide on what a run ends with, or are said elsewhere (the seed).
 _DECIDING_NOTHING = ("random_state", "callbacks", "verbose", "warm_start")
@@ -182,9 +182,7 @@ class TrainedClassifier(TrainingSettings, History, CallbackSupportMixin, Answeri
             **options,
         )
         for event in events:
-            for row in event.history if isinstance(event, Started) else [event]:
-                if isinstance(row, EpochEnded):
-                    self._remember(row)
+            self._remember(event)
             yield event
 
     def partial_fit(

@@ -120,6 +120,8 @@ def _of_features(head: str, arguments: dict[str, Any], asked: Mapping[str, Any])
             if option in asked and option not in BESIDE_FINETUNING:
                 raise SettingError(f"{as_typed(option)}: --finetune has a way of its own")
         own["finetune"] = arguments.pop("max_iter", FINETUNED)
+        if own["finetune"] < 1:
+            raise SettingError(f"--epochs {own['finetune']}: --finetune takes 1 or more")
     elif "augment" in arguments:
         raise SettingError("--augment: with a backbone each photo is looked at once, as it is; but for --finetune")
     arguments.pop("random_state", None)
