@@ -852,3 +852,19 @@ def test_the_confusion_is_among_the_measures(trained: Path) -> None:
     assert matrix.shape == (10, 10)
     assert matrix.sum() == metrics["test_total"]
     assert matrix.trace() == metrics["test_correct"]
+
+
+def test_rare_classes_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(0)
+    for name, number, low in (("dark", 60, 0), ("bright", 4, 150)):
+        (tmp_path / "shades" / name).mkdir(parents=True)
+        for picture in range(number):
+            pixels = random.integers(low, low + 100, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "shades" / name / f"{picture}.png")
+    train = ["train", "shades", "--model", "linear", "--epochs", "1"]
+    assert main([*train, "--out", "one"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^\d pictures of bright, \d\d pictures of dark: --balanced lets rare classes count", said, re.M)
+    assert main([*train, "--balanced", "--out", "two"]) == 0
+    assert main(["train", "shades", "--model", "knn", "--out", "three"]) == 0
+    assert "--balanced" not in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import sys
 import types
 from html.parser import HTMLParser
@@ -21,7 +22,7 @@ from fuzzing import examples
 from nabi import metrics
 from nabi.classifiers import FeatureExtractor, LinearClassifier, PhotoClassifier
 from nabi.cli import main
-from nabi.data import Dataset, Split
+from nabi.data import Dataset, Split, complete_splits, load
 from nabi.errors import DataError, SettingError, ShapeError
 from nabi.report import Measuring, card, cost, examine, page
 from nabi.report.label_errors import (
@@ -587,8 +588,8 @@ def test_a_run_on_photos_ends_with_a_report(tmp_path: Path, capsys, monkeypatch:
     about = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     said = about["report"]
     assert set(said) == {
-        "format", "pictures", "imbalance", "class_weight", "mistakes", "label_errors", "calibration", "none_of_these",
-        "cost", "missing",
+        "format", "data", "pictures", "imbalance", "class_weight", "mistakes", "label_errors", "calibration",
+        "none_of_these", "cost", "missing",
     }  # fmt: skip
     assert sum(row["test"] for row in said["pictures"].values()) == about["test_total"]
     assert said["missing"] == {}
@@ -622,6 +623,37 @@ def test_a_run_on_photos_ends_with_a_report(tmp_path: Path, capsys, monkeypatch:
     assert main(["predict", str(out), *files, "--none", "--csv", "--top", "1"]) == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert [row["none"] for row in rows] == ["yes", "no"]
+
+
+@pytest.mark.usefixtures("quick_cost")
+def test_what_was_trained_on_is_no_test_wherever_it_lies(tmp_path: Path, capsys) -> None:
+    source, out, other = folder_of(tmp_path), tmp_path / "run", tmp_path / "other"
+    assert main(["train", str(source), "--out", str(out), *RUN]) == 0
+    dataset = complete_splits(load(source, size=64))
+    images, labels = photos(30, seed=7)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        for split in ("train", "test"):
+            place = other / split / label
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image if split == "train" else 255 - image).save(place / f"{number}.png")
+    seen = [*dataset.train.names[:5], *dataset.validation.names[:2]]
+    for name in seen:
+        shutil.copy(source / name, other / "test" / "ship")
+    capsys.readouterr()
+    assert main(["report", str(out), str(other)]) == 0
+    assert f"7 of 37 test pictures were seen in training by {out}, and are not counted" in capsys.readouterr().out
+    words = " ".join(read((out / "report.html").read_text(encoding="utf-8")).texts)
+    assert re.search(
+        rf"trained on {source}; this is about other: \d+ training pictures, \d for validation, 30 for the test", words
+    )
+    assert json.loads((out / "metrics.json").read_text(encoding="utf-8"))["report"]["data"] == "other"
+    assert main(["evaluate", str(out), str(other), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["total"] == 30
+    assert "7 of 37 test pictures were seen in training" in said.err
+    (out / "trained-on.npy").write_bytes(b"something else")
+    assert main(["evaluate", str(out), str(other)]) == 2
+    assert "trained-on.npy: it is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("quick_cost")

@@ -12,7 +12,7 @@ from nabi import cache
 from nabi.check.fingerprints import SIDE, all_thumbnails, fingerprints
 from nabi.check.pairs import near_pairs
 from nabi.data.dataset import Dataset, Split
-from nabi.data.splits import content_keys
+from nabi.data.splits import content_keys, keys_of
 
 FORMAT = 1  # of the thumbnails that are kept
 LOOKED_AT = 16  # pictures, to know whether all are as the files have them
@@ -57,7 +57,7 @@ def leaks(dataset: Dataset, *, report: Progress = lambda done, total: None) -> L
     array([0])
     """
     seen, found = [dataset.train], {}
-    keys = {id(part): _keys(part) for part in (dataset.train, dataset.validation, dataset.test) if part is not None}
+    keys = {id(part): keys_of(part) for part in (dataset.train, dataset.validation, dataset.test) if part is not None}
     near = _were_larger(dataset.train, keys[id(dataset.train)])
     prints = _fingerprints(dataset, keys, report) if near and (dataset.validation or dataset.test) else {}
     for name in ("validation", "test"):
@@ -82,10 +82,6 @@ def without_leaks(dataset: Dataset, *, report: Progress = lambda done, total: No
         if len(leaked) and (part := getattr(dataset, name)) is not None
     }
     return dataclasses.replace(dataset, **kept), found
-
-
-def _keys(part: Split) -> NDArray[np.uint64]:
-    return content_keys(part.images) if part.keys is None else part.keys
 
 
 def _were_larger(part: Split, keys: NDArray[np.uint64]) -> bool:

@@ -24,7 +24,7 @@ from nabi.data.folders import cache_key, layout
 from nabi.data.idx import is_idx_name
 from nabi.data.loading import ARCHIVE_ENDINGS, load
 from nabi.data.named import NAMED
-from nabi.data.splits import content_key, content_keys, split_by_content, usual_fraction
+from nabi.data.splits import content_key, keys_of, split_by_content, usual_fraction
 from nabi.errors import DataError
 
 SPLITS = ("train", "validation", "test")
@@ -270,7 +270,7 @@ def _of_arrays(dataset: Dataset, small: bool, report: Progress) -> Survey:
     images = [part.images for _, part in parts]
     lengths = [len(part) for _, part in parts]
     labels = np.concatenate([part.labels for _, part in parts])
-    keys = np.concatenate([content_keys(part.images) if part.keys is None else part.keys for _, part in parts])
+    keys = np.concatenate([keys_of(part) for _, part in parts])
     splits = np.repeat(np.array([number for number, _ in parts], np.int64), lengths)
     files = [
         f"{SPLITS[number]}/{row}" if part.names is None else part.names[row]

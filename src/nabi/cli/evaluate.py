@@ -13,9 +13,11 @@ from nabi.cli.check import set_leaks_aside
 from nabi.cli.picture_model import picture_model
 from nabi.cli.pictures import with_channels
 from nabi.cli.results import measure, said
-from nabi.cli.terminal import bar, console, note
-from nabi.data import Dataset, Split
-from nabi.data.files import composed
+from nabi.cli.terminal import bar, compiling, console, note
+from nabi.cli.trained_on import set_seen_aside
+from nabi.data import Dataset, Split, usual_side
+from nabi.data.files import composed, expanded
+from nabi.data.named import NAMED
 from nabi.data.ondemand import joined
 from nabi.errors import DataError, SettingError
 
@@ -42,8 +44,8 @@ def evaluate(
     if not set(map(composed, dataset.classes)) & {composed(str(name)) for name in classifier.classes_}:
         theirs, ours = _few(dataset.classes), _few(classifier.classes_)
         raise DataError(f"{source}: none of its classes ({theirs}) is among the model's ({ours})")
-    with bar(console(stderr=True)) as show:
-        measured, _ = measure(classifier, dataset, _chosen(dataset, split, source), show)
+    with bar(console(stderr=True)) as show, compiling(show):
+        measured, _ = measure(classifier, dataset, _chosen(dataset, split, source, model), show)
     if as_json:
         print(json_text({"data": dataset.name, "split": split, **measured}, indent=2))
         return
@@ -59,19 +61,25 @@ def evaluate(
 def loaded_for(source: str, classifier: Classifier) -> Dataset:
     """The data, in the shape that the model takes."""
     height, width, channels = classifier.input_shape_
+    # As they are, where they seem to be of this size: so they were trained on, and are in the cache.
+    side = None if source in NAMED else usual_side(expanded(source))
+    dataset: Dataset | None = None
     with bar(console(stderr=True)) as show:
         progress = lambda done, total: show(f"reading {source}", done, total)
-        dataset = data.load(source, progress=progress)
-        if dataset.train.images.shape[1:3] != (height, width):
+        if side in (None, min(height, width)):
+            dataset = data.load(source, progress=progress)
+        if dataset is None or dataset.train.images.shape[1:3] != (height, width):
             try:
                 dataset = data.load(source, size=(height, width), progress=progress)
             except SettingError:  # of a data set whose pictures have one size
+                if dataset is None:
+                    raise
                 there = "x".join(map(str, dataset.train.images.shape[1:3]))
                 raise DataError(f"{source}: pictures of {there}, and the model takes {height}x{width}") from None
     return with_channels(dataset, channels)
 
 
-def _chosen(dataset: Dataset, split: str, source: str) -> Split:
+def _chosen(dataset: Dataset, split: str, source: str, model: Path) -> Split:
     """The pictures to measure on."""
     if split == "all":
         parts = [part for part in (dataset.train, dataset.validation, dataset.test) if part is not None]
@@ -79,7 +87,7 @@ def _chosen(dataset: Dataset, split: str, source: str) -> Split:
         return Split(images, np.concatenate([part.labels for part in parts]))
     whole = data.complete_splits(dataset)
     if split != "train":  # which loses none
-        whole = set_leaks_aside(whole, source, console(stderr=True))
+        whole = set_seen_aside(set_leaks_aside(whole, source, console(stderr=True)), model, console(stderr=True))
     chosen: Split | None = getattr(whole, split)
     if chosen is None or not len(chosen):
         raise DataError(f"{source}: no pictures in its {split} split: choose another with --split")

@@ -21,6 +21,7 @@ from nabi.cli.pictures import held_out, whole_path
 from nabi.cli.results import versions, write_measures
 from nabi.cli.run_folder import CHECKPOINT, METRICS, MODEL, RunFolder
 from nabi.cli.terminal import Show, bar, console, note
+from nabi.cli.trained_on import set_seen_aside
 from nabi.container import replace_file
 from nabi.data import Dataset, complete_splits
 from nabi.errors import DataError, NabiError, SettingError
@@ -56,12 +57,13 @@ def report(
         data = whole_path(source) if source is not None else str(asked.get("data"))
         classifier = picture_model(run)
         dataset = set_leaks_aside(complete_splits(loaded_for(data, classifier)), data, where)
+        dataset = set_seen_aside(dataset, run, where)
         if getattr(classifier, "threshold_", 0) is None and calibrate(classifier, dataset):
             classifier.save(run / MODEL, {"data": dataset.name, "asked": asked})
         with bar(where) as show:
             if not (run / METRICS).exists():
                 write_measures(classifier, dataset, folder, {"model": "", "seed": None} | asked, show)
-            lines = write_report(classifier, dataset, folder, asked, show, process)
+            lines = write_report(classifier, dataset, folder, asked, data, show, process)
         where.print("\n".join(lines))
         if mlflow:
             log_in_mlflow(folder, classifier, asked, where)
@@ -81,12 +83,14 @@ def write_report(
     dataset: Dataset,
     folder: RunFolder,
     asked: Mapping[str, Any],
+    source: str,
     show: Show,
     process: Measuring,
 ) -> list[str]:
     """Write the report into the folder of a run, and say in lines where it is and what to look at first.
 
-    Of what cannot be found out or written, one line on standard error says so; the rest is written all the same.
+    ``source`` is where the data are from: not always what the run was ``asked`` to train on. Of what cannot be found
+    out or written, one line on standard error says so; the rest is written all the same.
     """
     asking = dataset.train if dataset.test is None or not len(dataset.test) else dataset.test
     process.prepare(folder.path / MODEL, asking.images[:16])
@@ -98,7 +102,10 @@ def write_report(
         found.missing["cost"] = f"{error}."
     show("writing the report", 0, 1)
     name = folder.path.resolve().name
-    _try(REPORT, lambda: _write(folder, REPORT, page(found, name, _said(found), _command(asked), versions())))
+    _try(
+        REPORT,
+        lambda: _write(folder, REPORT, page(found, name, _said(found, asked, source), _command(asked), versions())),
+    )
     if found.suspects is not None:
         _try(SUSPECTS, lambda: _write(folder, SUSPECTS, _table(found)))
     if not (folder.path / CARD).exists():  # one that is there may have been written in by hand
@@ -169,11 +176,16 @@ def _table(found: Findings) -> str:
     return table.getvalue()
 
 
-def _said(found: Findings) -> str:
-    counts = {split: sum(row[split] for row in found.counts.values()) for split in ("train", "validation", "test")}
+def _said(found: Findings, asked: Mapping[str, Any], source: str) -> str:
+    train, validation, test = (
+        f"{sum(row[split] for row in found.counts.values()):,}" for split in ("train", "validation", "test")
+    )
+    what = f"{type(found.classifier).__name__} of {len(found.classes)} classes, trained on"
+    if asked.get("data") == source:
+        return f"{what} {train} pictures of {found.dataset.name}; {validation} for validation, {test} for the test."
     return (
-        f"{type(found.classifier).__name__} of {len(found.classes)} classes, trained on {counts['train']:,} pictures "
-        f"of {found.dataset.name}; {counts['validation']:,} for validation, {counts['test']:,} for the test."
+        f"{what} {asked.get('data')}; this is about {found.dataset.name}: {train} training pictures, {validation} for "
+        f"validation, {test} for the test."
     )
 
 

@@ -6,6 +6,7 @@
     checkpoint            the whole state, to go on from; gone when the run is finished
     model.safetensors     the best model: `nabi.load` reads it
     history.csv           a row for each epoch
+    trained-on.npy        which pictures the model has seen: see `nabi.cli.trained_on`
     metrics.json          how good it is, and how it was made: written last
     curves.svg  confusion.svg  weights.png
     report.html  label-errors.csv  README.md     of photos: see `nabi.report`
@@ -32,7 +33,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-ASKED, CHECKPOINT, MODEL = "run.json", "checkpoint", "model.safetensors"
+ASKED, CHECKPOINT, MODEL, TRAINED_ON = "run.json", "checkpoint", "model.safetensors", "trained-on.npy"
 HISTORY, METRICS = "history.csv", "metrics.json"
 HALF_WRITTEN = ".nabi-*.tmp"  # as `replace_file` names it
 RUNS = Path("runs")
@@ -132,7 +133,7 @@ class RunFolder:
     def give_up(self) -> None:
         """Remove what a run without any result leaves behind."""
         self.release()
-        nothing = (ASKED, CHECKPOINT, HISTORY)
+        nothing = (ASKED, CHECKPOINT, HISTORY, TRAINED_ON)
         with contextlib.suppress(OSError):  # the news is what made it give up
             if any(entry.name not in nothing for entry in self.path.iterdir()):
                 return  # an earlier attempt's model, say, which goes with what was asked for

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from nabi import cache
-from nabi.classifiers import Classifier, PhotoClassifier
+from nabi.classifiers import Classifier, PhotoClassifier, registered
 from nabi.cli import INTERRUPTED
 from nabi.cli.backbone import NONE, with_backbone
 from nabi.cli.characters import printable
@@ -24,6 +24,7 @@ from nabi.cli.report import calibrate, log_in_mlflow, write_report
 from nabi.cli.results import range_test, write_history, write_measures, write_model
 from nabi.cli.run_folder import ASKED, CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
 from nabi.cli.terminal import bar, compiling, console, interruptible, note
+from nabi.cli.trained_on import write_trained_on
 from nabi.data import Dataset, Split
 from nabi.data.augment import AUGMENTATIONS
 from nabi.data.named import NAMED
@@ -40,6 +41,8 @@ from nabi.training.loop import CHECKPOINT_SECONDS
 
 DEFAULTS: dict[str, Any] = {"data": "digits", "seed": 0}
 MODEL_OF_PIXELS = "mlp"
+UNEVEN = 10
+"""How many times as many pictures another class has, where that is said."""
 
 
 def train(
@@ -58,7 +61,7 @@ def train(
         str | None,
         typer.Option(
             show_default="chosen for photos",
-            help=f"The trained network that looks at photos first: none, {', '.join(BACKBONES)}, or a file of weights.",
+            help="The trained network that looks at photos first: none, a name, or weights: a file, or hf:OWNER/REPO.",
         ),
     ] = None,
     finetune: Annotated[
@@ -206,11 +209,15 @@ def _run(
     """Train, and write down what comes out; of what has a process that measures its cost, a report, too."""
     images, labels = labelled(dataset, dataset.train)
     folder.start(asked)
+    write_trained_on(dataset, asked["data"], folder)
     where.print(
         f"{printable(dataset.name)}: {len(dataset.train):,} pictures of {len(dataset.classes)} classes to train on, "
         f"{len(dataset.validation or ()):,} for validation, {len(dataset.test or ()):,} for the test; "
         f"writing to {printable(str(folder.path))}"
     )
+    uneven = _uneven(classifier, dataset)
+    if uneven and not asked.get("balanced"):
+        where.print(uneven)
     if asked["data"] not in NAMED and "size" not in asked:
         height, width, channels = dataset.train.images.shape[1:]
         where.print(f"as pictures of {height}x{width}x{channels}; --size brings them to another")
@@ -255,8 +262,19 @@ def _run(
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
     if process is not None:
         with bar(where) as show:
-            lines = write_report(classifier, dataset, folder, asked, show, process)
+            lines = write_report(classifier, dataset, folder, asked, asked["data"], show, process)
         where.print("\n".join(lines))
+
+
+def _uneven(classifier: Classifier, dataset: Dataset) -> str:
+    """Where some classes have far fewer pictures than others, and the classifier can make up for it: how many."""
+    learner = registered(classifier.head)() if isinstance(classifier, PhotoClassifier) else classifier
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
+    few, many = int(np.where(counts > 0, counts, counts.max() + 1).argmin()), int(counts.argmax())
+    if "class_weight" not in learner.get_params() or counts[many] < UNEVEN * counts[few]:
+        return ""
+    few_of, many_of = (f"{counts[place]:,} pictures of {printable(dataset.classes[place])}" for place in (few, many))
+    return f"{few_of}, {many_of}: --balanced lets rare classes count as much as frequent ones"
 
 
 def _kept(finished: Finished) -> str:

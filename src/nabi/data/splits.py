@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nabi import threads
-from nabi.data.dataset import Dataset
+from nabi.data.dataset import Dataset, Split
 from nabi.data.ondemand import OnDemand
 from nabi.errors import SettingError
 
@@ -50,6 +50,11 @@ def content_key(image: NDArray[np.uint8]) -> int:
     digest = hashlib.blake2b(f"{image.shape[0]}x{image.shape[1]}".encode(), digest_size=8)
     digest.update(np.ascontiguousarray(image).data)
     return int.from_bytes(digest.digest(), "little")
+
+
+def keys_of(split: Split) -> NDArray[np.uint64]:
+    """The keys of a split's pictures: see `content_keys`."""
+    return content_keys(split.images) if split.keys is None else split.keys
 
 
 def split_by_content(
@@ -145,8 +150,7 @@ def complete_splits(dataset: Dataset, *, validation: float | None = None, test: 
     wanted_validation = validation if dataset.validation is None else 0.0
     if not wanted_test and not wanted_validation:
         return dataset
-    keys = content_keys(train.images) if train.keys is None else train.keys
-    test_part, validation_part, rest = split_by_content(keys, train.labels, (wanted_test, wanted_validation))
+    test_part, validation_part, rest = split_by_content(keys_of(train), train.labels, (wanted_test, wanted_validation))
     return dataclasses.replace(
         dataset,
         train=train.take(rest),
