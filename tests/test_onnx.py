@@ -86,6 +86,22 @@ def test_pictures_with_channels_first_are_taken_with_channels_last(written: Any)
     np.testing.assert_allclose(made.scores(x), maps.mean(axis=(1, 2)), rtol=1e-4, atol=1e-5)
 
 
+def test_pictures_with_channels_last_are_taken_as_they_are(written: Any) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+        node("Conv", ["t", "w"], ["a"], pads=[1, 1, 1, 1]),
+        node("GlobalAveragePool", ["a"], ["b"]),
+        node("Flatten", ["b"], ["y"]),
+    ]
+    made = nabi.load(written(model(nodes, {"w": weight}, [1, 5, 6, 3])))
+    assert made.input_shape_ == (5, 6, 3)
+    x = rng.standard_normal((3, 5, 6, 3)).astype(np.float32)
+    maps = nabi.ops.conv2d(x, weight.transpose(2, 3, 1, 0), padding=1).numpy()
+    np.testing.assert_allclose(made.scores(x), maps.mean(axis=(1, 2)), rtol=1e-4, atol=1e-5)
+
+
 EXTERNAL = {"dims": [4, 3], "data_type": 1, "name": "w", "data_location": 1}
 HUGE = {"dims": [2**40, 2**40], "data_type": 1, "name": "w", "raw_data": b""}
 SHORT = {"dims": [4, 3], "data_type": 1, "name": "w", "raw_data": b"1234"}

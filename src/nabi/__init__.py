@@ -1,7 +1,7 @@
 """nabi (나비): image classifiers that you can see through.
 
 Every number on the way from pixels to a prediction can be opened and looked at, because everything is a graph that one
-can look at and run fast. This public face is lazy: importing it imports NumPy and little else.
+can look at and run fast. This public face is lazy: what it names is imported when it is asked for.
 """
 
 import importlib
@@ -32,7 +32,8 @@ _names = {
     "FeatureExtractor": "nabi.classifiers",
 }
 _modules = frozenset(
-    "cache classifiers data errors figures look losses metrics models nn ops optim random training".split()
+    "cache check classifiers data errors figures look losses metrics models nn ops optim random report training"
+    " weights".split()
 )
 
 __all__ = sorted([*_names, *_modules])

@@ -1,5 +1,6 @@
 # What the lazy public face shows, for type checkers; tests/test_house.py holds it against __init__.py.
 from nabi import cache as cache
+from nabi import check as check
 from nabi import classifiers as classifiers
 from nabi import data as data
 from nabi import errors as errors
@@ -12,7 +13,9 @@ from nabi import nn as nn
 from nabi import ops as ops
 from nabi import optim as optim
 from nabi import random as random
+from nabi import report as report
 from nabi import training as training
+from nabi import weights as weights
 from nabi._compile import compile as compile
 from nabi._tensor import Tensor as Tensor
 from nabi._tensor import from_dlpack as from_dlpack

@@ -30,6 +30,8 @@ from nabi import threads
 
 GIBIBYTE = 1 << 30
 MAX_TOTAL = 32 * GIBIBYTE
+CAPPED = ("pictures", "features")
+"""What of the cache grows with what is looked at: together within `MAX_TOTAL`."""
 KEEP_FREE = 1 * GIBIBYTE
 BLOCK = 16 << 20
 NEW = ".new-"  # begins the name of an entry that is not finished
@@ -326,14 +328,14 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _make_room(keep: str) -> None:
     """Remove what killed processes left unfinished; then what was not used for longest, until all is within the cap."""
-    pictures = []
+    counted = []
     for entry in entries():
         if entry.kind == "pictures" and entry.path.name.startswith(NEW) and entry.used < time.time() - DAY:
             _remove(entry.path)
-        elif entry.kind == "pictures":
-            pictures.append(entry)
-    total = sum(entry.size for entry in pictures)
-    for entry in reversed(pictures):
+        elif entry.kind in CAPPED:
+            counted.append(entry)
+    total = sum(entry.size for entry in counted)
+    for entry in reversed(counted):
         if total > MAX_TOTAL and entry.path.name != keep:
             _remove(entry.path)
             total -= entry.size

@@ -267,11 +267,14 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 10) -> 
 
 
 def softmax(scores: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
-    """The probabilities that scores stand for: exp(s / T), divided by their sum.
+    """The probabilities that scores stand for: exp(s / T), divided by their sum along the last axis.
+
+    They are probabilities where the model was taught with the softmax's own loss. Source: Bridle, "Probabilistic
+    interpretation of feedforward classification network outputs" (1990).
 
     Parameters
     ----------
-    scores : array_like of float, (N, K)
+    scores : array_like of float, (..., K)
     temperature : float
         T: above 1 it makes all answers less sure, below 1 surer; the order of the classes stays.
 
@@ -281,8 +284,8 @@ def softmax(scores: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     ([[0.25, 0.75]], [[0.25, 0.75]])
     """
     scaled = np.asarray(scores, dtype=np.float64) / temperature
-    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    shares: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))  # the largest is 1: nothing overflows
+    shares: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return shares
 
 

@@ -32,7 +32,7 @@ class ConvNetClassifier(NetworkClassifier):
 
     Rows of numbers (N, features) are taken as pictures of ``image_shape``, or of one line of pixels: (1, features, 1).
     Where pictures are flipped in training, the "convnet" answers with the mean over a picture and its mirror; where
-    they are cropped as well, over both a pixel to either side. Source: the lecture, chapter 6.
+    they are cropped as well, over both a pixel to either side. Source: the lecture, chapter 4.1.
 
     Parameters
     ----------

@@ -225,8 +225,10 @@ def _imported(content: bytes, size: Any, mean: Any, std: Any, classes: Any) -> I
         raise FormatError(f"{len(graph.inputs)} inputs, and a classifier has one")
     given = graph.inputs[0]
     shape: Any = _said_shape(metadata) or given.shape[1:]
+    # Of floating-point numbers (C, H, W), as PyTorch has them, where it is not plain that channels come last.
+    last = READ[given.kind].kind != "f" or (len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3))
     if (wanted := checked_size(size)) is not None and len(shape) == 3:
-        places = (1, 2) if READ[given.kind].kind == "f" else (0, 1)
+        places = (0, 1) if last else (1, 2)
         for place, length in zip(places, wanted, strict=True):
             if shape[place] not in (None, length):
                 raise SettingError(f"size {wanted}: the file takes pictures of {shape} only")
@@ -238,9 +240,10 @@ def _imported(content: bytes, size: Any, mean: Any, std: Any, classes: Any) -> I
     if kind not in (np.uint8, np.float32):
         raise FormatError(f"the network takes {kind}, and nabi gives uint8 or float32")
     layers: dict[str, nn.Layer] = {}
-    if len(shape) == 3 and kind == np.float32:  # (C, H, W), as networks of others have it
-        graph = _channels_last(graph)
-        shape = (shape[1], shape[2], shape[0])
+    if len(shape) == 3 and kind == np.float32:
+        if not last:
+            graph = _channels_last(graph)
+            shape = (shape[1], shape[2], shape[0])
         if mean is not None or std is not None:
             one = np.ones(shape[2], np.float32)
             layers["standardize"] = nn.Standardize(0 * one if mean is None else mean, one if std is None else std)

@@ -25,7 +25,7 @@ class KNNClassifier(Classifier):
     Exact: every answer is that of going through all pairs (see `nabi.nearest` for how most of them are spared). uint8
     pixels are compared in whole numbers, so that two distances are equal exactly when they are; at a draw the training
     input that came first is nearer, and among classes with equally many votes the first of ``classes_`` wins.
-    Source: the lecture, chapter 2.
+    Source: the lecture, chapter 1.1.3.
 
     Parameters
     ----------
@@ -231,9 +231,6 @@ class KNNClassifier(Classifier):
         return shares
 
     # --- what `Classifier` asks for ---
-
-    def _batch_scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return self._votes(images).astype(np.float32)
 
     def _votes(self, X: ArrayLike) -> NDArray[np.float64]:
         """The votes for each class, (N, K)."""

@@ -16,7 +16,7 @@ class LinearClassifier(TemplateClassifier, NetworkClassifier):
     """s = W·x + b: each column of W is the template of a class, of which an input has more or less in it.
 
     With ``loss="hinge"`` a support vector machine, with ``loss="softmax"`` logistic regression; on standardised inputs,
-    by gradient descent. Source: the lecture, chapter 3.
+    by gradient descent. Source: the lecture, chapter 2.8.
 
     Parameters
     ----------

@@ -14,6 +14,7 @@ from nabi.classifiers.settings import SCHEDULES, NetworkSettings
 from nabi.classifiers.trained import TrainedClassifier
 from nabi.errors import SettingError
 from nabi.losses import LOSSES
+from nabi.metrics import softmax
 from nabi.optim import OPTIMIZERS
 from nabi.training import Examples, GradientDescent, RangeTest, batch_bounds, find_learning_rate
 
@@ -54,10 +55,7 @@ class NetworkClassifier(NetworkSettings, TrainedClassifier):
         ndarray of float32, (N, K)
             In the order of ``classes_``.
         """
-        scores = self.scores(X)
-        exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
-        probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
-        return probabilities
+        return softmax(self.scores(X)).astype(np.float32)
 
     # --- what `TrainedClassifier` asks for ---
 

@@ -1,14 +1,13 @@
 """How a classifier shows itself in a notebook: scikit-learn's diagram, and below it what its weights look for."""
 
-import base64
 import html
-import io
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nabi import figures
+from nabi.pages import sharp
 
 SIDE = 64  # pixels that a picture is at least enlarged to
 
@@ -28,19 +27,12 @@ def with_weights(diagram: str, pictures: NDArray[Any] | None, classes: NDArray[A
         return diagram
     names = [str(name) for name in classes] if len(pictures) == len(classes) else [""] * len(pictures)
     cells = "".join(
-        f'<figure style="margin:2px;text-align:center"><img src="data:image/png;base64,{_png(picture)}">'
+        f'<figure style="margin:2px;text-align:center"><img src="{_sharp(picture)}">'
         f"<figcaption>{html.escape(name)}</figcaption></figure>"
         for name, picture in zip(names, figures.visible(pictures), strict=True)
     )
     return f'{diagram}<div style="display:flex;flex-wrap:wrap;font:12px sans-serif">{cells}</div>'
 
 
-def _png(picture: NDArray[np.float64]) -> str:
-    from PIL import Image
-
-    pixels = np.rint(255 * picture).astype(np.uint8)
-    pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-    times = max(1, round(SIDE / min(pixels.shape[:2])))
-    file = io.BytesIO()
-    Image.fromarray(pixels).resize((pixels.shape[1] * times, pixels.shape[0] * times), 0).save(file, "png")
-    return base64.b64encode(file.getvalue()).decode()
+def _sharp(picture: NDArray[np.float64]) -> str:
+    return sharp(np.rint(255 * picture).astype(np.uint8), max(1, round(SIDE / min(picture.shape[:2]))))

@@ -16,6 +16,8 @@ from nabi.errors import DataError, SettingError
 from nabi.models import BACKBONES
 
 NONE = "none"
+TIMM_LITE0 = "hf:timm/efficientnet_lite0"
+"""Begins the address of timm's own weights, whose file cannot tell that they are of its own form."""
 PHOTO_SIDE = 96
 """Pixels along the short side from which on a picture is taken for a photo."""
 
@@ -31,7 +33,11 @@ def with_backbone(asked: Mapping[str, Any], where: Console) -> dict[str, Any]:
     if asked["backbone"] != NONE:
         if asked["data"] in NAMED:
             raise SettingError(f"--backbone {asked['backbone']}: {asked['data']} has no photos: for folders of them")
-        name, _ = parts(asked["backbone"])
+        name, where_weights = parts(asked["backbone"])
+        if where_weights is None and BACKBONES[name].packaged is None:
+            raise SettingError(
+                f"--backbone {name} comes without weights: --backbone FILE, or hf:OWNER/REPO, names some"
+            )
         asked.setdefault("model", "linear")
         asked.setdefault("size", BACKBONES[name].size)
         if asked["model"] not in HEADS:
@@ -47,12 +53,14 @@ def parts(backbone: str) -> tuple[str, str | None]:
     if backbone in BACKBONES:
         return backbone, None
     if not backbone.startswith(("hf:", "packaged:")) and not expanded(backbone).is_file():
-        raise SettingError(f"--backbone {backbone!r} is not none, {', '.join(BACKBONES)}, nor a file of weights")
+        raise SettingError(f"--backbone {backbone!r} is not none, {', '.join(BACKBONES)}, nor weights in a file or hf:")
     names = set(weights.read(weights.find(backbone)))
     shares = {name: len(names & known.foreign_names()) for name, known in BACKBONES.items()}
     best = max(shares, key=lambda name: shares[name])
     if not shares[best]:
         raise SettingError(f"--backbone {backbone}: its arrays have the names of none of {', '.join(BACKBONES)}")
+    if best == "efficientnet_lite0" and backbone.startswith(TIMM_LITE0):
+        best = "efficientnet_lite0_timm"
     return best, backbone
 
 

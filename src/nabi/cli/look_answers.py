@@ -19,7 +19,8 @@ from nabi.cli.picture_model import picture_model
 from nabi.cli.terminal import bar, console, note
 from nabi.data.files import composed
 from nabi.errors import DataError, PictureError, SettingError
-from nabi.look.scores import HingeTerm, hinge_terms, softmax
+from nabi.look.scores import HingeTerm, hinge_terms
+from nabi.metrics import softmax
 
 MOST_PICTURES = 64
 EXPLAINED = 8  # pictures, each with a figure of its own

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from nabi.classifiers import Classifier, load, pretrained
+from nabi.classifiers.imported import ImportedClassifier
 from nabi.cli.run_folder import is_backbone, model_file
 from nabi.errors import ModelFileError
 
@@ -23,7 +24,12 @@ def picture_model(path: Path) -> Classifier:
         return pretrained(str(path))
     classifier: Classifier = load(model_file(path))
     if len(classifier.input_shape_) != 3 or classifier.input_dtype_ != np.uint8:
-        raise ModelFileError(f"{path}: was fitted on {_fitted_on(classifier)}, not on uint8 pictures as files hold")
+        how = (
+            "; to say how: nabi import FILE.onnx --mean … --std …" if isinstance(classifier, ImportedClassifier) else ""
+        )
+        raise ModelFileError(
+            f"{path}: was fitted on {_fitted_on(classifier)}, not on uint8 pictures as files hold{how}"
+        )
     return classifier
 
 

@@ -16,7 +16,7 @@ from nabi import data
 from nabi.classifiers import Classifier
 from nabi.cli.characters import json_text, printable
 from nabi.cli.picture_model import picture_model
-from nabi.cli.terminal import note
+from nabi.cli.terminal import compiling_alone, console, note
 from nabi.errors import DataError, PictureError, SettingError
 from nabi.training import evaluation_batch
 
@@ -65,7 +65,8 @@ def predict(
     kind = "probability" if hasattr(classifier, "predict_proba") else "score"
     write = partial(_write_json, kind) if as_json else partial(_write_csv, none) if as_csv else _write_text
     answers = _answers(classifier, paths, top, none)
-    first = next(answers, None)
+    with compiling_alone(console(stderr=True)):
+        first = next(answers, None)
     if first is None:
         raise DataError(f"{', '.join(map(str, paths))}: no picture that can be read")
     write(itertools.chain([first], answers))

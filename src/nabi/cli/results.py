@@ -17,6 +17,7 @@ from nabi.cli.terminal import Show
 from nabi.data import Dataset, Split
 from nabi.data.files import composed
 from nabi.listeners import Listener
+from nabi.report.findings import why_no_test
 from nabi.training import EpochEnded, RangeTest, Started
 
 BATCH = 1000  # pictures between two signs of progress
@@ -91,7 +92,7 @@ def write_measures(
         "test_accuracy": None,
         "versions": versions(),
     }
-    line = "too few pictures to set any aside for a test"
+    line = why_no_test(dataset)
     line += "" if validation is None else f": validation accuracy {validation:.4f}"
     if dataset.test is not None and len(dataset.test):
         measured, matrix = measure(classifier, dataset, dataset.test, show)

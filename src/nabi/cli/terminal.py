@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
 from rich.console import Console
@@ -80,6 +80,21 @@ def compiling(show: Show) -> Iterator[None]:
     finally:
         log.setLevel(before)
         log.removeHandler(handler)
+
+
+@contextmanager
+def compiling_alone(where: Console) -> Iterator[None]:
+    """As `compiling`, where nothing else is shown."""
+    with ExitStack() as held:
+        shown: list[Show] = []
+
+        def show(what: str, done: int, total: int) -> None:
+            if not shown:
+                shown.append(held.enter_context(bar(where)))
+            shown[0](what, done, total)
+
+        with compiling(show):
+            yield
 
 
 @contextmanager

@@ -14,7 +14,7 @@ Inside, each file imports only from those above it::
     idx, cifar, folders     three kinds of source      official    finding and fetching published files
     named       the sets known by name: declarations   loading, stream    the two doors
     peek        how large pictures are
-    augment     pictures changed at random (from resize alone)
+    augment     pictures changed at random (from resize and ondemand)
 """
 
 from nabi.data import augment

@@ -18,7 +18,8 @@ from nabi.look.grid import View, view
 from nabi.look.occlusion import Occlusion, occlusion
 from nabi.look.page import page
 from nabi.look.saliency import saliency
-from nabi.look.scores import HingeTerm, hinge_terms, softmax
+from nabi.look.scores import HingeTerm, hinge_terms
+from nabi.metrics import softmax
 
 __all__ = [
     "Activation",

@@ -1,14 +1,11 @@
 """A page of its own: a picture enlarged, and the numbers in its cells, one channel at a time."""
 
-import base64
-import io
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nabi.look.grid import View
-from nabi.pages import rendered
+from nabi.pages import rendered, sharp
 
 WIDTH = 480  # of the enlarged picture on the page, at least
 
@@ -52,7 +49,7 @@ def page(shown: View, title: str, said: str) -> str:
         "look",
         title=title,
         said=said,
-        png=base64.b64encode(_png(shown.numbers)).decode(),
+        png=sharp(shown.numbers),
         width=columns * scale,
         height=rows * scale,
         columns=left + np.arange(columns) * wide // columns,
@@ -67,11 +64,3 @@ def _channels(shown: View) -> list[_Channel]:
         background, dark = _CELLS[name]
         channels.append(_Channel(name, background, dark, shown.numbers[:, :, number].tolist()))
     return channels
-
-
-def _png(picture: NDArray[Any]) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""From scores to what they are worth: softmax, and the hinge loss term by term."""
+"""From scores to what they are worth: the hinge loss term by term."""
 
 import math
 from typing import NamedTuple
@@ -66,27 +66,6 @@ def hinge_terms(scores: ArrayLike, label: int, margin: float = 1.0) -> list[Hing
             short = score - row[label] + margin
             terms.append(HingeTerm(place, score, row[label], short, max(0.0, short) if short == short else math.nan))
     return terms
-
-
-def softmax(scores: ArrayLike) -> NDArray[np.float64]:
-    """Scores as shares that add up to one: exp sⱼ / Σ exp sₖ, along the last axis.
-
-    They are probabilities where the model was taught with the softmax's own loss. Source: Bridle, "Probabilistic
-    interpretation of feedforward classification network outputs" (1990).
-
-    Parameters
-    ----------
-    scores : array_like of float, (..., K)
-
-    Examples
-    --------
-    >>> softmax([0.0, 0.0]).tolist()
-    [0.5, 0.5]
-    """
-    values = np.asarray(scores, dtype=np.float64)
-    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))  # the largest is 1: nothing overflows
-    shares: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return shares
 
 
 def _row(scores: ArrayLike) -> NDArray[np.float64]:

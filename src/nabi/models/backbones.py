@@ -1,7 +1,7 @@
 """Networks that others have trained on ImageNet, and what one needs to know to use them."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +53,9 @@ BACKBONES: dict[str, Backbone] = {
     "resnet18": Backbone(resnet18, 512, RESNET_NAMINGS),
     "resnet50": Backbone(resnet50, 2048, RESNET_NAMINGS),
     "mobilenet_v2": Backbone(mobilenet_v2, 1280, MOBILENET_V2_NAMINGS),
+    "efficientnet_lite0_timm": Backbone(  # the same network in another form, by the same names
+        partial(efficientnet_lite0, form="timm"), 1280, {"timm": EFFICIENTNET_LITE0_NAMINGS["timm"]}
+    ),
 }
 """By name; the first is the one that is taken where nobody says which."""
 

@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from nabi.classifiers import PhotoClassifier
-from nabi.report.findings import Findings
+from nabi.report.findings import Findings, why_no_test
 from nabi.report.page import accuracy, rows
 
 
@@ -51,7 +51,7 @@ def card(found: Findings, name: str, file: str) -> str:
         calibration=about["calibration"],
         strangers=about["none_of_these"],
         cost=found.cost,
-        missing_license=True,
+        no_test=why_no_test(found.dataset),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 

@@ -184,6 +184,7 @@ class Findings:
         suspects = self.suspects
         return {
             "format": FORMAT,
+            "data": self.dataset.name,
             "pictures": self.counts,
             "imbalance": round(max(some) / min(some), 2),
             "class_weight": _weighting(self.classifier),
@@ -235,7 +236,7 @@ def examine(classifier: Classifier, dataset: Dataset, show: Show = lambda what, 
             answers = _answers(classifier, parts[name], places, name, show)
             setattr(found, name, answers)
     if found.test is None:
-        found.missing["test"] = "There are too few pictures to set any aside for a test."
+        found.missing["test"] = f"{why_no_test(dataset)}."
     elif found.test.probabilities is None:
         found.missing["calibration"] = "It gives scores and no probabilities: there is nothing to be calibrated."
     if getattr(classifier, "threshold_", None) is None:
@@ -247,6 +248,13 @@ def examine(classifier: Classifier, dataset: Dataset, show: Show = lambda what, 
     except NabiError as error:
         found.missing["label_errors"] = f"Wrong labels could not be looked for: {error}."
     return found
+
+
+def why_no_test(dataset: Dataset) -> str:
+    """Of data without test pictures, why there are none."""
+    if dataset.test is not None:
+        return "All test pictures are copies of pictures seen in training"
+    return "There are too few pictures to set any aside for a test"
 
 
 def _answers(classifier: Classifier, split: Split, places: NDArray[np.int64], name: str, show: Show) -> Answers:
