@@ -31,6 +31,7 @@ from made_files import encoded, pixels, write_tree
 from nabi import container
 
 RESULTS = {
+    "trained-on.npy",
     "model.safetensors", "history.csv", "metrics.json", "run.json", "curves.svg", "confusion.svg", "weights.png",
 }  # fmt: skip
 HANGS = 60  # seconds after which whatever goes on is ended: nothing may hang

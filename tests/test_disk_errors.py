@@ -149,7 +149,7 @@ def test_a_small_disk(size: int, forks: Forks, train, expected, tmp_path: Path) 
     try:
         ended = forks.run([*train, "--out", str(disk / "run")], tmp_path / "home")
         assert ended.code == 2
-        assert re.fullmatch(rf"nabi: {disk}/run/[a-z.]+: No space left on device\n", ended.err)
+        assert re.fullmatch(rf"nabi: {disk}/run/[a-z.-]+: No space left on device\n", ended.err)
         check_whole(disk, ended)
         subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
         check_to_the_end(forks, [*train, "--out", str(disk / "run")], disk, expected)
@@ -200,7 +200,7 @@ def test_a_folder_that_is_read_only(forks: Forks, train, expected, tmp_path: Pat
     check_to_the_end(forks, train, tmp_path, expected)
 
 
-@pytest.mark.parametrize("name", ["checkpoint", "model.safetensors", "curves.svg", "metrics.json"])
+@pytest.mark.parametrize("name", ["checkpoint", "trained-on.npy", "model.safetensors", "curves.svg", "metrics.json"])
 def test_a_folder_that_has_become_read_only(name: str, forks: Forks, train, expected, tmp_path: Path) -> None:
     home = tmp_path / "home"
     kill_before(forks, train, home, name)
@@ -210,7 +210,7 @@ def test_a_folder_that_has_become_read_only(name: str, forks: Forks, train, expe
     (home / "run").chmod(0o555)
     ended = forks.run(train, home, ordinary=True, figures=False)
     assert ended.code == 2
-    assert re.fullmatch(r"nabi: run/[a-z.]+: Permission denied\n", ended.err)
+    assert re.fullmatch(r"nabi: run/[a-z.-]+: Permission denied\n", ended.err)
     assert {path.name: path.read_bytes() for path in (home / "run").iterdir()} == before
     (home / "run").chmod(0o755)
     check_to_the_end(forks, train, home, expected)

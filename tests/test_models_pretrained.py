@@ -30,6 +30,7 @@ SIZES = {
     "resnet18": (11_689_512, 1_814e6),
     "resnet50": (25_557_032, 4_089e6),
     "mobilenet_v2": (3_504_872, 301e6),
+    "efficientnet_lite0_timm": (4_652_008, 385e6),
 }
 
 

@@ -14,6 +14,7 @@ from nabi.classifiers.base import plain
 from nabi.cli.characters import printable
 from nabi.cli.run_folder import METRICS, MODEL, RunFolder
 from nabi.cli.terminal import Show
+from nabi.cli.trained_on import write_trained_on
 from nabi.data import Dataset, Split
 from nabi.data.files import composed
 from nabi.listeners import Listener
@@ -42,7 +43,8 @@ def write_history(folder: RunFolder) -> Listener:
 
 
 def write_model(classifier: Classifier, dataset: Dataset, folder: RunFolder, asked: Mapping[str, Any]) -> None:
-    """Write the model, its curves and what it looks for."""
+    """Write the model, its curves and what it looks for; and what it has seen."""
+    write_trained_on(dataset, asked.get("data", ""), folder)
     about: dict[str, Any] = {"data": dataset.name, "asked": dict(asked)}
     history = getattr(classifier, "history_", {})
     if history:

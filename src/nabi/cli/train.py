@@ -24,7 +24,6 @@ from nabi.cli.report import calibrate, log_in_mlflow, write_report
 from nabi.cli.results import range_test, write_history, write_measures, write_model
 from nabi.cli.run_folder import ASKED, CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
 from nabi.cli.terminal import bar, compiling, console, interruptible, note
-from nabi.cli.trained_on import write_trained_on
 from nabi.data import Dataset, Split
 from nabi.data.augment import AUGMENTATIONS
 from nabi.data.named import NAMED
@@ -209,7 +208,6 @@ def _run(
     """Train, and write down what comes out; of what has a process that measures its cost, a report, too."""
     images, labels = labelled(dataset, dataset.train)
     folder.start(asked)
-    write_trained_on(dataset, asked["data"], folder)
     where.print(
         f"{printable(dataset.name)}: {len(dataset.train):,} pictures of {len(dataset.classes)} classes to train on, "
         f"{len(dataset.validation or ()):,} for validation, {len(dataset.test or ()):,} for the test; "
