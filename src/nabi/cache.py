@@ -209,8 +209,11 @@ def _is_new(path: Path) -> bool:
     A folder that somebody made by other means is hardly ever closed to all others.
     """
     status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or any(path.iterdir()):
+    if not stat.S_ISDIR(status.st_mode):
         return False
+    with os.scandir(path) as entries:  # of which there may be thousands
+        if next(entries, None) is not None:
+            return False
     return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o077)
 
 

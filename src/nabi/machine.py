@@ -193,13 +193,14 @@ def _emit(text: str, target: Processor) -> bytes:
 
 def _folder() -> Path | None:
     """Where kernels are kept, if that is the user's own: what lies there is run."""
-    with contextlib.suppress(OSError):
-        folder = cache.private_folder(FOLDER)
-        if _state.get("tidied") != folder:
-            _tidy(folder)
-            _state["tidied"] = folder
-        return folder
-    return None
+    folder = cache.folder() / FOLDER
+    if _state.get("folder") != folder:  # a process looks once: it asks for a hundred kernels
+        try:
+            cache.private_folder(FOLDER)
+        except OSError:
+            return None
+        _state["folder"] = folder
+    return folder
 
 
 def _sum(digest: str, image: bytes) -> bytes:
@@ -219,8 +220,13 @@ def _read(digest: str) -> bytes | None:
 def _keep(digest: str, image: bytes) -> None:
     """Keep a kernel; where the disk will not have it, the next process compiles it again."""
     folder = _folder()
-    if folder is not None:
-        with contextlib.suppress(OSError), replace_file(folder / f"{digest}.o") as file:
+    if folder is None:
+        return
+    with contextlib.suppress(OSError):
+        if _state.get("tidied") != folder:
+            _tidy(folder)
+            _state["tidied"] = folder
+        with replace_file(folder / f"{digest}.o") as file:
             file.write(_sum(digest, image) + image)
 
 

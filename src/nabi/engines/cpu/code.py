@@ -11,20 +11,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TYPES = {
-    "bool": "i8",
-    "uint8": "i8",
-    "uint32": "i32",
-    "int32": "i32",
-    "int64": "i64",
-    "float32": "float",
-    "float64": "double",
+    np.dtype("bool"): "i8",
+    np.dtype("uint8"): "i8",
+    np.dtype("uint32"): "i32",
+    np.dtype("int32"): "i32",
+    np.dtype("int64"): "i64",
+    np.dtype("float32"): "float",
+    np.dtype("float64"): "double",
 }
 """The types of numbers in memory; in registers, a truth value is a single bit."""
 
 
 def in_register(dtype: np.dtype[Any]) -> str:
     """The type of a number in a register."""
-    return "i1" if dtype.kind == "b" else TYPES[dtype.name]
+    return "i1" if dtype.kind == "b" else TYPES[dtype]
 
 
 def suffix(kind: str, width: int = 1) -> str:
@@ -235,7 +235,7 @@ class Code:
 
     def load(self, pointer: str, offset: Index, dtype: np.dtype[Any], width: int) -> str:
         """Numbers from memory: one where all lanes are at one place, otherwise ``width`` of them."""
-        kind = TYPES[dtype.name]
+        kind = TYPES[dtype]
         size = dtype.itemsize
         if width == 1 or not offset.lanes:
             found = self.let(f"load {kind}, ptr {self.address(pointer, offset, kind)}, align {size}", "x")
@@ -272,7 +272,7 @@ class Code:
         self, pointer: str, offset: Index, dtype: np.dtype[Any], width: int, value: str, passes_by: bool = False
     ) -> None:
         """Numbers to memory; ``passes_by``: whole vectors by the cache, to places that are multiples of 16 bytes."""
-        kind = TYPES[dtype.name]
+        kind = TYPES[dtype]
         size = dtype.itemsize
         if dtype.kind == "b":
             bits, whole = ("i1", "i8") if width == 1 else (f"<{width} x i1>", f"<{width} x i8>")

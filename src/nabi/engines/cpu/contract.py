@@ -76,7 +76,7 @@ def product(
     if blas is None or isinstance(add, str) or (not deep and not y.turned):
         _written(code, x, y, result, dtype, add)
         return
-    one = TYPES[dtype.name]
+    one = TYPES[dtype]
     pointer = code.pointer(blas.slots[dtype.name])
     n = blas.integer
     turn = {False: 111, True: 112}
@@ -332,7 +332,7 @@ class _Tile(NamedTuple):
             return code.load(self.result.pointer, place, self.dtype, width)
         if width == 1:
             found = code.load(self.result.pointer, place, self.dtype, width)
-            kind = TYPES[self.dtype.name]
+            kind = TYPES[self.dtype]
             return code.let(f"select i1 {self.add}, {kind} {found}, {kind} {zero}")
         mask = code.splat("i1", self.add, width)
         if code.mask is not None:
@@ -342,7 +342,7 @@ class _Tile(NamedTuple):
 
     def write(self, row: Index, height: int, column: Index, vectors: int, width: int, mask: str | None) -> None:
         code, dtype = self.code, self.dtype
-        one = TYPES[dtype.name]
+        one = TYPES[dtype]
         kind = f"<{width} x {one}>" if width > 1 else one
         zero = constant(code, 0, dtype).spread(width).name
         lanes = [column.plus(v * width)._replace(lanes=1) for v in range(vectors)]
@@ -380,7 +380,7 @@ def matmul(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: st
 
 def columns(reader: Reader, rows: Rows, value: Value, blas: Blas | None, work: str) -> None:
     """Some columns of a product of two stored matrices: "rows" are places along the second matrix's columns here."""
-    code, one = reader.code, TYPES[value.dtype.name]
+    code, one = reader.code, TYPES[value.dtype]
     x, y = value.inputs
     left, whole = operand(reader, x, None), operand(reader, y, None)
     if whole.turned and blas is None:
@@ -406,13 +406,13 @@ def operand(reader: Reader, value: Value, rows: Rows | None) -> Matrix:
     count = value.shape[0] if rows is None else rows.length
     pointer = reader.pointer(stored, None if rows is None or turned else rows.first)
     if turned and rows is not None:
-        pointer = reader.code.address(pointer, rows.first, TYPES[value.dtype.name])
+        pointer = reader.code.address(pointer, rows.first, TYPES[value.dtype])
     return Matrix(pointer, count, value.shape[1], matrix.shape[1], turned)
 
 
 def _turned(code: Code, matrix: Matrix, shape: tuple[int, ...], dtype: np.dtype[np.floating], work: str) -> Matrix:
     """A copy in which rows lie together."""
-    kind = TYPES[dtype.name]
+    kind = TYPES[dtype]
     with code.loop(0, shape[1]) as column, code.loop(0, shape[0]) as row:
         found = code.load(matrix.pointer, matrix.offset(row, column), dtype, 1)
         place = code.address(work, row.times(shape[1]).plus(column), kind)

@@ -94,7 +94,7 @@ class _Outputs:
         weights = reader.pointer(self.weight)
         with code.loop(0, kh) as i:
             row, hit = self._row(down.times(sh).plus(i.times(dh)).plus(-self.top))
-            line = code.address(source, row.times(across * channels), TYPES[FLOAT.name])
+            line = code.address(source, row.times(across * channels), TYPES[FLOAT])
             place = i.times(kw * channels).plus(lane)
             factors = [self._load(weights, place.plus(j * channels)) for j in range(kw)]
             taps = [(t * sw + j * dw, t, j) for t in range(size) for j in range(kw)]

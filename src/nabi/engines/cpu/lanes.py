@@ -105,7 +105,7 @@ def _intrinsic(called: str, *operands: Lane) -> Lane:
     x = operands[0]
     if x.dtype.kind != "f":
         raise Unwritten(f"{called} of {x.dtype}")
-    name = f"@llvm.{called}.{suffix(TYPES[x.dtype.name], x.width)}"
+    name = f"@llvm.{called}.{suffix(TYPES[x.dtype], x.width)}"
     x.code.declare(name, f"declare {x.kind} {name}({', '.join(o.kind for o in operands)})")
     given = ", ".join(f"{o.kind} {o.name}" for o in operands)
     return Lane(x.code, x.code.let(f"call {x.kind} {name}({given})"), x.dtype, x.width)
@@ -116,7 +116,7 @@ def _library(called: str, *operands: Lane) -> Lane:
     x = operands[0]
     if x.dtype.kind != "f":
         raise Unwritten(f"{called} of {x.dtype}")
-    one = TYPES[x.dtype.name]
+    one = TYPES[x.dtype]
     name = "@" + called + ("f" if x.dtype == np.float32 else "")
     x.code.declare(name, f"declare {one} {name}({', '.join(one for _ in operands)})")
     if x.width == 1:
@@ -331,7 +331,7 @@ class _Lanes:
             return constant(x.code, _value(x), target)
         if target.kind == "b":
             return self.not_equal(x, 0)
-        source, one = x.dtype.kind, TYPES[target.name]
+        source, one = x.dtype.kind, TYPES[target]
         kind = one if x.width == 1 else f"<{x.width} x {one}>"
         if source == "f" and target.kind == "f":
             how = "fpext" if target.itemsize > x.dtype.itemsize else "fptrunc"

@@ -62,7 +62,7 @@ class Reader:
             base = self.code.pointer(place.slot)
         if row is None or row == ZERO:
             return base
-        return self.code.address(base, row.times(value.strides[0]), TYPES[value.dtype.name])
+        return self.code.address(base, row.times(value.strides[0]), TYPES[value.dtype])
 
     def offset(self, value: Value, index: tuple[Index, ...]) -> Index:
         return self._offset(index, value.strides, self.places[value.serial])

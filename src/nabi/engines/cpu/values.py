@@ -142,7 +142,7 @@ class Spelled:
     def apply(self, operation: Operation, arguments: tuple[Any, ...], settings: dict[str, Any]) -> Any:
         """The value, or tuple of values, of an operation on values and numbers."""
         values = self.coerce(arguments)
-        if any(v.dtype.name not in TYPES or not v.dtype.isnative for v in values):
+        if any(v.dtype not in TYPES for v in values):
             raise Unwritten("a dtype that kernels do not know, as float16, or another order of bytes")
         if operation.kind == "elementwise":
             spec = infer(operation, [v.spec for v in values], settings)
