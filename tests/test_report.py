@@ -224,7 +224,7 @@ def test_planted_errors_come_first() -> None:
     features, labels, wrong = noisy(0.05)
     told: list[tuple[str, int, int]] = []
     shares = cross_validated(features, labels, 4, lambda *said: told.append(said))
-    assert len(told) == FOLDS
+    assert len(told) == FOLDS + 1
     found = suspicion(shares, labels)
     assert len(set(found.order[:40].tolist()) & set(wrong.tolist())) >= 0.9 * len(wrong)
     assert 1 - np.trace(found.joint) == pytest.approx(0.05, abs=0.03)

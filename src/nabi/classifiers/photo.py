@@ -2,7 +2,7 @@
 
 import os
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
@@ -199,16 +199,21 @@ class PhotoClassifier(History, Classifier):
         self._forget()
         self.temperature_: float = 1.0
         self.threshold_: float | None = None
-        self.alpha_, self.tried_ = self._chosen_alpha(features, labels, held_features, seed)
-        self.extractor_, self.head_ = extractor, self._head(self.alpha_, seed, held is not None)
-        self.centroids_ = _centroids(features, labels, len(self.classes_))
+        self.alpha_, self.tried_, learnt = self._chosen_alpha(features, labels, held_features, seed)
+        self.extractor_, self.centroids_ = extractor, _centroids(features, labels, len(self.classes_))
+        events: Iterable[Event]
+        if learnt is None:
+            self.head_ = self._head(self.alpha_, seed, held is not None)
+            stop = {"stop": options["stop"]} if "stop" in options and not self.finetune else {}
+            events = self._fitting(self.head_, features, labels, held_features, **stop)
+        else:
+            self.head_, events = learnt
         if not self.finetune:
-            stop = {"stop": options["stop"]} if "stop" in options else {}
-            for event in self._fitting(self.head_, features, labels, held_features, **stop):
+            for event in events:
                 tried.succeeded |= isinstance(event, EpochEnded)
                 yield event
             return
-        for _ in self._fitting(self.head_, features, labels, held_features):  # in whole, for whoever goes on later
+        for _ in events:  # in whole, for whoever goes on later
             pass
         extractor._prepare()  # which forgets the memory that it looked in
         weights = of_mean_one(example_weights(None, self.class_weight, images, labels, self.classes_))
@@ -274,25 +279,26 @@ class PhotoClassifier(History, Classifier):
 
     def _chosen_alpha(
         self, features: NDArray[np.float32], labels: NDArray[np.int64], held: Any, seed: int
-    ) -> tuple[float | None, dict[float, float]]:
-        """The weight decay to take, and how good each was that was tried."""
+    ) -> tuple[float | None, dict[float, float], tuple[Classifier, list[Event]] | None]:
+        """The weight decay to take, how good each was that was tried, and the head that learnt with it, if from all."""
         if self.alpha != "auto":
-            return float(self.alpha), {}
+            return float(self.alpha), {}, None
         if self.head != "linear":
-            return None, {}
+            return None, {}, None
+        whole = held is not None
         if held is None:
             train, kept = held_out_fraction(labels, self.validation_fraction, seed)
             known = np.isin(labels[kept], labels[train])  # a class of few photos may be all among them
             train, kept = np.concatenate([train, kept[~known]]), kept[known]
             held = features[kept], labels[kept]
             features, labels = features[train], labels[train]
-        tried = {}
+        tried, learnt = {}, {}
         for alpha in ALPHAS:
-            head = self._head(alpha, seed)
-            for _ in self._fitting(head, features, labels, held):
-                pass
+            head = self._head(alpha, seed, whole)
+            learnt[alpha] = head, list(self._fitting(head, features, labels, held))
             tried[alpha] = float((head.predict(held[0]) == self.classes_[held[1]]).mean())
-        return max(tried, key=lambda alpha: (tried[alpha], alpha)), tried  # of equals, the simplest
+        best = max(tried, key=lambda alpha: (tried[alpha], alpha))  # of equals, the simplest
+        return best, tried, learnt[best] if whole else None
 
     def _head(self, alpha: float | None, seed: int = 0, validated: bool = False) -> Classifier:
         """The head, unfitted."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nabi import threads
 from nabi.errors import DataError, ShapeError
 
 FOLDS = 5
@@ -208,16 +209,19 @@ def cross_validated(
     rows = (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
     fold_of = folds(labels)
     found = np.zeros((len(labels), n_classes))
-    for fold in range(FOLDS):
-        show("looking for wrong labels", fold, FOLDS)
+
+    def answer(fold: int) -> None:
         held = fold_of == fold
-        if not held.any():
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # it is not to converge
+        if held.any():
             linear: Any = LogisticRegression(C=WEIGHT, max_iter=STEPS)  # type: ignore[no-untyped-call]
             linear.fit(rows[~held], labels[~held])
             found[np.ix_(held, linear.classes_)] = linear.predict_proba(rows[held])
+
+    with warnings.catch_warnings(), threads.one_blas_thread():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is not to converge
+        show("looking for wrong labels", 0, FOLDS)
+        for done, _ in enumerate(threads.map_in_order(answer, range(FOLDS)), 1):
+            show("looking for wrong labels", done, FOLDS)
     return found
 
 
