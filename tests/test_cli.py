@@ -864,7 +864,24 @@ def test_rare_classes_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[
     train = ["train", "shades", "--model", "linear", "--epochs", "1"]
     assert main([*train, "--out", "one"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"^\d pictures of bright, \d\d pictures of dark: --balanced lets rare classes count", said, re.M)
+    assert re.search(r"^pictures to train on: \d of bright, \d\d of dark; --balanced lets rare classes", said, re.M)
     assert main([*train, "--balanced", "--out", "two"]) == 0
     assert main(["train", "shades", "--model", "knn", "--out", "three"]) == 0
     assert "--balanced" not in capsys.readouterr().out
+
+
+def test_two_pictures_of_a_class_are_too_few_for_a_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(0)
+    for name in ("dark", "bright"):
+        (tmp_path / "shades" / name).mkdir(parents=True)
+        for picture in range(2):
+            pixels = random.integers(0, 255, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "shades" / name / f"{picture}.png")
+    assert main(["train", "shades", "--model", "linear", "--epochs", "1", "--out", "run"]) == 0
+    assert "There are too few pictures to set any aside for a test" in capsys.readouterr().out
+    shutil.copytree(tmp_path / "shades", tmp_path / "split" / "train")
+    shutil.copytree(tmp_path / "shades", tmp_path / "split" / "test")
+    assert main(["train", "split", "--model", "linear", "--epochs", "1", "--out", "other"]) == 0
+    assert "All test pictures are copies of pictures seen in training" in capsys.readouterr().out
+    assert main(["evaluate", "run", "digit"]) == 2
+    assert "data sets known by name: " in capsys.readouterr().err

@@ -389,7 +389,7 @@ def surrounded(array: Any) -> Any:
     """The same array, in the midst of what is no number, so that whoever reads beyond its ends has that."""
     room = 1 << 12
     memory = np.full(array.nbytes + 2 * room + ALIGNED, 0xFF, np.uint8)
-    start = aligned(memory.ctypes.data + room) - memory.ctypes.data
+    start = aligned(memory.ctypes.data + room) - memory.ctypes.data + array.itemsize  # as arrays of others may lie
     found = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     found[...] = array
     return found
@@ -425,14 +425,16 @@ def guarded() -> Iterator[Callable[[], int]]:
     room = 1 << 16
 
     def behind(array: Any, end: int) -> None:
-        array[end:] = 0xFF
+        array[end:] = 0xAB
         held.append(array[end:])
 
     def empty(size: int) -> tuple[Any, int]:
         memory = np.empty(size + ALIGNED + 2 * room, np.uint8)
         base = aligned(memory.ctypes.data + room)
         memory[...] = 0xFF  # what is read before it is written is no number
-        held.extend([memory[:room], memory[base - memory.ctypes.data + size :]])
+        behind(memory, base - memory.ctypes.data + size)
+        memory[:room] = 0xAB
+        held.append(memory[:room])
         return memory, base
 
     def result(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -444,7 +446,7 @@ def guarded() -> Iterator[Callable[[], int]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "_empty", empty)
         patch.setattr(running, "_result", result)
-        yield lambda: sum(int((end != 0xFF).sum()) for end in held)
+        yield lambda: sum(int((end != 0xAB).sum()) for end in held)
 
 
 @pytest.mark.parametrize("vector", [64, 32, 16])

@@ -15,7 +15,7 @@ from fuzzing import examples
 from nabi import machine, threads
 from nabi import nearest as module
 from nabi.errors import DTypeError, SettingError, ShapeError
-from nabi.nearest import METRICS, bound_for, bounds, kernel, nearest, pairs, search
+from nabi.nearest import METRICS, _merge, _merge_whole, bound_for, bounds, kernel, nearest, pairs, search
 from nabi.nearest.bounds import (
     Bound,
     no_bound,
@@ -464,6 +464,26 @@ def test_refuses_what_makes_no_sense() -> None:
         nearest(rows, rows.astype(np.float32), 1)
     with pytest.raises(DTypeError, match="both must be uint8 or float32"):
         nearest(rows.astype(np.float64), rows.astype(np.float64), 1)
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(count=st.integers(1, 6), k=st.integers(1, 5), new=st.integers(0, 40), far=st.integers(0, 3), data=st.data())
+def test_whole_distances_are_merged_as_any_others(count: int, k: int, new: int, far: int, data: st.DataObject) -> None:
+    """With draws everywhere, and rows that fewer than k are known of."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    places = rng.permutation(count * k + new)
+    found = rng.integers(0, far + 1, count * k + new).astype(np.float64)
+    distances, positions = found[new:].reshape(count, k), places[new:].reshape(count, k)
+    none = np.arange(k) >= rng.integers(0, k + 1, count)[:, np.newaxis]
+    distances, positions = np.where(none, np.inf, distances), np.where(none, -1, positions)
+    order = np.lexsort((positions, distances), axis=1)
+    distances, positions = np.take_along_axis(distances, order, 1), np.take_along_axis(positions, order, 1)
+    rows = np.sort(rng.integers(0, count, new))
+    given = distances, positions, rows, found[:new], places[:new]
+    bits = [n.bit_length() for n in (count, far + 1, len(places))]
+    for got, wanted in zip(_merge_whole(*given, bits=bits), _merge(*given), strict=True):
+        assert got.dtype == wanted.dtype
+        np.testing.assert_array_equal(got, wanted)
 
 
 # --- sums of pixels by kernels ---

@@ -102,6 +102,17 @@ def test_pictures_with_channels_last_are_taken_as_they_are(written: Any) -> None
     np.testing.assert_allclose(made.scores(x), maps.mean(axis=(1, 2)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(8, 8, 1), (8, 8, 4), (1, 28, 3), (9, 8, 3)])
+def test_pictures_of_numbers_come_back_as_they_were_learnt(shape: tuple[int, ...], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((40, *shape)).astype(np.float32)
+    classifier = MLPClassifier((5,), max_iter=1, random_state=0).fit(images, np.arange(40) % 3)
+    (tmp_path / "model.onnx").write_bytes(to_onnx(classifier))
+    again = nabi.load(tmp_path / "model.onnx")
+    assert again.input_shape_ == shape
+    np.testing.assert_allclose(again.scores(images), classifier.scores(images), rtol=1e-4, atol=1e-5)
+
+
 EXTERNAL = {"dims": [4, 3], "data_type": 1, "name": "w", "data_location": 1}
 HUGE = {"dims": [2**40, 2**40], "data_type": 1, "name": "w", "raw_data": b""}
 SHORT = {"dims": [4, 3], "data_type": 1, "name": "w", "raw_data": b"1234"}

@@ -18,11 +18,11 @@ import nabi
 from nabi import container, models, nn
 from nabi.classifiers import FeatureExtractor, PhotoClassifier, pretrained
 from nabi.classifiers.finetuning import parted
-from nabi.classifiers.photo import HEADS
+from nabi.classifiers.photo import ALPHAS, HEADS
 from nabi.cli import main
 from nabi.errors import DataError, DTypeError, ModelFileError, NonFiniteError, SettingError, ShapeError
 from nabi.models import BACKBONES, Backbone
-from nabi.training import EpochEnded, Examples, GradientDescent, Looked, run
+from nabi.training import EpochEnded, Examples, Finished, GradientDescent, Looked, run
 from tiny_photos import NAMES, photos, put_in_place, tiny
 
 every_head = pytest.mark.parametrize("head", HEADS)
@@ -140,6 +140,35 @@ def test_a_fit_that_fails_leaves_what_was_learnt() -> None:
     with pytest.raises(DataError, match="only one class"):
         classifier.fit(images, ["one"] * 30)
     assert classifier.scores(images).tobytes() == before
+
+
+@pytest.mark.parametrize(("head", "finetune"), [*((head, 0) for head in HEADS), ("linear", 1), ("mlp", 1)])
+def test_who_stops_listening_at_the_end_has_what_was_learnt(head: str, finetune: int) -> None:
+    images, labels = photos(30)
+    classifier = PhotoClassifier(head, finetune=finetune, random_state=0)
+    events = classifier.fit_events(images, labels)
+    assert any(isinstance(event, Finished) for event in events)
+    events.close()
+    assert classifier.score(images, labels) > 0.9
+
+
+@pytest.mark.parametrize("asked", [1, 3, 24, 36, 60])
+def test_a_run_that_is_stopped_while_decays_are_tried_has_the_best_that_learnt_in_whole(asked: int) -> None:
+    images, labels = photos(40)
+    held = photos(20, seed=1)
+    times = itertools.count(1)
+    classifier = PhotoClassifier(settings={"max_iter": 20}, random_state=0)
+    *_, finished = classifier.fit_events(images, labels, validation=held, stop=lambda: next(times) >= asked)
+    assert finished.stopped
+    assert len(classifier.tried_) < len(ALPHAS)
+    assert classifier.tried_[classifier.alpha_] == max(classifier.tried_.values())
+    assert float((classifier.predict(held[0]) == held[1]).mean()) == classifier.tried_[classifier.alpha_]
+    assert classifier.n_iter_ == len(classifier.history_["epoch"])
+    if len(classifier.tried_) > 1:
+        alone = PhotoClassifier(alpha=classifier.alpha_, settings={"max_iter": 20}, random_state=0)
+        assert (
+            alone.fit(images, labels, validation=held).scores(images).tobytes() == classifier.scores(images).tobytes()
+        )
 
 
 def test_finetuning_trains_the_last_part_of_the_backbone(tmp_path: Path) -> None:

@@ -651,6 +651,8 @@ def test_what_was_trained_on_is_no_test_wherever_it_lies(tmp_path: Path, capsys)
     said = capsys.readouterr()
     assert json.loads(said.out)["total"] == 30
     assert "7 of 37 test pictures were seen in training" in said.err
+    assert main(["evaluate", str(out / "model.safetensors"), str(other), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"] == 30
     (out / "trained-on.npy").write_bytes(b"something else")
     assert main(["evaluate", str(out), str(other)]) == 2
     assert "trained-on.npy: it is damaged" in capsys.readouterr().err

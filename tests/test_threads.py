@@ -80,15 +80,28 @@ def test_the_environment_sets_the_count(monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "count"),
-    [("150000 100000", 2), ("100000 100000", 1), ("50000 100000", 1), ("max 100000", 64), ("-1 100000", 64), ("", 64)],
+    [
+        ("150000 100000", 2),
+        ("100000 100000", 1),
+        ("50000 100000", 1),
+        ("max 100000", 64),
+        ("-1 100000", 64),
+        ("9 0", 64),
+        ("", 64),
+    ],
 )
 def test_a_container_has_no_more_threads_than_its_time_is_for(monkeypatch, tmp_path, content, count):
     for name in ("NABI_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    monkeypatch.setattr(threads, "_quota", threads._quota.__wrapped__)
     (tmp_path / "cpu.max").write_text(f"{content}\n")
     monkeypatch.setattr(threads, "QUOTAS", ((tmp_path / "nothing",), (tmp_path / "cpu.max",)))
-    monkeypatch.setattr(threads, "_quota", threads._quota.__wrapped__)
+    assert threads.count() == count
+    both = [tmp_path / f"{place}" for place in range(len(content.split()))]
+    for path, word in zip(both, content.split(), strict=True):
+        path.write_text(f"{word}\n")
+    monkeypatch.setattr(threads, "QUOTAS", (both,))
     assert threads.count() == count
 
 

@@ -276,7 +276,7 @@ def _put(name: str, write: Callable[[Path], None]) -> bool:
         return False
     finally:
         _remove(beside)
-    _make_room(keep=name)
+    make_room(keep=name)
     return True
 
 
@@ -329,7 +329,7 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
 
 
-def _make_room(keep: str) -> None:
+def make_room(keep: str) -> None:
     """Remove what killed processes left unfinished; then what was not used for longest, until all is within the cap."""
     counted = []
     for entry in entries():

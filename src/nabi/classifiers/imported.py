@@ -224,9 +224,11 @@ def _imported(content: bytes, size: Any, mean: Any, std: Any, classes: Any) -> I
     if len(graph.inputs) != 1:
         raise FormatError(f"{len(graph.inputs)} inputs, and a classifier has one")
     given = graph.inputs[0]
-    shape: Any = _said_shape(metadata) or given.shape[1:]
+    said = _said_shape(metadata)
+    shape: Any = said or given.shape[1:]
     # Of floating-point numbers (C, H, W), as PyTorch has them, where it is not plain that channels come last.
-    last = READ[given.kind].kind != "f" or (len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3))
+    last = READ[given.kind].kind != "f" or said is not None
+    last = last or (len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3))
     if (wanted := checked_size(size)) is not None and len(shape) == 3:
         places = (0, 1) if last else (1, 2)
         for place, length in zip(places, wanted, strict=True):
@@ -250,7 +252,7 @@ def _imported(content: bytes, size: Any, mean: Any, std: Any, classes: Any) -> I
             kind = np.dtype(np.uint8)
     elif mean is not None or std is not None:
         raise SettingError("mean and std are for networks that take pictures of floating-point numbers")
-    if metadata.get("nabi.input_shape") and len(shape) == 3 and shape[2] == 1:
+    if said is not None and READ[given.kind].kind != "f" and len(shape) == 3 and shape[2] == 1:
         shape = (*shape[:2], 3)  # grey ones come in three equal channels
     made.input_shape_, made.input_dtype_ = tuple(shape), kind
     made.n_features_in_ = shape[0]

@@ -2,8 +2,8 @@
 
 import os
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -26,7 +26,7 @@ from nabi.engines import ENGINES
 from nabi.errors import ModelFileError, NonFiniteError, SettingError
 from nabi.metrics import HOTTEST, fit_temperature, rejection_threshold, softmax
 from nabi.models import BACKBONES
-from nabi.training import EpochEnded, Event, Examples
+from nabi.training import EpochEnded, Event, Examples, Finished, Stepped
 
 HEADS: dict[str, dict[str, Any]] = {
     "linear": {"loss": "softmax"},
@@ -76,7 +76,8 @@ class PhotoClassifier(History, Classifier):
     head : str
         "linear", "mlp", "perceptron" or "knn".
     backbone : str
-        "efficientnet_lite0", "resnet18", "resnet50" or "mobilenet_v2".
+        One of `nabi.models.BACKBONES`: "efficientnet_lite0", "resnet18", "resnet50", "mobilenet_v2", or
+        "efficientnet_lite0_timm" for weights that timm trained itself.
     weights : str or path, optional
         Of the backbone: see `FeatureExtractor`.
     alpha : float or "auto"
@@ -171,12 +172,13 @@ class PhotoClassifier(History, Classifier):
         X, y, validation
             As for `fit`.
         **options
-            ``stop``, as for `nabi.training.run`; and what concerns checkpoints, of ``finetune`` alone: without, what
-            takes long is to look at the photos, and their features are in the cache.
+            ``stop``, as for `nabi.training.run`, asked also before the first event; and what concerns checkpoints, of
+            ``finetune`` alone: without, what takes long is to look at the photos, and their features are in the cache.
         """
         with attempt(self) as tried:
             for event in self._events(X, y, validation, options, tried):
                 self._remember(event)
+                tried.succeeded |= isinstance(event, Finished)
                 yield event
 
     def _events(
@@ -199,18 +201,18 @@ class PhotoClassifier(History, Classifier):
         self._forget()
         self.temperature_: float = 1.0
         self.threshold_: float | None = None
-        self.alpha_, self.tried_, learnt = self._chosen_alpha(features, labels, held_features, seed)
+        stop = options.get("stop", lambda: False) if not self.finetune else lambda: False
+        self.alpha_, self.tried_, learnt = self._chosen_alpha(features, labels, held_features, seed, stop)
         self.extractor_, self.centroids_ = extractor, _centroids(features, labels, len(self.classes_))
         events: Iterable[Event]
         if learnt is None:
             self.head_ = self._head(self.alpha_, seed, held is not None)
-            stop = {"stop": options["stop"]} if "stop" in options and not self.finetune else {}
-            events = self._fitting(self.head_, features, labels, held_features, **stop)
+            events = self._fitting(self.head_, features, labels, held_features, stop)
         else:
             self.head_, events = learnt
         if not self.finetune:
             for event in events:
-                tried.succeeded |= isinstance(event, EpochEnded)
+                tried.succeeded |= learnt is None and isinstance(event, EpochEnded)  # else it has learnt all already
                 yield event
             return
         for _ in events:  # in whole, for whoever goes on later
@@ -272,15 +274,24 @@ class PhotoClassifier(History, Classifier):
         features: NDArray[np.float32],
         labels: NDArray[np.int64],
         held: tuple[NDArray[np.float32], NDArray[np.int64]] | None,
-        **options: Any,
+        stop: Callable[[], bool],
     ) -> Iterator[Event]:
         validation = None if held is None else (held[0], self.classes_[held[1]])
-        yield from head.fit_events(features, self.classes_[labels], validation=validation, **options)
+        yield from head.fit_events(features, self.classes_[labels], validation=validation, stop=stop)
 
     def _chosen_alpha(
-        self, features: NDArray[np.float32], labels: NDArray[np.int64], held: Any, seed: int
+        self,
+        features: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        held: Any,
+        seed: int,
+        stop: Callable[[], bool],
     ) -> tuple[float | None, dict[float, float], tuple[Classifier, list[Event]] | None]:
-        """The weight decay to take, how good each was that was tried, and the head that learnt with it, if from all."""
+        """The weight decay to take, and how good each was that was tried.
+
+        And, where they learnt from all photos, the head that learnt with it, and what it told but single steps. Where
+        that is stopped, it is the best that has learnt in whole, if one has.
+        """
         if self.alpha != "auto":
             return float(self.alpha), {}, None
         if self.head != "linear":
@@ -292,13 +303,24 @@ class PhotoClassifier(History, Classifier):
             train, kept = np.concatenate([train, kept[~known]]), kept[known]
             held = features[kept], labels[kept]
             features, labels = features[train], labels[train]
-        tried, learnt = {}, {}
+        tried: dict[float, float] = {}
+        best, learnt, stopped = ALPHAS[0], None, False
         for alpha in ALPHAS:
             head = self._head(alpha, seed, whole)
-            learnt[alpha] = head, list(self._fitting(head, features, labels, held))
+            told = [e for e in self._fitting(head, features, labels, held, stop) if not isinstance(e, Stepped)]
+            end = told.pop()
+            assert isinstance(end, Finished)
+            stopped = end.stopped or stop()
+            if end.stopped and tried:
+                break
             tried[alpha] = float((head.predict(held[0]) == self.classes_[held[1]]).mean())
-        best = max(tried, key=lambda alpha: (tried[alpha], alpha))  # of equals, the simplest
-        return best, tried, learnt[best] if whole else None
+            if tried[alpha] >= tried[best]:  # of equals, the simplest
+                best, learnt = alpha, (head, told, end)
+            if stopped:
+                break
+        assert learnt is not None
+        head, told, end = learnt
+        return best, tried, (head, [*told, replace(end, stopped=stopped)]) if whole else None
 
     def _head(self, alpha: float | None, seed: int = 0, validated: bool = False) -> Classifier:
         """The head, unfitted."""

@@ -22,7 +22,7 @@ from nabi.data import OnDemand, augment
 from nabi.errors import DataError, SettingError
 from nabi.graph import nest
 from nabi.listeners import lines
-from nabi.training import EpochEnded, Event, Examples, Learner, evaluation_batch, filled, run
+from nabi.training import EpochEnded, Event, Examples, Finished, Learner, evaluation_batch, filled, run
 
 # They do not decide on what a run ends with, or are said elsewhere (the seed).
 _DECIDING_NOTHING = ("random_state", "callbacks", "verbose", "warm_start")
@@ -133,8 +133,7 @@ class TrainedClassifier(TrainingSettings, History, CallbackSupportMixin, Answeri
         """
         with attempt(self) as tried:
             for event in self._events(X, y, sample_weight, validation, about, options):
-                if isinstance(event, EpochEnded):
-                    tried.succeeded = True
+                tried.succeeded |= isinstance(event, EpochEnded | Finished)
                 yield event
 
     def _events(

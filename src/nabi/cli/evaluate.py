@@ -32,8 +32,8 @@ def evaluate(
 ) -> None:
     """Measure a model's accuracy on labelled pictures.
 
-    Classes are matched by name. A split that the data lack is made from the pictures' content, as nabi train makes it,
-    and copies of training pictures are not counted: what is tested on is what training on the same data never saw.
+    Classes are matched by name. A split that the data lack is made from the pictures' content, as nabi train makes it.
+    Neither copies of training pictures are counted in a test, nor what the run itself has seen.
     """
     if split not in SPLITS:
         raise SettingError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
@@ -62,7 +62,7 @@ def loaded_for(source: str, classifier: Classifier) -> Dataset:
     """The data, in the shape that the model takes."""
     height, width, channels = classifier.input_shape_
     # As they are, where they seem to be of this size: so they were trained on, and are in the cache.
-    side = None if source in NAMED else usual_side(expanded(source))
+    side = None if source in NAMED else _usual_side(source)
     dataset: Dataset | None = None
     with bar(console(stderr=True)) as show:
         progress = lambda done, total: show(f"reading {source}", done, total)
@@ -77,6 +77,13 @@ def loaded_for(source: str, classifier: Classifier) -> Dataset:
                 there = "x".join(map(str, dataset.train.images.shape[1:3]))
                 raise DataError(f"{source}: pictures of {there}, and the model takes {height}x{width}") from None
     return with_channels(dataset, channels)
+
+
+def _usual_side(source: str) -> int | None:
+    try:
+        return usual_side(expanded(source))
+    except DataError:  # which whoever loads the data says better; or files that are no pictures
+        return None
 
 
 def _chosen(dataset: Dataset, split: str, source: str, model: Path) -> Split:

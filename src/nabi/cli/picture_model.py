@@ -24,9 +24,8 @@ def picture_model(path: Path) -> Classifier:
         return pretrained(str(path))
     classifier: Classifier = load(model_file(path))
     if len(classifier.input_shape_) != 3 or classifier.input_dtype_ != np.uint8:
-        how = (
-            "; to say how: nabi import FILE.onnx --mean … --std …" if isinstance(classifier, ImportedClassifier) else ""
-        )
+        theirs = isinstance(classifier, ImportedClassifier) and len(classifier.input_shape_) == 3
+        how = "; to say how: nabi import FILE.onnx --mean … --std …" if theirs else ""
         raise ModelFileError(
             f"{path}: was fitted on {_fitted_on(classifier)}, not on uint8 pictures as files hold{how}"
         )

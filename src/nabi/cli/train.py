@@ -35,13 +35,13 @@ from nabi.models import BACKBONES
 from nabi.optim import OPTIMIZERS
 from nabi.report import Measuring
 from nabi.report.tracking import tracker
-from nabi.training import Event, Finished, Looked, Started, Stepped
+from nabi.training import EpochEnded, Event, Finished, Looked, Started, Stepped
 from nabi.training.loop import CHECKPOINT_SECONDS
 
 DEFAULTS: dict[str, Any] = {"data": "digits", "seed": 0}
 MODEL_OF_PIXELS = "mlp"
 UNEVEN = 10
-"""How many times as many pictures another class has, where that is said."""
+"""From how many times as many pictures in another class on it is said."""
 
 
 def train(
@@ -271,8 +271,8 @@ def _uneven(classifier: Classifier, dataset: Dataset) -> str:
     few, many = int(np.where(counts > 0, counts, counts.max() + 1).argmin()), int(counts.argmax())
     if "class_weight" not in learner.get_params() or counts[many] < UNEVEN * counts[few]:
         return ""
-    few_of, many_of = (f"{counts[place]:,} pictures of {printable(dataset.classes[place])}" for place in (few, many))
-    return f"{few_of}, {many_of}: --balanced lets rare classes count as much as frequent ones"
+    few_of, many_of = (f"{counts[place]:,} of {printable(dataset.classes[place])}" for place in (few, many))
+    return f"pictures to train on: {few_of}, {many_of}; --balanced lets rare classes count as much as frequent ones"
 
 
 def _kept(finished: Finished) -> str:
@@ -318,7 +318,7 @@ def _say_learning_rate(classifier: Classifier, where: Console) -> Listener:
 
     def listen(event: Event) -> None:
         nonlocal said
-        if isinstance(event, Stepped) and not said:
+        if isinstance(event, Stepped | EpochEnded) and not said:
             found = range_test(classifier)
             where.print(f"the learning rate that was found: {found.suggestion:.2g}")
             said = True

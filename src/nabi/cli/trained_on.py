@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from nabi.cli.characters import printable
-from nabi.cli.run_folder import TRAINED_ON, RunFolder
+from nabi.cli.run_folder import MODEL, TRAINED_ON, RunFolder
 from nabi.container import replace_file
 from nabi.data import Dataset
 from nabi.data.named import NAMED
@@ -29,12 +29,16 @@ def write_trained_on(dataset: Dataset, source: str, folder: RunFolder) -> None:
 
 
 def set_seen_aside(dataset: Dataset, run: Path, where: Console) -> Dataset:
-    """The data without those test pictures that the run in this folder has seen; and one line, where there are any."""
-    path = run / TRAINED_ON
+    """The data without those test pictures that a run has seen; and one line, where there are any.
+
+    ``run`` is its folder, or the model in there.
+    """
+    path = (run.parent if run.name == MODEL and run.is_file() else run) / TRAINED_ON
     if dataset.test is None or not path.is_file():
         return dataset
     try:
-        seen = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            seen = np.lib.format.read_array(file, allow_pickle=False)
         if seen.dtype != np.uint64 or seen.ndim != 1:
             raise ValueError
     except (OSError, ValueError, EOFError):

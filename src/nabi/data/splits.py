@@ -134,7 +134,7 @@ def complete_splits(dataset: Dataset, *, validation: float | None = None, test: 
     """The data set with a validation and a test split: those it has as they are, those it lacks taken from training.
 
     The fractions are of the pictures that training had before; by default 15%, but no more than 10,000 pictures for the
-    test and 5,000 for validation. A fraction of 0 leaves a missing split ``None``.
+    test and 5,000 for validation. A fraction of 0 leaves a missing split ``None``, and so do too few pictures.
 
     Raises
     ------
@@ -154,6 +154,6 @@ def complete_splits(dataset: Dataset, *, validation: float | None = None, test: 
     return dataclasses.replace(
         dataset,
         train=train.take(rest),
-        test=train.take(test_part) if wanted_test else dataset.test,
-        validation=train.take(validation_part) if wanted_validation else dataset.validation,
+        test=train.take(test_part) if len(test_part) else dataset.test,
+        validation=train.take(validation_part) if len(validation_part) else dataset.validation,
     )

@@ -165,6 +165,11 @@ def search(
     size = math.ceil(math.ceil(len(candidates) / step) / PIECES)
     distances = np.full((len(queries), k), np.inf)
     positions = np.full((len(queries), k), -1)
+    merge = _merge
+    if candidates.dtype == np.uint8:
+        farthest = length * (255**2 if metric == "l2" else 255)
+        bits = [most.bit_length() for most in (together, farthest + 1, len(candidates))]
+        merge = partial(_merge_whole, bits=bits) if sum(bits) < 64 else _merge
 
     def improve(block: slice, first: int, prepared: list[Any]) -> int:
         """Take every so-many-th candidate into the best of a block; how many pairs these are."""
@@ -179,7 +184,7 @@ def search(
                 rows, columns = np.divmod(places[part], len(images))
                 found = measure(asked, images, rows, columns, metric)
                 near = found <= distances[block][rows, -1]  # few are, and only these need sorting
-                distances[block], positions[block] = _merge(
+                distances[block], positions[block] = merge(
                     distances[block], positions[block], rows[near], found[near], first + step * columns[near]
                 )
 
@@ -251,3 +256,30 @@ def _merge(
     order = np.lexsort((places, found, rows))
     best = order[np.searchsorted(rows[order], np.arange(count))[:, np.newaxis] + np.arange(k)]
     return found[best], places[best]
+
+
+def _merge_whole(
+    distances: NDArray[np.float64],
+    positions: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    found: NDArray[np.float64],
+    places: NDArray[np.int64],
+    bits: list[int],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """`_merge` of whole distances: row, distance and position stand in the ``bits`` of one number, which sorts quickly.
+
+    The largest distance that the bits hold stands for none.
+    """
+    count, k = distances.shape
+    _, of_distance, of_position = bits
+    none = (1 << of_distance) - 1
+    known = np.repeat(np.arange(count), k) << of_distance
+    known |= np.minimum(distances, none).astype(np.int64).reshape(-1)
+    keys = np.concatenate([known, (rows << of_distance) | found.astype(np.int64)]) << of_position
+    keys |= np.concatenate([np.maximum(positions, 0).reshape(-1), places])
+    keys.sort()
+    starts = np.searchsorted(keys, np.arange(count) << (of_distance + of_position))
+    best = keys[starts[:, np.newaxis] + np.arange(k)]
+    whole = (best >> of_position) & none
+    there = whole < none
+    return np.where(there, whole, np.inf), np.where(there, best & ((1 << of_position) - 1), -1)

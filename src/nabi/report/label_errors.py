@@ -220,7 +220,7 @@ def cross_validated(
     with warnings.catch_warnings(), threads.one_blas_thread():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is not to converge
         show("looking for wrong labels", 0, FOLDS)
-        for done, _ in enumerate(threads.map_in_order(answer, range(FOLDS)), 1):
+        for done, _ in enumerate(threads.map_in_order(answer, range(FOLDS), ahead=2), 1):
             show("looking for wrong labels", done, FOLDS)
     return found
 
