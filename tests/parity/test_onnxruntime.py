@@ -132,6 +132,8 @@ CLASSIFIERS: dict[str, Classifier] = {
     "mlp": MLPClassifier((32,), max_iter=2, random_state=0),
     "three-layer": ThreeLayerClassifier(max_iter=2, random_state=0),
     "convnet": ConvNetClassifier(channels=(8, 16), max_iter=1, random_state=0),
+    "convnet, mirrored": ConvNetClassifier(channels=(8, 16), augment="flip", max_iter=1, random_state=0),
+    "convnet, four looks": ConvNetClassifier(channels=(8, 16), augment="flip,crop:1", max_iter=1, random_state=0),
     "perceptron": Perceptron(max_iter=2, random_state=0),
     "knn": KNNClassifier(),
     "knn l1": KNNClassifier(3, metric="l1"),

@@ -14,8 +14,8 @@ from nabi.classifiers.trained import TrainedClassifier
 from nabi.errors import SettingError
 from nabi.graph.shapes import Spec
 from nabi.onnx import neighbors, pictures
-from nabi.onnx.namespace import Value, Writer
-from nabi.onnx.writing import PICTURES, write_function
+from nabi.onnx.namespace import PICTURES, Value, Writer
+from nabi.onnx.writing import write_function
 
 LONGEST = 2**31 - 1
 """Bytes that a protocol buffer can have."""

@@ -94,8 +94,11 @@ class Mirrored(Sequential):
         if training:
             return super().forward(x, training)
         looks = self._looks(x)
-        answers = super().forward(ops.concat(*looks, *(ops.flip(look, axis=2) for look in looks)), training)
-        y: Tensor = ops.mean(ops.reshape(answers, (2 * len(looks), x.shape[0], *answers.shape[1:])), axis=0)
+        looks += [ops.flip(look, axis=2) for look in looks]
+        # The looks at a picture lie together: so it is for any number of pictures.
+        each = ops.reshape(ops.stack(*looks, axis=1), (x.shape[0] * len(looks), *x.shape[1:]))
+        answers = super().forward(each, training)
+        y: Tensor = ops.mean(ops.reshape(answers, (x.shape[0], len(looks), *answers.shape[1:])), axis=1)
         return y
 
     def _looks(self, x: Any) -> list[Any]:

@@ -27,6 +27,9 @@ from nabi.onnx.tensors import CODES, STRING, to_message
 OPSET, IR_VERSION = 18, 8
 """The first opset whose Resize and reductions are as they are now, and the file version that came with it."""
 
+PICTURES = 97
+"""The number of pictures that a function is recorded for, a prime; the file leaves it open."""
+
 FIRST, LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 """How axes are turned from channels last to channels first, and back."""
 

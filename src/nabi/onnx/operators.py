@@ -12,7 +12,7 @@ import numpy as np
 from nabi.errors import GraphError
 from nabi.graph import indexing
 from nabi.graph.shapes import Spec, axes
-from nabi.onnx.namespace import BUILDERS, FIRST, Builder, Product, Value, Writer, infer
+from nabi.onnx.namespace import BUILDERS, FIRST, PICTURES, Builder, Product, Value, Writer, infer
 from nabi.onnx.tensors import CODES
 from nabi.ops.convolve import Window
 
@@ -307,7 +307,7 @@ def _(xp: Writer, x: Value, shape: Sequence[int]) -> Value:
     x = xp.last(x)
     said = list(spec.shape)
     if x.many:  # however many pictures they are, the rest says how long the first axis is
-        if not said or said[0] % x.shape[0]:
+        if not said or said[0] % PICTURES:
             raise GraphError(f"reshape: from {x.shape} to {spec.shape}, which depends on the number of pictures")
         said = [-1, *said[1:]]
     return xp.made(spec, "Reshape", [x, xp.initializer(np.array(said, np.int64))], allowzero=0 in said or None)

@@ -13,9 +13,8 @@ import numpy as np
 
 from nabi.data.resize import ONE
 from nabi.graph.shapes import Spec
-from nabi.onnx.namespace import Value, Writer
+from nabi.onnx.namespace import PICTURES, Value, Writer
 from nabi.onnx.tensors import CODES
-from nabi.onnx.writing import PICTURES
 
 INPUT = "pictures"
 LUMA = (19595 / 2**16, 38470 / 2**16, 7471 / 2**16)

@@ -11,11 +11,8 @@ from nabi.errors import GraphError
 from nabi.graph import namespace
 from nabi.graph.node import Node, describe
 from nabi.graph.plan import Plan
-from nabi.onnx.namespace import Value, Writer
+from nabi.onnx.namespace import PICTURES, Value, Writer
 from nabi.onnx.operators import UNWRITTEN
-
-PICTURES = 97
-"""The number of pictures that a function is recorded for; the file leaves it open."""
 
 
 def write_function(
