@@ -201,7 +201,8 @@ class PhotoClassifier(History, Classifier):
         self._forget()
         self.temperature_: float = 1.0
         self.threshold_: float | None = None
-        stop = options.get("stop", lambda: False) if not self.finetune else lambda: False
+        never = lambda: False
+        stop = never if self.finetune else options.get("stop", never)
         self.alpha_, self.tried_, learnt = self._chosen_alpha(features, labels, held_features, seed, stop)
         self.extractor_, self.centroids_ = extractor, _centroids(features, labels, len(self.classes_))
         events: Iterable[Event]

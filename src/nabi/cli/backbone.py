@@ -8,11 +8,11 @@ from rich.console import Console
 
 from nabi import weights
 from nabi.classifiers.photo import HEADS
+from nabi.cli.pictures import side_of
 from nabi.cli.terminal import note
-from nabi.data import usual_side
 from nabi.data.files import expanded
 from nabi.data.named import NAMED
-from nabi.errors import DataError, SettingError
+from nabi.errors import SettingError
 from nabi.models import BACKBONES
 
 NONE = "none"
@@ -66,16 +66,9 @@ def parts(backbone: str) -> tuple[str, str | None]:
 
 def _of_photos(asked: Mapping[str, Any]) -> bool:
     """Whether features of photos are what is best learnt from, where nobody said."""
-    if (
-        asked["data"] in NAMED
-        or asked.get("model", "linear") not in HEADS
-        or asked.get("size", PHOTO_SIDE) < PHOTO_SIDE
-    ):
+    if asked.get("model", "linear") not in HEADS or asked.get("size", PHOTO_SIDE) < PHOTO_SIDE:
         return False
-    try:
-        side = usual_side(expanded(asked["data"]))
-    except DataError:  # which whoever loads the data says better
-        return False
+    side = side_of(asked["data"])
     return side is not None and side >= PHOTO_SIDE
 
 

@@ -11,13 +11,12 @@ from nabi.classifiers import Classifier
 from nabi.cli.characters import json_text, printable
 from nabi.cli.check import set_leaks_aside
 from nabi.cli.picture_model import picture_model
-from nabi.cli.pictures import with_channels
+from nabi.cli.pictures import side_of, with_channels
 from nabi.cli.results import measure, said
 from nabi.cli.terminal import bar, compiling, console, note
 from nabi.cli.trained_on import set_seen_aside
-from nabi.data import Dataset, Split, usual_side
-from nabi.data.files import composed, expanded
-from nabi.data.named import NAMED
+from nabi.data import Dataset, Split
+from nabi.data.files import composed
 from nabi.data.ondemand import joined
 from nabi.errors import DataError, SettingError
 
@@ -62,7 +61,7 @@ def loaded_for(source: str, classifier: Classifier) -> Dataset:
     """The data, in the shape that the model takes."""
     height, width, channels = classifier.input_shape_
     # As they are, where they seem to be of this size: so they were trained on, and are in the cache.
-    side = None if source in NAMED else _usual_side(source)
+    side = side_of(source)
     dataset: Dataset | None = None
     with bar(console(stderr=True)) as show:
         progress = lambda done, total: show(f"reading {source}", done, total)
@@ -77,13 +76,6 @@ def loaded_for(source: str, classifier: Classifier) -> Dataset:
                 there = "x".join(map(str, dataset.train.images.shape[1:3]))
                 raise DataError(f"{source}: pictures of {there}, and the model takes {height}x{width}") from None
     return with_channels(dataset, channels)
-
-
-def _usual_side(source: str) -> int | None:
-    try:
-        return usual_side(expanded(source))
-    except DataError:  # which whoever loads the data says better; or files that are no pictures
-        return None
 
 
 def _chosen(dataset: Dataset, split: str, source: str, model: Path) -> Split:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from nabi.cli.characters import is_text
 from nabi.cli.terminal import bar, note
-from nabi.data import Dataset, OnDemand, Split, complete_splits, load
+from nabi.data import Dataset, OnDemand, Split, complete_splits, load, usual_side
 from nabi.data.decode import grey
 from nabi.data.files import expanded
 from nabi.data.named import NAMED
@@ -22,6 +22,16 @@ def whole_path(source: str) -> str:
     """Where pictures are, wherever one is; the name of a data set, which comes before a folder of that name, stays."""
     path = expanded(source)
     return str(path.resolve()) if source not in NAMED and path.exists() else source
+
+
+def side_of(source: str) -> int | None:
+    """The usual short side of the pictures in a folder or archive; None of all else, also of what cannot be loaded."""
+    if source in NAMED:
+        return None
+    try:
+        return usual_side(expanded(source))
+    except DataError:  # which whoever loads the data says better; or files that are no pictures
+        return None
 
 
 def refuse_inside(source: str, target: Path) -> None:
