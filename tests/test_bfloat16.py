@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import matrix_registers
 import nabi
 import random_graphs
 from fuzzing import examples
@@ -129,8 +130,18 @@ def error_bound(x: Any, y: Any) -> Any:
     return 4 * math.sqrt(x.shape[-1]) * UNIT * size + x.shape[-1] * TINY * max(1.0, float(most))
 
 
+@pytest.fixture(params=["vectors", "matrix registers"])
+def _registers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Products in whatever the processor has, and in matrix registers as the manual describes them."""
+    if request.param == "vectors":
+        yield
+        return
+    with matrix_registers.emulated():
+        yield
+
+
 @where_it_is
-@pytest.mark.usefixtures("_everywhere")
+@pytest.mark.usefixtures("_everywhere", "_registers")
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize("turned", [(False, False), (False, True), (True, False), (True, True)], ids=str)
 def test_products(shape: tuple[int, int, int], turned: tuple[bool, bool]) -> None:
@@ -168,6 +179,17 @@ def test_products_of_what_is_computed_where_it_is_rounded() -> None:
     (other,) = run("cpu", lambda x, y, v: turned(turned(ops.exp(x) + 3.0, (1, 0)), (1, 0)) @ (ops.cos(y) * v + 2.0),
                    x, y, v)  # fmt: skip
     np.testing.assert_array_equal(got, other)
+
+
+@where_it_is
+def test_matrix_registers_are_used_where_they_can_be_filled() -> None:
+    product = lambda x, y: x @ y
+    shapes = {(64, 70, 64): True, (32, 32, 64): True, (32, 30, 64): False, (512, 64, 15): False}
+    for (rows, depth, columns), used in shapes.items():
+        with matrix_registers.emulated() as called:
+            plan = plan_of(product, *normal((rows, depth), (depth, columns)))
+            Compiled(plan, rounded=True)
+        assert ("tdpbf16ps" in called) == used
 
 
 @where_it_is
@@ -255,7 +277,7 @@ def check_convolution(
 
 
 @where_it_is
-@pytest.mark.usefixtures("_everywhere")
+@pytest.mark.usefixtures("_everywhere", "_registers")
 @pytest.mark.parametrize(("picture", "weight", "how"), CONVOLUTIONS, ids=str)
 def test_convolutions(picture: tuple[int, ...], weight: tuple[int, ...], how: dict[str, Any]) -> None:
     x, w = normal(picture, weight)
@@ -265,7 +287,7 @@ def test_convolutions(picture: tuple[int, ...], weight: tuple[int, ...], how: di
 
 
 @where_it_is
-@pytest.mark.usefixtures("_everywhere")
+@pytest.mark.usefixtures("_everywhere", "_registers")
 def test_convolutions_in_strands_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     from nabi.engines.cpu import segments
 

@@ -22,6 +22,7 @@ from nabi.container import replace_file
 
 FOLDER = "kernels"
 FORMAT = 1  # of kept kernels: to be raised when `_emit` makes others of the same text
+MATRIX_REGISTERS = {"+amx-tile", "+amx-bf16"}
 MOST_BYTES = 256 << 20
 """Of all kernels kept on disk; the oldest go first."""
 
@@ -49,6 +50,11 @@ class Processor(NamedTuple):
         return self.vector == 64 and "+avx512bf16" in self.features.split(",")
 
     @property
+    def matrix_registers(self) -> bool:
+        """Whether it multiplies matrices of bfloat16 in registers."""
+        return self.bfloat16 and MATRIX_REGISTERS <= set(self.features.split(","))
+
+    @property
     def passes_by(self) -> bool:
         """Whether it writes by the cache, as x86 does."""
         return "+sse2" in self.features.split(",")
@@ -63,15 +69,28 @@ class Processor(NamedTuple):
 def this_processor() -> Processor:
     """The processor that this process runs on, with the widest registers that it has."""
     found = llvm.get_host_cpu_features()
+    if not (found.get("amx-bf16") and found.get("amx-tile") and _grants_matrix_registers()):
+        found = {name: has and "amx" not in name for name, has in found.items()}
     features = ",".join(("+" if has else "-") + name for name, has in sorted(found.items()))
     wide = found.get("avx512f") and found.get("avx512bw") and found.get("avx512vl") and found.get("avx512dq")
     return Processor(llvm.get_host_cpu_name(), features, 64 if wide else 32 if found.get("avx2") else 16)
 
 
+def _grants_matrix_registers() -> bool:
+    """Whether the system lets this process use them: Linux asks to be asked, since they take 8 KiB of a thread.
+
+    Source: Linux kernel, "Using XSTATE features in user space applications".
+    """
+    try:
+        return ctypes.CDLL(None).syscall(158, 0x1023, 18) == 0  # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
+    except (OSError, TypeError, AttributeError):
+        return False
+
+
 def narrower(processor: Processor) -> Processor:
     """The same without its widest registers: what an older processor would be given."""
     words = processor.features.split(",")
-    kept = [word if "avx512" not in word and "avx10" not in word else "-" + word[1:] for word in words]
+    kept = ["-" + word[1:] if any(name in word for name in ("avx512", "avx10", "amx")) else word for word in words]
     return Processor("x86-64-v3" if processor.vector == 64 else processor.name, ",".join(kept), 32)
 
 

@@ -8,10 +8,13 @@ is half the memory, too: no product is too deep to be written out.
 A number whose magnitude is below 1.2e-38 counts as zero: so the instructions have it.
 """
 
+import contextlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from nabi.engines.cpu import tiles
 from nabi.engines.cpu.code import Code, Index
 from nabi.engines.cpu.contract import Matrix
 from nabi.engines.cpu.kernels import Rows
@@ -281,54 +284,83 @@ def product(
         float32, (rows, columns).
     """
     code.declare(_PRODUCT, f"declare {_FLOATS} {_PRODUCT}({_FLOATS}, {_HALVES}, {_HALVES})")
-    assert isinstance(result.columns, int)
     if isinstance(pairs, str) or pairs <= DEEP:
-        _cut_sum(code, left, right, rows, (0, pairs), result, "true" if add else "false")
+        _cut_sum(code, left, right, rows, (0, pairs), result, add)
         return
-    step = -(-pairs // -(-pairs // DEEP))
-    with code.loop(0, pairs, step) as k:
-        first = code.integer(k)
+    step = -(-pairs // (-(-pairs // DEEP) * tiles.SIDE)) * tiles.SIDE
+    _cut_sum(code, left, right, rows, (0, step), result, add)
+    with code.loop(step, pairs, step) as k:
         least = code.declare("@llvm.smin.i64", "declare i64 @llvm.smin.i64(i64, i64)")
         end = code.let(f"call i64 {least}(i64 {code.integer(k.plus(step))}, i64 {pairs})")
-        begun = "true" if add else code.let(f"icmp sgt i64 {first}, 0")
-        _cut_sum(code, left, right, rows, (first, end), result, begun)
+        _cut_sum(code, left, right, rows, (code.integer(k), end), result, add=True)
 
 
 def _cut_sum(
-    code: Code,
-    left: Left,
-    right: Right,
-    rows: int | str,
-    pairs: tuple[int | str, int | str],
-    result: Matrix,
-    begun: str,
+    code: Code, left: Left, right: Right, rows: int | str, pairs: tuple[int | str, int | str], result: Matrix, add: bool
 ) -> None:
     """Part of the sum: added to what is there, where it is begun."""
     assert isinstance(result.columns, int)
-    whole = result.columns // COLUMNS
+    whole, rest = divmod(result.columns, COLUMNS)
+    filled = all(isinstance(n, str) or n >= tiles.SIDE for n in (rows, pairs[1], result.columns))
+    has_tiles = code.matrix_registers and left.pair == 1 and filled
 
-    def down(panel: Index, columns: int) -> None:
-        vectors = -(-columns // LANES)
-        begin: int | str = 0
-        for height in HEIGHTS[vectors]:
-            end = code.whole_steps(rows, height, begin)
-            with code.loop(begin, end, height) as row:
-                _tile(code, left, right, row, height, panel, columns, pairs, result, begun)
-            begin = end
+    def across(panel: Index, columns: int) -> None:
+        if has_tiles:
+            _tiled(code, left, right, rows, panel, columns, pairs, result, add)
+        else:
+            _down(code, left, right, (0, rows), panel, range(0, columns, LANES), columns, pairs, result, add)
 
-    with code.of_width(LANES):
+    with tiles.in_use(code) if has_tiles else contextlib.nullcontext(), code.of_width(LANES):
         with code.loop(0, whole) as panel:
-            down(panel, COLUMNS)
-        if result.columns % COLUMNS:
-            down(Index((), whole), result.columns % COLUMNS)
+            across(panel, COLUMNS)
+        if rest:
+            across(Index((), whole), rest)
+
+
+def _tiled(
+    code: Code, left: Left, right: Right, rows: int | str, panel: Index, columns: int,
+    pairs: tuple[int | str, int | str], result: Matrix, add: bool,
+) -> None:  # fmt: skip
+    """All rows of a panel: in matrix registers, as far as these are filled."""
+    starts = range(0, columns // tiles.SIDE * tiles.SIDE, tiles.SIDE)
+    first, last = pairs
+    whole = code.whole_steps(last, tiles.SIDE, first)
+    x = Matrix(left.pointer, rows, whole, left.row)
+    y = Matrix(code.address(right.pointer, panel.times(right.panel), "i32"), whole, columns, right.pair)
+    target = code.address(result.pointer, panel.times(COLUMNS), "float")
+    z = Matrix(target, rows, columns, result.stride)
+    begin: int | str = 0
+    for height in tiles.HEIGHTS if starts else ():
+        end = code.whole_steps(rows, height, begin)
+        with code.loop(begin, end, height) as row:
+            for number in range(0, len(starts), 2):
+                tiles.tile(code, x, y, z, row, height, starts[number : number + 2], (first, whole), add)
+        begin = end
+    if starts and whole != last:
+        _down(code, left, right, (0, begin), panel, starts, columns, (whole, last), result, add=True)
+    if starts and len(starts) * tiles.SIDE < columns:
+        _down(code, left, right, (0, begin), panel, [len(starts) * tiles.SIDE], columns, pairs, result, add)
+    _down(code, left, right, (begin, rows), panel, range(0, columns, LANES), columns, pairs, result, add)
+
+
+def _down(
+    code: Code, left: Left, right: Right, rows: tuple[int | str, int | str], panel: Index, starts: Sequence[int],
+    columns: int, pairs: tuple[int | str, int | str], result: Matrix, add: bool,
+) -> None:  # fmt: skip
+    """Some rows of some vectors of a panel, in tiles of registers."""
+    begin, last = rows
+    for height in HEIGHTS[len(starts)]:
+        end = code.whole_steps(last, height, begin)
+        with code.loop(begin, end, height) as row:
+            _tile(code, left, right, row, height, panel, starts, columns, pairs, result, add)
+        begin = end
 
 
 def _tile(
-    code: Code, left: Left, right: Right, row: Index, height: int, panel: Index, columns: int,
-    pairs: tuple[int | str, int | str], result: Matrix, begun: str,
+    code: Code, left: Left, right: Right, row: Index, height: int, panel: Index, starts: Sequence[int], columns: int,
+    pairs: tuple[int | str, int | str], result: Matrix, add: bool,
 ) -> None:  # fmt: skip
-    """Some rows of a panel."""
-    starts = range(0, columns, LANES)
+    """Some rows of some vectors of a panel, of which so many columns are there."""
     masks = [_first(code, columns - start) for start in starts]
     places = [
         [result.offset(row.plus(i), panel.times(COLUMNS).plus(Index((), start, 1))) for start in starts]
@@ -339,11 +371,9 @@ def _tile(
         totals.append([])
         for place, mask in zip(line, masks, strict=True):
             first = "zeroinitializer"
-            if begun != "false":
+            if add:
                 with code.masked(mask):
                     first = code.load(result.pointer, place, FLOAT, LANES)
-            if begun not in ("true", "false"):
-                first = code.let(f"select i1 {begun}, {_FLOATS} {first}, {_FLOATS} zeroinitializer")
             totals[-1].append(code.variable(_FLOATS, first))
     with code.loop(*pairs) as k:
         base = panel.times(right.panel).plus(k.times(right.pair))

@@ -93,11 +93,14 @@ class Code:
         Lanes of the vectors that are being worked on.
     rounds_once : bool
         Whether the processor multiplies and adds in one instruction.
+    matrix_registers : bool
+        Whether it multiplies matrices in registers.
     """
 
-    def __init__(self, vector: int, rounds_once: bool = True) -> None:
+    def __init__(self, vector: int, rounds_once: bool = True, matrix_registers: bool = False) -> None:
         self.vector = vector
         self.rounds_once = rounds_once
+        self.matrix_registers = matrix_registers
         self.width = 1
         self.mask: str | None = None
         self.lines: list[str] = []

@@ -164,7 +164,8 @@ class Program:
 
     def _write(self, segment: Segment, local: set[int]) -> tuple[str, int]:
         """The text of a segment's function, and the bytes of scratch memory that it needs."""
-        code = Code(machine.processor().vector, machine.processor().rounds_once)
+        processor = machine.processor()
+        code = Code(processor.vector, processor.rounds_once, processor.matrix_registers)
         used, offsets = _passing_through(segment, local)
         places = self.places | {serial: Place(-1, offset) for serial, offset in offsets.items()}
         sums: dict[int, str] = {}
