@@ -8,7 +8,7 @@ import pytest
 import nabi
 from fuzzing import examples
 from nabi import engines, machine, ops, threads
-from nabi.engines.cpu import contract, segments, values
+from nabi.engines.cpu import panels, segments, values
 from nabi.engines.cpu.program import Program
 from nabi.graph.plan import Plan
 from random_graphs import compare
@@ -124,7 +124,7 @@ def product_example(rng: Any) -> tuple[list[Any], dict[str, Any]]:
 def test_convolution_by_panels(seed: int, vector: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alone, between what is done to each element, and the gradients."""
     rng = np.random.default_rng(seed)
-    monkeypatch.setattr(contract, "NEAR", int(rng.choice([1, 4 << 10, contract.NEAR])))
+    monkeypatch.setattr(panels, "NEAR", int(rng.choice([1, 4 << 10, panels.NEAR])))
     arrays, how = product_example(rng)
 
     def function(x: Any, w: Any, b: Any) -> list[Any]:

@@ -52,7 +52,7 @@ class Processor(NamedTuple):
     @property
     def matrix_registers(self) -> bool:
         """Whether it multiplies matrices of bfloat16 in registers."""
-        return self.bfloat16 and MATRIX_REGISTERS <= set(self.features.split(","))
+        return self.bfloat16 and set(self.features.split(",")) >= MATRIX_REGISTERS
 
     @property
     def passes_by(self) -> bool:

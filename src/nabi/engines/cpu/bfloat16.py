@@ -19,6 +19,7 @@ from nabi.engines.cpu.code import Code, Index
 from nabi.engines.cpu.contract import Matrix
 from nabi.engines.cpu.kernels import Rows
 from nabi.engines.cpu.lanes import Lane, constant, lanes_xp
+from nabi.engines.cpu.panels import transposed
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import COLUMNS, WORDS, Value
 
@@ -105,21 +106,6 @@ def put(code: Code, pointer: str, place: Index, words: str, counted: str = "i32"
     code.emit(f"store {_WORDS} {words}, ptr {code.address(pointer, place, counted)}, align 2")
 
 
-def _transposed(code: Code, rows: list[str]) -> list[str]:
-    """16×16 words, turned: in four rounds ever larger squares change places."""
-    rows = list(rows)
-    for step in (1, 2, 4, 8):
-        upper = ", ".join(f"i32 {lane if not lane & step else lane - step + LANES}" for lane in range(LANES))
-        lower = ", ".join(f"i32 {lane + step if not lane & step else lane + LANES}" for lane in range(LANES))
-        for i in range(LANES):
-            if not i & step:
-                pair = f"{_WORDS} {rows[i]}, {_WORDS} {rows[i + step]}"
-                rows[i], rows[i + step] = (
-                    code.let(f"shufflevector {pair}, {_WORDS} <{order}>") for order in (upper, lower)
-                )
-    return rows
-
-
 def round_rows(reader: Reader, rows: Rows, value: Value) -> None:
     """Rows of a first matrix: words of pairs along each."""
     code, (x,), depth = reader.code, value.inputs, value.settings["depth"]
@@ -164,7 +150,7 @@ def _round_turned_rows(reader: Reader, rows: Rows, value: Value, pointer: str) -
         def square(k: Index, count: int) -> None:
             found = [beside(*pair(k.plus(i), column, odd and i == count - 1)) for i in range(count)]
             found += ["zeroinitializer"] * (LANES - count)
-            for i, line in enumerate(_transposed(code, found)):
+            for i, line in enumerate(transposed(code, found, _WORDS, LANES)):
                 put(code, pointer, r.plus(i).times(stride).plus(k), line)
 
         odd = False
@@ -244,7 +230,7 @@ def _turned_panel(reader: Reader, value: Value, y: Value, begin: str, end: str, 
                         number = k.times(2).plus(Index((), half * LANES, 1))
                         halves[half] = _read(reader, y, (row, number))
             found[i] = along(*halves)
-        for i, line in enumerate(_transposed(code, found)):
+        for i, line in enumerate(transposed(code, found, _WORDS, LANES)):
             if 2 * i < left:
                 put(code, pointer, panel.times(value.strides[0]).plus(k.plus(i).times(wide)).plus(start), line)
 

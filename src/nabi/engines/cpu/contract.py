@@ -3,13 +3,12 @@
 BLAS lays its matrices out anew before it multiplies them, which takes long beside a product that is not deep.
 """
 
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from nabi.engines.cpu.code import TYPES, ZERO, Code, Index
-from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
+from nabi.engines.cpu.code import TYPES, Code, Index
+from nabi.engines.cpu.kernels import Rows, vectors
 from nabi.engines.cpu.lanes import Lane, constant, fused
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import Value
@@ -19,14 +18,6 @@ DEPTH = 512
 NARROW = 32
 """Columns of a second matrix that is near enough as it is, however long the sum."""
 FLOAT = np.dtype(np.float32)
-TALL, LOW = 14, 6
-"""Rows of a tile of two vectors of columns: they fill 32 registers, or 16."""
-NEAR = 128 << 10
-"""Bytes of rows that stay near while one panel after another goes by."""
-ALIKE = 1 << 12
-"""Bytes after which places in memory share one of the cache."""
-SPREAD = 16
-"""Elements that rows are moved apart by: a cache line."""
 FEW_ROWS = 6
 """Rows by which a second matrix is multiplied as it lies in memory, however long the sum: it is read once."""
 SMALL = 1 << 18
@@ -165,152 +156,6 @@ def _row_by_row(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtyp
             add_rows(k, together)
         with code.loop(whole, x.columns) as k:
             add_rows(k, 1)
-
-
-class Panels(NamedTuple):
-    """A second matrix whose columns lie in panels, zeros behind the last.
-
-    Attributes
-    ----------
-    pointer : str
-    wide : int
-        Columns of a panel, and elements from one of its rows to the next.
-    apart : int
-        Elements from one panel to the next.
-    """
-
-    pointer: str
-    wide: int
-    apart: int
-
-
-Finish = Callable[[Index, Index, Lane], None]
-"""What is done with a vector of a product: called with its row, its first column, and the lanes."""
-
-
-def falls_together(depth: int) -> bool:
-    """Whether rows that follow each other in memory fall on one place of the cache, which a tile has too many of."""
-    return depth * FLOAT.itemsize % ALIKE == 0
-
-
-def spread_size(rows: int, depth: int, known: bool) -> int:
-    """Bytes of rows laid out so that they fall on different places of the cache.
-
-    ``known``: it is known when code is written how many rows there are: then only those that are near are laid out.
-    """
-    near = min(rows, max(TALL, NEAR // (depth * FLOAT.itemsize))) if known else rows
-    return near * (depth + SPREAD) * FLOAT.itemsize
-
-
-def panels_product(
-    code: Code, x: Matrix, y: Panels, columns: int, finish: Finish, work: str | None = None, some: Rows | None = None
-) -> None:
-    """x·y in float32, in tiles of registers: tile below tile down a panel, of so many rows as are near.
-
-    ``work``: where rows are laid out first; see `spread_size`. ``some``: the panels that are wanted, all of them whole.
-    """
-    width, high = code.vector // FLOAT.itemsize, TALL if code.vector == 64 else LOW
-    rows = x.rows
-    assert isinstance(x.columns, int)
-
-    def down(left: Matrix, first: Index, length: int | str, heights: Sequence[int], panel: Index, count: int) -> None:
-        for start in range(0, count, 2 * width):
-            side_by_side = _vectors(code, min(2 * width, count - start), width)
-            begin: int | str = 0
-            for height in heights:
-                end = code.whole_steps(length, height, begin)
-                with code.loop(begin, end, height) as row:
-                    place = panel.times(y.apart).plus(start)
-                    column = panel.times(y.wide).plus(start)
-                    here = first.plus(row)
-                    rows = row if left is not x else here, here
-                    _panel_tile(code, left, y, rows, height, (place, column), side_by_side, finish)
-                begin = end
-
-    def across(first: Index, length: int | str, heights: Sequence[int]) -> None:
-        whole = columns // y.wide
-        left = x if work is None else _spread(code, x, first, length, work)
-        panels = some or Rows(ZERO, whole)
-        with code.loop(0, panels.length) as which:
-            down(left, first, length, heights, panels.first.plus(which), y.wide)
-        if columns % y.wide:
-            down(left, first, length, heights, Index((), whole), columns % y.wide)
-
-    if isinstance(rows, str):
-        across(ZERO, rows, (high, 4, 1))
-        return
-    near = _near(rows, high, max(1, NEAR // (high * x.columns * FLOAT.itemsize)) * high)
-    whole = rows // near * near
-    with code.loop(0, whole, near) as first:
-        across(first, near, _heights(near, high))
-    if whole < rows:
-        across(Index((), whole), rows - whole, _heights(rows - whole, high))
-
-
-def _spread(code: Code, x: Matrix, first: Index, length: int | str, work: str) -> Matrix:
-    """A copy of some rows, a cache line farther from each other."""
-    assert isinstance(x.columns, int)
-    stride = x.columns + SPREAD
-    with code.loop(0, length) as row:
-        for lane in vectors(code, x.columns, lanes_for(code, x.columns)):
-            found = code.load(x.pointer, x.offset(first.plus(row), lane), FLOAT, code.width)
-            code.store(work, row.times(stride).plus(lane), FLOAT, code.width, found)
-    return Matrix(work, length, x.columns, stride)
-
-
-def _near(rows: int, high: int, most: int) -> int:
-    """Rows that stay near while one panel after another goes by: of blocks of as many each, where that can be."""
-    fewest = -(-rows // most)
-    equal = (rows // count for count in range(fewest, 2 * fewest + 1) if rows % (count * high) == 0)
-    return next(equal, min(rows, most))
-
-
-def _heights(rows: int, high: int) -> tuple[int, ...]:
-    """Heights of tiles: as equal as can be, and one of what is left."""
-    height = -(-rows // -(-rows // high))
-    return (height, rows % height) if rows % height else (height,)
-
-
-def _vectors(code: Code, columns: int, width: int) -> list[tuple[int, int, str | None]]:
-    """Vectors side by side: where each begins, how many lanes it has, and which of them are there."""
-    found: list[tuple[int, int, str | None]] = []
-    for start in range(0, columns, width):
-        left = min(width, columns - start)
-        lanes = 1 << (left - 1).bit_length()
-        found.append((start, lanes, None if left == lanes else code.first_lanes(left, lanes)))
-    return found
-
-
-def _panel_tile(
-    code: Code,
-    x: Matrix,
-    y: Panels,
-    rows: tuple[Index, Index],
-    height: int,
-    columns: tuple[Index, Index],
-    side_by_side: Sequence[tuple[int, int, str | None]],
-    finish: Finish,
-) -> None:
-    """Some rows by vectors of a panel: where the rows begin in x and in the product, and the columns in y and there."""
-    (row, result), (place, column) = rows, columns
-    zeros = [constant(code, 0, FLOAT).spread(lanes) for _, lanes, _ in side_by_side]
-    totals = [[code.variable(zero.kind, zero.name) for zero in zeros] for _ in range(height)]
-    with code.loop(0, x.columns) as k:
-        right = []
-        for start, lanes, _ in side_by_side:
-            spot = place.plus(k.times(y.wide)).plus(start)._replace(lanes=1)
-            right.append(Lane(code, code.load(y.pointer, spot, FLOAT, lanes), FLOAT, lanes))
-        for i, line in enumerate(totals):
-            left = Lane(code, code.load(x.pointer, x.offset(row.plus(i), k), FLOAT, 1), FLOAT, 1)
-            for total, factor in zip(line, right, strict=True):
-                old = Lane(code, code.let(f"load {factor.kind}, ptr {total}"), FLOAT, factor.width)
-                new = fused(left.spread(factor.width), factor, old)
-                code.emit(f"store {factor.kind} {new.name}, ptr {total}")
-    for i, line in enumerate(totals):
-        for total, zero, (start, lanes, mask) in zip(line, zeros, side_by_side, strict=True):
-            made = Lane(code, code.let(f"load {zero.kind}, ptr {total}"), FLOAT, lanes)
-            with code.of_width(lanes), code.masked(mask):
-                finish(result.plus(i), column.plus(start)._replace(lanes=1), made)
 
 
 class _Tile(NamedTuple):

@@ -13,9 +13,10 @@ import numpy as np
 from nabi.engines.cpu import bfloat16
 from nabi.engines.cpu.bfloat16 import Left, Right
 from nabi.engines.cpu.code import ZERO, Code, Index
-from nabi.engines.cpu.contract import Blas, Matrix, Panels, falls_together, panels_product, product, spread_size
+from nabi.engines.cpu.contract import Blas, Matrix, product
 from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
 from nabi.engines.cpu.lanes import Lane, constant, fused, lanes_xp
+from nabi.engines.cpu.panels import Panels, falls_together, panels_product, spread_size
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import COLUMNS, WORDS, Value, apart, panel
 

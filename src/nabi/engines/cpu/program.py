@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from nabi import machine
-from nabi.engines.cpu import bfloat16, blas, contract, convolve, depthwise, folds, kernels, strips
+from nabi.engines.cpu import bfloat16, blas, contract, convolve, depthwise, folds, kernels, panels, strips
 from nabi.engines.cpu.code import ZERO, Code
 from nabi.engines.cpu.folds import FOLDS
 from nabi.engines.cpu.kernels import Rows
@@ -14,7 +14,7 @@ from nabi.engines.cpu.memory import aligned, share_out
 from nabi.engines.cpu.profile import About, about
 from nabi.engines.cpu.reading import Place, Reader
 from nabi.engines.cpu.segments import Layout, Root, Segment, folds_rows, lay_out, partial_size, walk
-from nabi.engines.cpu.values import Value, spell
+from nabi.engines.cpu.values import Value, is_in_panels, spell
 from nabi.graph.plan import Plan
 
 ELSEWHERE = ("input", "constant", "array", "external", "external_part")
@@ -244,6 +244,10 @@ class Program:
             depthwise.depthwise_columns(reader, rows, root.made, value)
         elif root.how == "columns":
             contract.columns(reader, rows, value, self.library, work)
+        elif value.kind == "matmul" and value.inputs[1].kind == "panels":
+            panels.matmul(reader, rows, value, work)
+        elif value.kind == "panels" and is_in_panels(value):
+            panels.lay_out(reader, rows, value)
         elif value.kind == "matmul":
             contract.matmul(reader, rows, value, self.library, work)
         elif value.kind == "rounded_rows":
@@ -338,7 +342,7 @@ def _workspace(root: Root, segment: Segment) -> int:
         return convolve.patches_size(value, 1)
     rows = segment.block or (value.inputs[0].shape[0] if value.inputs and value.inputs[0].shape else 1)
     if value.kind == "matmul":
-        return contract.workspace(value)
+        return panels.workspace(value, rows) if value.inputs[1].kind == "panels" else contract.workspace(value)
     if value.kind in ("convolution", "convolution_gradient"):
         return convolve.patches_size(value, rows)
     if value.kind in ("winograd", "winograd_gradient"):

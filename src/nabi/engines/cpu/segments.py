@@ -18,7 +18,18 @@ from nabi.engines.cpu import convolve, depthwise
 from nabi.engines.cpu.folds import FOLDS
 from nabi.engines.cpu.lanes import Unwritten
 from nabi.engines.cpu.reading import only_unit_axes
-from nabi.engines.cpu.values import VIEWS, Value, is_awkward, is_by_rows, panel
+from nabi.engines.cpu.values import (
+    COLUMNS,
+    FAR_WEIGHTS,
+    MANY_WEIGHTS,
+    STRAND_ROWS,
+    VIEWS,
+    Value,
+    is_awkward,
+    is_by_rows,
+    is_in_panels,
+    panel,
+)
 
 TINY = 1 << 13
 """Elements of a root that is not worth a strand of its own."""
@@ -26,20 +37,14 @@ FEW_OPERATIONS = 1 << 22
 """Operations of a plan that one thread does faster than two can agree on it."""
 STRANDS = 16
 """Rows are cut into so many strands at most; sums are added strand by strand, in their order."""
-FAR_WEIGHTS = 1 << 14
-"""Elements of a matrix that is fetched anew for every block: many rows of one block should be multiplied with it."""
 COLUMN_STRANDS = 4
 """Strands that each transform all tiles, and multiply them with a part of the weights."""
-STRAND_ROWS = 128
-"""Rows of a strand with such a product, at least."""
 ROUNDED_ROWS = 48
 """Rows of a strand, and of a block, whose product is in bfloat16: enough for each number of the other matrix."""
 FEWEST_ROUNDED = 16
 """Rows of one of two strands, which is better than to leave the other thread without work."""
 PANELS = 4
-"""Panels of a strand that lays a matrix out in them, at least: what lies side by side is read at once."""
-MANY_WEIGHTS = 1 << 20
-"""Elements of a matrix whose columns are shared out, where the rows that it is multiplied with are few."""
+"""Panels of 64 columns, at least, of a strand that lays a matrix out: what lies side by side is read at once."""
 PARTIALS = 24 << 20
 """Bytes of sums that the strands of one segment may go through, each through its own."""
 BLOCK = 1 << 20
@@ -353,6 +358,7 @@ def _roots(value: Value, stored: dict[int, Value], finished: dict[int, Value]) -
             _reads(x, True, x.shape[0], stored, fold.reads)
         return [fold, combine]
     few = value.kind == "matmul" and value.shape[0] < STRAND_ROWS and value.inputs[1].size >= MANY_WEIGHTS
+    few = few and not is_in_panels(value.inputs[1])
     few = few or (value.kind == "winograd" and convolve.has_few_tiles(value))
     made = finished.get(value.serial, value)
     few = few or (made.kind == "convolution" and convolve.is_by_columns(made))
@@ -472,13 +478,13 @@ def _place(roots: Sequence[Root], kept: Set[int], serial: bool) -> list[list[Seg
             tiny = _work(root.made) <= 4 * TINY and not joined
             if value.kind == "winograd_weight" and root.reads.keys() <= kept:
                 segment = at(0, f"{PREPARED} {value.serial}")
-            elif value.kind == "panels" and root.reads.keys() <= kept:
+            elif value.kind == "panels" and not is_in_panels(value) and root.reads.keys() <= kept:
                 segment = at(0, f"{PREPARED} panels")
             elif serial or whole or tiny:
                 segment = at(alone, ONE_BY_ONE)
             elif root.how == "columns":
                 segment = at(together, f"columns {root.rows}", root.rows)
-            elif value.kind == "rounded_panels":
+            elif is_in_panels(value):
                 prepared = root.reads.keys() <= kept
                 key = f"{PREPARED} {value.serial}" if prepared else f"panels {value.serial}"
                 segment = at(0 if prepared else together, key, root.rows)
@@ -518,7 +524,7 @@ def _is_much(segment: Segment, chosen: Callable[[Value], bool]) -> bool:
 
 
 def _lays_panels(segment: Segment) -> bool:
-    return segment.roots[0].value.kind == "rounded_panels"
+    return is_in_panels(segment.roots[0].value)
 
 
 def _strands(segment: Segment) -> int:
@@ -533,7 +539,8 @@ def _strands(segment: Segment) -> int:
         even = 1 << max(1, rows // ROUNDED_ROWS).bit_length() - 1
         strands = min(strands, max(even, 2 if rows >= 2 * FEWEST_ROUNDED else 1))
     if _lays_panels(segment):
-        strands = min(strands, max(2, rows // PANELS))
+        columns = rows * segment.roots[0].value.shape[-1]
+        strands = min(strands, max(2, columns // (PANELS * COLUMNS)))
     passed = sum(_sums_size(root.value) for root in segment.roots if root.how == "fold")
     if passed:
         strands = min(strands, max(2, 1 << (max(1, PARTIALS // passed).bit_length() - 1)))

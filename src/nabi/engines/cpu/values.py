@@ -107,6 +107,14 @@ COLUMNS = 64
 """Columns of a matrix in bfloat16 that lie together: as many as a tile of a product has."""
 WORDS = 16
 """Words of a register, of two numbers each."""
+FAR_WEIGHTS = 1 << 14
+"""Elements of a matrix that is fetched anew for every block: many rows of one block should be multiplied with it."""
+MANY_WEIGHTS = 1 << 20
+"""Elements of a matrix whose columns are shared out, where the rows that it is multiplied with are few."""
+STRAND_ROWS = 128
+"""Rows of a strand with such a product, at least."""
+FEW_ROWS = 64
+"""Rows that a smaller matrix is laid out in panels for."""
 TWICE = 16
 """Rows, or columns, of a product that takes twice as long in bfloat16 as it saves: all of it is spent on rounding."""
 
@@ -290,7 +298,16 @@ class Spelled:
             return self.value(
                 "rounded_matmul", (self._rows(x), self._rounded_panels(y)), shape, x.dtype, {"depth": x.shape[1]}
             )
+        if x.dtype == np.float32 and _suits_panels(x.shape[0], *y.shape):
+            y = self._panels(y)
         return self.value("matmul", (x, y), shape, x.dtype)
+
+    def _panels(self, y: Value) -> Value:
+        """The second matrix of a product, (panels, sum, columns)."""
+        (depth, columns), turned = y.shape, y.kind == "permute_dims"
+        shape = -(-columns // PANEL), depth, PANEL
+        how = {"turned": turned, "columns": columns}
+        return self.value("panels", (y.inputs[0] if turned else y,), shape, y.dtype, how)
 
     def _rows(self, x: Value) -> Value:
         """The first matrix of a product, in words of two numbers."""
@@ -523,6 +540,17 @@ def _rounding_is_faster(window: Window, inputs: int, outputs: int) -> bool:
 def _suits_rounding(rows: int, columns: int) -> bool:
     """Whether a product in bfloat16 saves more than it takes to round its matrices, however deep it is."""
     return rows * columns > TWICE * (rows + columns)
+
+
+def is_in_panels(value: Value) -> bool:
+    """Whether a matrix is laid out in panels for a product, by a kernel of its own."""
+    return value.kind == "rounded_panels" or (value.kind == "panels" and value.ndim == 3)
+
+
+def _suits_panels(rows: int, depth: int, columns: int) -> bool:
+    """Whether a second matrix is laid out in panels: where it is neither narrow nor near, and rows are enough."""
+    enough = FEW_ROWS if depth * columns < MANY_WEIGHTS else STRAND_ROWS
+    return rows >= enough and columns >= 2 * PANEL and depth * columns >= FAR_WEIGHTS
 
 
 def apart(words: int) -> int:

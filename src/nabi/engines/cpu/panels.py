@@ -1,0 +1,380 @@
+"""Products in float32 of rows and a matrix that is laid out in panels: so many of its columns side by side.
+
+A panel is read from its beginning to its end, tile of rows after tile of rows, wherever the matrix lay in memory. It is
+laid out once for all threads, where BLAS does it for each of them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from nabi.engines.cpu.code import ZERO, Code, Index
+from nabi.engines.cpu.contract import Matrix, operand
+from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
+from nabi.engines.cpu.lanes import Lane, constant, fused, lanes_xp
+from nabi.engines.cpu.reading import Reader
+from nabi.engines.cpu.values import Value
+
+FLOAT = np.dtype(np.float32)
+TALL, LOW = 14, 6
+"""Rows of a tile of two vectors of columns: they fill 32 registers, or 16."""
+EVEN = 12
+"""Rows of such a tile, where their number is not known beforehand: what remains is a multiple of 4 more often."""
+NEAR = 128 << 10
+"""Bytes of rows that stay near while one panel after another goes by."""
+ALIKE = 1 << 12
+"""Bytes after which places in memory share one of the cache."""
+SPREAD = 16
+"""Elements that rows are moved apart by: a cache line."""
+LONGEST = 768
+"""Pairs of a sum that is not cut: so much of a panel, and of the rows, stays in the cache."""
+
+
+class Panels(NamedTuple):
+    """A second matrix whose columns lie in panels, zeros behind the last.
+
+    Attributes
+    ----------
+    pointer : str
+    wide : int
+        Columns of a panel, and elements from one of its rows to the next.
+    apart : int
+        Elements from one panel to the next.
+    """
+
+    pointer: str
+    wide: int
+    apart: int
+
+
+Finish = Callable[[Index, Index, Lane], None]
+"""What is done with a vector of a product: called with its row, its first column, and the lanes."""
+Find = Callable[[Index, int], tuple[Matrix, Index]]
+"""Where the rows of a tile lie: called with the first and how many they are, it gives a matrix and the row there."""
+
+
+def falls_together(depth: int) -> bool:
+    """Whether rows that follow each other in memory fall on one place of the cache, which a tile has too many of."""
+    return depth * FLOAT.itemsize % ALIKE == 0
+
+
+# --- a product ---
+
+
+def spread_size(rows: int, depth: int, known: bool) -> int:
+    """Bytes of rows laid out so that they fall on different places of the cache.
+
+    ``known``: it is known when code is written how many rows there are: then only those that are near are laid out.
+    """
+    near = min(rows, max(TALL, NEAR // (depth * FLOAT.itemsize))) if known else rows
+    return near * (depth + SPREAD) * FLOAT.itemsize
+
+
+def panels_product(
+    code: Code, x: Matrix, y: Panels, columns: int, finish: Finish, work: str | None = None, some: Rows | None = None
+) -> None:
+    """x·y in float32, in tiles of registers: tile below tile down a panel, of so many rows as are near.
+
+    ``work``: where rows are laid out first; see `spread_size`. ``some``: the panels that are wanted, all of them whole.
+    """
+    high = _high(code)
+    rows = x.rows
+    assert isinstance(x.columns, int)
+
+    def across(first: Index, length: int | str, heights: Sequence[int]) -> None:
+        left = x if work is None else _spread(code, x, first, length, work)
+
+        def find(row: Index, height: int) -> tuple[Matrix, Index]:
+            return left, first.plus(row) if left is x else row
+
+        def put(row: Index, column: Index, lane: Lane) -> None:
+            finish(first.plus(row), column, lane)
+
+        _across(code, find, x.columns, y, (length, heights), columns, put, some)
+
+    if isinstance(rows, str):
+        across(ZERO, rows, (high, 4, 1))
+        return
+    near = _near(rows, high, max(1, NEAR // (high * x.columns * FLOAT.itemsize)) * high)
+    whole = rows // near * near
+    with code.loop(0, whole, near) as first:
+        across(first, near, _heights(near, high))
+    if whole < rows:
+        across(Index((), whole), rows - whole, _heights(rows - whole, high))
+
+
+def _across(
+    code: Code, find: Find, depth: int | str, y: Panels, rows: tuple[int | str, Sequence[int]], columns: int,
+    finish: Finish, some: Rows | None = None, begun: Matrix | None = None,
+) -> None:  # fmt: skip
+    """All panels, or some, each for all rows: how many these are, and how high their tiles may be.
+
+    ``begun``: what is added to.
+    """
+    width, (length, heights) = code.vector // FLOAT.itemsize, rows
+    whole = columns // y.wide
+
+    def down(panel: Index, count: int) -> None:
+        for start in range(0, count, 2 * width):
+            side_by_side = _vectors(code, min(2 * width, count - start), width)
+            begin: int | str = 0
+            for height in heights:
+                end = code.whole_steps(length, height, begin)
+                with code.loop(begin, end, height) as row:
+                    place = panel.times(y.apart).plus(start)
+                    column = panel.times(y.wide).plus(start)
+                    left, there = find(row, height)
+                    tile = _Tile(left, y, depth, (there, row), height, (place, column), side_by_side)
+                    tile.write(code, finish, begun)
+                begin = end
+
+    panels = some or Rows(ZERO, whole)
+    with code.loop(0, panels.length) as which:
+        down(panels.first.plus(which), y.wide)
+    if columns % y.wide:
+        down(Index((), whole), columns % y.wide)
+
+
+def _high(code: Code) -> int:
+    return TALL if code.vector == 64 else LOW
+
+
+def _spread(code: Code, x: Matrix, first: Index, length: int | str, work: str) -> Matrix:
+    """A copy of some rows, a cache line farther from each other."""
+    assert isinstance(x.columns, int)
+    stride = x.columns + SPREAD
+    with code.loop(0, length) as row:
+        for lane in vectors(code, x.columns, lanes_for(code, x.columns)):
+            found = code.load(x.pointer, x.offset(first.plus(row), lane), FLOAT, code.width)
+            code.store(work, row.times(stride).plus(lane), FLOAT, code.width, found)
+    return Matrix(work, length, x.columns, stride)
+
+
+def _near(rows: int, high: int, most: int) -> int:
+    """Rows that stay near while one panel after another goes by: of blocks of as many each, where that can be."""
+    fewest = -(-rows // most)
+    equal = (rows // count for count in range(fewest, 2 * fewest + 1) if rows % (count * high) == 0)
+    return next(equal, min(rows, most))
+
+
+def _heights(rows: int, high: int) -> tuple[int, ...]:
+    """Heights of tiles: as equal as can be, and one of what is left."""
+    height = -(-rows // -(-rows // high))
+    return (height, rows % height) if rows % height else (height,)
+
+
+def _vectors(code: Code, columns: int, width: int) -> list[tuple[int, int, str | None]]:
+    """Vectors side by side: where each begins, how many lanes it has, and which of them are there."""
+    found: list[tuple[int, int, str | None]] = []
+    for start in range(0, columns, width):
+        left = min(width, columns - start)
+        lanes = 1 << (left - 1).bit_length()
+        found.append((start, lanes, None if left == lanes else code.first_lanes(left, lanes)))
+    return found
+
+
+class _Tile(NamedTuple):
+    """Some rows by vectors of a panel: where the rows begin in x and in the product, and the columns in y and there."""
+
+    x: Matrix
+    y: Panels
+    depth: int | str
+    rows: tuple[Index, Index]
+    height: int
+    columns: tuple[Index, Index]
+    side_by_side: Sequence[tuple[int, int, str | None]]
+
+    def write(self, code: Code, finish: Finish, begun: Matrix | None) -> None:
+        x, y, (row, result), (place, column) = self.x, self.y, self.rows, self.columns
+        totals = [[code.variable(*first) for first in line] for line in self._begin(code, begun)]
+        with code.loop(0, self.depth) as k:
+            right = []
+            for start, lanes, _ in self.side_by_side:
+                spot = place.plus(k.times(y.wide)).plus(start)._replace(lanes=1)
+                right.append(Lane(code, code.load(y.pointer, spot, FLOAT, lanes), FLOAT, lanes))
+            for i, line in enumerate(totals):
+                left = Lane(code, code.load(x.pointer, x.offset(row.plus(i), k), FLOAT, 1), FLOAT, 1)
+                for total, factor in zip(line, right, strict=True):
+                    old = Lane(code, code.let(f"load {factor.kind}, ptr {total}"), FLOAT, factor.width)
+                    new = fused(left.spread(factor.width), factor, old)
+                    code.emit(f"store {factor.kind} {new.name}, ptr {total}")
+        for i, line in enumerate(totals):
+            for total, (start, lanes, mask) in zip(line, self.side_by_side, strict=True):
+                kind = constant(code, 0, FLOAT).spread(lanes).kind
+                made = Lane(code, code.let(f"load {kind}, ptr {total}"), FLOAT, lanes)
+                with code.of_width(lanes), code.masked(mask):
+                    finish(result.plus(i), column.plus(start)._replace(lanes=1), made)
+
+    def _begin(self, code: Code, begun: Matrix | None) -> Iterator[list[tuple[str, str]]]:
+        """What the sums begin with: types and values, row by row."""
+        (_, result), (_, column) = self.rows, self.columns
+        for i in range(self.height):
+            line = []
+            for start, lanes, mask in self.side_by_side:
+                zero = constant(code, 0, FLOAT).spread(lanes)
+                name = zero.name
+                if begun is not None:
+                    with code.masked(mask):
+                        place = begun.offset(result.plus(i), column.plus(start)._replace(lanes=1))
+                        name = code.load(begun.pointer, place, FLOAT, lanes)
+                line.append((zero.kind, name))
+            yield line
+
+
+# --- matrices ---
+
+
+def workspace(value: Value, rows: int) -> int:
+    """Bytes of the rows of a first matrix that are laid out anew."""
+    x = value.inputs[0]
+    if _turned(x):
+        return (rows + EVEN) * _step(x.shape[1]) * FLOAT.itemsize
+    return rows * (_step(x.shape[1]) + SPREAD) * FLOAT.itemsize if falls_together(x.shape[1]) else 0
+
+
+def _turned(x: Value) -> bool:
+    return x.kind == "permute_dims"
+
+
+def _step(depth: int) -> int:
+    """The length of the parts that a sum is cut into."""
+    return -(-depth // -(-depth // LONGEST))
+
+
+def matmul(reader: Reader, rows: Rows, value: Value, work: str) -> None:
+    """Rows of a product of a stored matrix, perhaps another's transpose, and one in panels."""
+    code, (x, y) = reader.code, value.inputs
+    depth, columns = x.shape[1], value.shape[1]
+    left = operand(reader, x, rows)
+    right, wide = reader.pointer(y), y.shape[2]
+    result = Matrix(reader.pointer(value, rows.first), rows.length, columns, columns)
+    high = EVEN if code.vector == 64 else LOW
+
+    def put(row: Index, column: Index, lane: Lane) -> None:
+        reader.write(value, (rows.first.plus(row), column), lane)
+
+    def add_up(k: Index, length: int, begun: Matrix | None) -> None:
+        pointer = code.address(left.pointer, left.offset(ZERO, k), "float")
+        part = Matrix(pointer, rows.length, length, left.stride, left.turned)
+        panels = Panels(code.address(right, k.times(wide), "float"), wide, y.strides[0])
+        find = _grouped(code, part, high, work) if left.turned else _in_rows(code, part, work, falls_together(depth))
+        _across(code, find, length, panels, (rows.length, (high, 4, 1)), columns, put, begun=begun)
+
+    step = _step(depth)
+    add_up(ZERO, step, None)
+    with code.loop(step, depth // step * step, step) as k:
+        add_up(k, step, result)
+    if depth % step:
+        add_up(Index((), depth // step * step), depth % step, result)
+
+
+def _in_rows(code: Code, x: Matrix, work: str, spread: bool) -> Find:
+    """Rows as they lie in memory, or a copy."""
+    left = _spread(code, x, ZERO, x.rows, work) if spread else x
+    return lambda row, height: (left, row)
+
+
+def _grouped(code: Code, x: Matrix, high: int, work: str) -> Find:
+    """A copy of columns that are rows: of each tile all numbers, as it takes them one step along the sum after another.
+
+    What fills no tile is copied number by number.
+    """
+    assert isinstance(x.columns, int)
+    depth = x.columns
+    whole = code.whole_steps(x.rows, high)
+    rest = Index(((whole, depth - 1),)) if isinstance(whole, str) else Index((), whole * (depth - 1))
+    with code.loop(0, depth) as k:
+        with code.loop(0, whole, high) as row:
+            for lane in vectors(code, high, lanes_for(code, high)):
+                found = code.load(x.pointer, x.offset(row.plus(lane), k), FLOAT, code.width)
+                code.store(work, row.times(depth).plus(k.times(high)).plus(lane), FLOAT, code.width, found)
+        with code.loop(whole, x.rows) as row:
+            found = code.load(x.pointer, x.offset(row, k), FLOAT, 1)
+            code.store(work, rest.plus(row).plus(k.times(high)), FLOAT, 1, found)
+
+    def find(row: Index, height: int) -> tuple[Matrix, Index]:
+        if height == high:
+            return Matrix(code.address(work, row.times(depth), "float"), high, depth, high, turned=True), ZERO
+        return Matrix(code.address(work, rest, "float"), x.rows, depth, high, turned=True), row
+
+    return find
+
+
+# --- laying out ---
+
+
+def lay_out(reader: Reader, rows: Rows, value: Value) -> None:
+    """Panels of a matrix: "rows" are panels here.
+
+    Panel beside panel, so that what is read lies together.
+    """
+    code, (x,), columns = reader.code, value.inputs, value.settings["columns"]
+    wide = value.shape[2]
+    whole = columns // wide
+    first = code.integer(rows.first)
+    end = code.let(f"add i64 {first}, {rows.length}")
+    least = code.declare("@llvm.smin.i64", "declare i64 @llvm.smin.i64(i64, i64)")
+    most = code.declare("@llvm.smax.i64", "declare i64 @llvm.smax.i64(i64, i64)")
+    between = code.let(f"call i64 {least}(i64 {end}, i64 {whole})")
+    write = _lay_turned if value.settings["turned"] else _lay
+    write(reader, value, x, (first, between), wide)
+    if columns % wide:
+        begin = code.let(f"call i64 {most}(i64 {first}, i64 {whole})")
+        write(reader, value, x, (begin, end), columns % wide)
+
+
+def _lay(reader: Reader, value: Value, x: Value, panels: tuple[str, str], columns: int) -> None:
+    """Of (sum, columns)."""
+    code, (_, depth, wide) = reader.code, value.shape
+    with code.loop(0, depth) as k, code.loop(*panels) as panel:
+        for lane in vectors(code, wide, lanes_for(code, wide)):
+            inside = code.first_lanes(columns - lane.constant, code.width)
+            with code.masked(None if columns - lane.constant >= code.width else inside):
+                found = reader.read(x, (k, panel.times(wide).plus(lane))).spread(code.width)
+                if code.mask is not None:
+                    found = lanes_xp.where(Lane(code, code.mask, bool, code.width), found, 0.0)
+            reader.write(value, (panel, k, lane), found)
+
+
+def _lay_turned(reader: Reader, value: Value, x: Value, panels: tuple[str, str], columns: int) -> None:
+    """Of (columns, sum), square by square."""
+    code, (_, depth, wide) = reader.code, value.shape
+    width = code.vector // FLOAT.itemsize
+    kind = f"<{width} x float>"
+
+    def square(panel: Index, start: int, k: Index, count: int) -> None:
+        """So many numbers of each of as many rows as a register has lanes."""
+        lines = ["zeroinitializer"] * width
+        for i in range(min(width, columns - start)):
+            with code.masked(None if count >= width else code.first_lanes(count, width)):
+                place = panel.times(wide).plus(start + i), k._replace(lanes=1)
+                lines[i] = reader.read(x, place).spread(width).name
+        for i, line in enumerate(transposed(code, lines, kind, width)):
+            if i < count:
+                reader.write(value, (panel, k.plus(i), Index((), start, 1)), Lane(code, line, FLOAT, width))
+
+    with code.of_width(width), code.loop(*panels) as panel:
+        for start in range(0, wide, width):
+            whole = depth // width * width
+            with code.loop(0, whole, width) as k:
+                square(panel, start, k, width)
+            if whole < depth:
+                square(panel, start, Index((), whole), depth - whole)
+
+
+def transposed(code: Code, rows: Sequence[str], kind: str, lanes: int) -> list[str]:
+    """As many registers as each has lanes, turned: round by round ever larger squares change places."""
+    found = list(rows)
+    step = 1
+    while step < lanes:
+        upper = ", ".join(f"i32 {lane if not lane & step else lane - step + lanes}" for lane in range(lanes))
+        lower = ", ".join(f"i32 {lane + step if not lane & step else lane + lanes}" for lane in range(lanes))
+        for i in range(lanes):
+            if not i & step:
+                pair = f"{kind} {found[i]}, {kind} {found[i + step]}"
+                found[i], found[i + step] = (
+                    code.let(f"shufflevector {pair}, <{lanes} x i32> <{order}>") for order in (upper, lower)
+                )
+        step *= 2
+    return found

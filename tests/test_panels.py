@@ -1,0 +1,124 @@
+"""Products of matrices in panels: all shapes and ways of lying, formulas as operands, cut sums, kept panels."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nabi
+from fuzzing import examples
+from nabi import engines, machine, ops, threads
+from nabi.engines.cpu import panels, segments, values
+from nabi.graph.plan import Plan
+from test_cpu_engine import KINDS, guarded
+
+UNIT = float(np.finfo(np.float32).eps) / 2
+TURNS = list(itertools.product((False, True), repeat=2))
+
+
+def plan_of(function: Callable[..., Any], *arrays: Any) -> Plan:
+    found: Plan = nabi.compile(function, engine="reference").plan(*map(nabi.tensor, arrays))
+    return found
+
+
+def run(plan: Plan, *arrays: Any) -> list[Any]:
+    """By the engine, in memory that is no number where nothing was written, and with room around it."""
+    with guarded() as overrun:
+        got = engines.prepare("cpu", plan, 0, "float32")(list(arrays))
+        assert overrun() == 0
+    return got
+
+
+def kinds(plan: Plan) -> set[str]:
+    found, pending = set(), values.spell(plan, winograd=True)[2]
+    while pending:
+        value = pending.pop()
+        found.add(value.kind)
+        pending += value.inputs
+    return found
+
+
+def product(turned: tuple[bool, bool]) -> Callable[[Any, Any], Any]:
+    def multiply(x: Any, y: Any) -> Any:
+        x, y = (ops.permute_dims(a, (1, 0)) if turn else a for a, turn in zip((x, y), turned, strict=True))
+        return x @ y
+
+    return multiply
+
+
+def operands(rng: Any, shape: tuple[int, int, int], turned: tuple[bool, bool]) -> list[Any]:
+    rows, depth, columns = shape
+    shapes = [s[::-1] if turn else s for s, turn in zip(((rows, depth), (depth, columns)), turned, strict=True)]
+    return [rng.standard_normal(s).astype(np.float32) for s in shapes]
+
+
+def check(got: Any, x: Any, y: Any) -> None:
+    """Against float64. Source of the bound: Higham and Mary (2019), theorem 2.4; twice that, with their λ = 2."""
+    exact, size = x.astype(np.float64) @ y, np.abs(x).astype(np.float64) @ np.abs(y)
+    assert (np.abs(got - exact) <= 4 * np.sqrt(x.shape[1]) * UNIT * size).all()
+
+
+@pytest.mark.parametrize("vector", KINDS)
+@pytest.mark.parametrize("turned", TURNS, ids=str)
+@pytest.mark.parametrize("seed", range(examples(4)))
+def test_products(seed: int, turned: tuple[bool, bool], vector: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng([seed, *turned])
+    if rng.integers(2):
+        monkeypatch.setattr(segments, "FEW_OPERATIONS", 0)
+        monkeypatch.setattr(segments, "BLOCK", 1 << 14)
+    monkeypatch.setattr(panels, "LONGEST", int(rng.choice([50, 256, panels.LONGEST])))
+    sizes = [int(rng.integers(64, 300)), int(rng.choice([257, 512, 700, 1024])), int(rng.integers(64, 200))]
+    rows, depth, columns = sizes[0], *rng.permutation(sizes[1:])
+    if depth * columns < values.FAR_WEIGHTS:
+        depth = -(-values.FAR_WEIGHTS // columns)
+    x, y = operands(rng, (rows, int(depth), int(columns)), turned)
+    with machine.pretending(KINDS[vector](machine.processor())):
+        plan = plan_of(product(turned), x, y)
+        assert "panels" in kinds(plan)
+        (got,) = run(plan, x, y)
+    check(got, *(a.T if turn else a for a, turn in zip((x, y), turned, strict=True)))
+
+
+@pytest.mark.parametrize("turned", TURNS, ids=str)
+def test_products_of_formulas(turned: tuple[bool, bool]) -> None:
+    """What is laid out is computed there: lanes that are not there hold numbers, too."""
+    x, y = operands(np.random.default_rng(0), (70, 1030, 75), turned)
+    plan = plan_of(lambda x, y: product(turned)(x * 2.0 + 1.0, ops.abs(y) + 1.0), x, y)
+    (got,) = run(plan, x, y)
+    x, y = x * np.float32(2) + np.float32(1), np.abs(y) + np.float32(1)
+    check(got, *(a.T if turn else a for a, turn in zip((x, y), turned, strict=True)))
+
+
+def test_which_products_are_in_panels() -> None:
+    """By shapes alone: narrow ones are not, nor where a matrix is near, nor where rows are few."""
+    rng = np.random.default_rng(0)
+    expected = {(64, 256, 64): True, (64, 256, 63): False, (63, 256, 64): False, (64, 128, 64): False}
+    expected |= {(127, 1024, 1024): False, (128, 1024, 1024): True}
+    for shape, wanted in expected.items():
+        plan = plan_of(lambda x, y: x @ y, *operands(rng, shape, (False, False)))
+        assert ("panels" in kinds(plan)) == wanted, shape
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_same_bits_for_any_number_of_threads(number: int) -> None:
+    x, y = operands(np.random.default_rng(0), (300, 900, 200), (True, True))
+    plan = plan_of(product((True, True)), x, y)
+    (wanted,) = run(plan, x, y)
+    threads.set_num_threads(number)
+    try:
+        (got,) = run(plan, x, y)
+    finally:
+        threads.set_num_threads(None)
+    assert got.tobytes() == wanted.tobytes()
+
+
+def test_panels_are_kept_while_the_matrix_is_the_same() -> None:
+    layer = nabi.nn.Linear(512, 128, key=nabi.random.key(0))
+    forward = nabi.compile(lambda x: layer(x), state=layer, engine="cpu")
+    x = np.random.default_rng(0).standard_normal((96, 512)).astype(np.float32)
+    for factor in (1.0, 1.0, 2.0):
+        layer.weight.assign(layer.weight.numpy() * np.float32(factor))
+        for _ in range(2):
+            check(forward(nabi.tensor(x)).numpy(), x, layer.weight.numpy())
