@@ -82,9 +82,10 @@ def _grants_matrix_registers() -> bool:
     Source: Linux kernel, "Using XSTATE features in user space applications".
     """
     try:
-        return ctypes.CDLL(None).syscall(158, 0x1023, 18) == 0  # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
+        answer: int = ctypes.CDLL(None).syscall(158, 0x1023, 18)  # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
     except (OSError, TypeError, AttributeError):
         return False
+    return answer == 0
 
 
 def narrower(processor: Processor) -> Processor:
