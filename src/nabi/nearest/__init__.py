@@ -135,14 +135,14 @@ def bound_for(queries: NDArray[Any], candidates: NDArray[Any], k: int, metric: s
     )
     near = math.ceil(k * TRIED / len(candidates))  # the same share of these as k are of all
     distances = lower_bounds(products, asked, tried)
-    limit = np.partition(distances, near - 1, axis=1)[:, near - 1]
+    limit = np.partition(distances, near - 1, axis=0)[near - 1]
     bound = projections(candidates)
-    return bound if np.mean(lower_bounds(bound, asked, tried) <= limit[:, np.newaxis]) <= FEW else products
+    return bound if np.mean(lower_bounds(bound, asked, tried) <= limit) <= FEW else products
 
 
 def lower_bounds(bound: Bound, queries: NDArray[Any], candidates: NDArray[Any]) -> NDArray[Any]:
-    """The bounds on the distances of all pairs (N, M)."""
-    lower = np.empty((len(queries), len(candidates)), bound.dtype)
+    """The bounds on the distances of all pairs (M, N)."""
+    lower = np.empty((len(candidates), len(queries)), bound.dtype)
     bound.between(bound.of_queries(queries), bound.of_candidates(candidates), lower)
     return lower
 
@@ -175,13 +175,13 @@ def search(
         """Take every so-many-th candidate into the best of a block; how many pairs these are."""
         asked, images = queries[block], candidates[first::step]
         known = bound.of_queries(asked) if kept is None else kept[block.start]
-        lower = np.empty((len(asked), len(images)), bound.dtype)
+        lower = np.empty((len(images), len(asked)), bound.dtype)
         for piece, ready in zip(cut(len(images), size), prepared, strict=True):
-            bound.between(known, ready, lower[:, piece])
+            bound.between(known, ready, lower[piece])
 
         def take(places: NDArray[np.int64]) -> None:
             for part in cut(len(places), MAX_PAIRS):
-                rows, columns = np.divmod(places[part], len(images))
+                columns, rows = np.divmod(places[part], len(asked))
                 found = measure(asked, images, rows, columns, metric)
                 near = found <= distances[block][rows, -1]  # few are, and only these need sorting
                 distances[block], positions[block] = merge(
@@ -192,7 +192,7 @@ def search(
         if np.isinf(distances[block, -1]).any() and k * STEP <= len(images):
             # First the most promising, so that what is known then of the others is as good as the answer. As good as
             # the lowest bounds are those of which k are found among every fourth.
-            done = np.partition(lower[:, ::STEP], k - 1, axis=1)[:, k - 1].astype(np.float64)
+            done = np.partition(lower[::STEP].T, k - 1)[:, k - 1].astype(np.float64)
             take(may_be_near(lower, done))
         take(may_be_near(lower, distances[block, -1], done))
         return lower.size
@@ -221,7 +221,7 @@ def may_be_near(
 
     Parameters
     ----------
-    lower : ndarray of float32 or float64, (N, M)
+    lower : ndarray of float32 or float64, (M, N)
     limit : ndarray, (N,)
         For each query a distance within which k candidates are known. At this very distance a candidate may still
         matter: it may come before the others there.
@@ -230,9 +230,9 @@ def may_be_near(
     """
     most = limit.astype(lower.dtype)
     most = np.where(most < limit, np.nextafter(most, np.inf, dtype=lower.dtype), most)  # never rounded down
-    chosen = lower <= most[:, np.newaxis]
+    chosen = lower <= most
     if done is not None:
-        chosen &= lower > done[:, np.newaxis].astype(lower.dtype)
+        chosen &= lower > done.astype(lower.dtype)
     return np.flatnonzero(chosen)  # in two dimensions it takes ten times as long where little is found
 
 

@@ -42,7 +42,7 @@ class Bound(NamedTuple):
     """Likewise of candidates."""
 
     between: Callable[[Any, Any, NDArray[Any]], None]
-    """For N prepared queries and M prepared candidates: write at most their distances into an array (N, M)."""
+    """For N prepared queries and M prepared candidates: write at most their distances into an array (M, N)."""
 
     size: int
     """Bytes that a prepared candidate takes."""
@@ -87,9 +87,9 @@ def products_of_pixels(length: int) -> Bound:
     parts[-1] = slice(parts[-1].start, length + 2)
 
     def between(queries: NDArray[np.float32], candidates: NDArray[np.float32], lower: NDArray[Any]) -> None:
-        np.matmul(queries[:, parts[0]], candidates[:, parts[0]].T, out=lower)
+        np.matmul(candidates[:, parts[0]], queries[:, parts[0]].T, out=lower)
         for part in parts[1:]:
-            lower += queries[:, part] @ candidates[:, part].T
+            lower += candidates[:, part] @ queries[:, part].T
 
     dtype = np.float32 if len(parts) == 1 else np.float64
     return Bound(
@@ -119,23 +119,23 @@ def products_of_bytes(length: int) -> Bound:
     kept = 1 - 8 * UNIT
     parts = cut(length, BYTES)
 
-    def of_queries(images: NDArray[np.uint8]) -> Any:
+    def of_candidates(images: NDArray[np.uint8]) -> Any:
         rows = flat(images)
         return [np.ascontiguousarray(rows[:, part]) for part in parts], (_squared_norms(images) * kept).astype(
             np.float32
         )
 
-    def of_candidates(images: NDArray[np.uint8]) -> Any:
-        rows, squared = of_queries(images)
+    def of_queries(images: NDArray[np.uint8]) -> Any:
+        rows, squared = of_candidates(images)
         return [numkong.dots_pack(part) for part in rows], squared
 
     def between(queries: Any, candidates: Any, lower: NDArray[np.float32]) -> None:
         (q, q_squared), (x, x_squared) = queries, candidates
-        products: list[Any] = [np.asarray(numkong.dots_packed(*pair)) for pair in zip(q, x, strict=True)]
+        products: list[Any] = [np.asarray(numkong.dots_packed(*pair)) for pair in zip(x, q, strict=True)]
         total = products[0] if len(products) == 1 else sum(products, np.float64(0))
         np.multiply(total, np.float32(-2), out=lower, dtype=np.float32, casting="unsafe")
-        lower += x_squared
-        lower += q_squared[:, np.newaxis]
+        lower += q_squared
+        lower += x_squared[:, np.newaxis]
 
     return Bound(of_queries, of_candidates, between, length + 4)
 
@@ -168,8 +168,9 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
     side, count = _cells_of(shape)
     sample = candidates[np.linspace(0, len(candidates) - 1, min(SAMPLE, len(candidates))).astype(np.int64)]
     directions = _directions(np.concatenate([sums for _, sums, _ in _sums(sample, side)]), 128 * count)
-    number = len(directions)
-    turned = np.ascontiguousarray(directions.T)
+    number, length = len(directions), math.prod(shape)
+    ones = np.ones((1, directions.shape[1]), directions.dtype)
+    turned = np.ascontiguousarray(np.concatenate([directions, ones]).T)
     exact = directions.astype(np.float64)
     scale = 1 / (np.linalg.eigvalsh(exact @ exact.T)[-1] * (1 + 1e-9) * count)
     eta = 3 * UNIT + math.sqrt((number + 8) * 2.0**-53)
@@ -178,8 +179,10 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
     def rows(images: NDArray[Any], asked: bool) -> NDArray[np.float32]:
         found = np.empty((len(images), number + 3), np.float32)
         norms = found[:, number + 1 :]
-        for part, sums, squared in _sums(images, side):
-            shares = (sums @ turned).astype(np.float64)
+        for part, sums, given in _sums(images, side):
+            products = (sums @ turned).astype(np.float64)
+            shares, total = products[:, :number], products[:, number]
+            squared = given - 256 * total - length * 2.0**14  # Σ(x - 128)² = Σx² - 2·128·Σ(x - 128) - n·128²
             rest = squared - np.vecdot(shares, shares) * scale
             found[part, :number] = shares * math.sqrt(scale)
             found[part, number] = np.sqrt(np.maximum(rest, 0))
@@ -190,7 +193,7 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
         return found
 
     def between(queries: NDArray[np.float32], found: NDArray[np.float32], lower: NDArray[np.float32]) -> None:
-        np.matmul(queries, found.T, out=lower)
+        np.matmul(found, queries.T, out=lower)
 
     return Bound(lambda images: rows(images, True), lambda images: rows(images, False), between, 4 * (number + 3))
 
@@ -238,7 +241,7 @@ def _cells_of(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _sums(images: NDArray[np.uint8], side: int) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.float64]]]:
-    """Part by part, of pixels centred by 128: which images, their sums over cells, their squared norms; all exact."""
+    """Part by part: which images, sums over cells of pixels centred by 128, squared norms as they are; all exact."""
     length = math.prod(images.shape[1:])
     counts = _cells(np.ones((1, *images.shape[1:]), np.uint8), side)
     quick = adds_cells(images.shape[1:], side)
@@ -248,8 +251,7 @@ def _sums(images: NDArray[np.uint8], side: int) -> Iterator[tuple[slice, NDArray
         else:
             sums = _cells(images[part], side)
             sums -= 128 * counts
-        # Σ(x - 128)² = Σx² - 2·128·Σ(x - 128) - n·128²
-        yield part, sums, _squared_norms(images[part]) - 256 * sums.sum(axis=1, dtype=np.float64) - length * 2.0**14
+        yield part, sums, _squared_norms(images[part])
 
 
 def _cells(images: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
@@ -304,10 +306,10 @@ def products_of_numbers(length: int) -> Bound:
 
     def between(queries: Any, candidates: Any, lower: NDArray[np.float64]) -> None:
         (q, q_squared), (x, x_squared) = queries, candidates
-        np.matmul(q, x.T, out=lower)
+        np.matmul(x, q.T, out=lower)
         lower *= -2
-        lower += q_squared[:, np.newaxis]
-        lower += x_squared
+        lower += q_squared
+        lower += x_squared[:, np.newaxis]
 
     return Bound(prepare, prepare, between, 8 * (length + 1), np.float64)
 
@@ -341,10 +343,10 @@ def sums_of_cells(shape: tuple[int, ...], whole: bool) -> Bound:
         from scipy.spatial.distance import cdist
 
         (q, q_slack), (x, x_slack) = queries, candidates
-        lower[...] = cdist(q, x, "cityblock")
+        lower[...] = cdist(x, q, "cityblock")
         if not whole:
-            lower -= q_slack[:, np.newaxis]
-            lower -= x_slack
+            lower -= q_slack
+            lower -= x_slack[:, np.newaxis]
 
     return Bound(prepare, prepare, between, 8 * (cells + 1), np.float64)
 
