@@ -65,7 +65,7 @@ def product(
         _row_by_row(code, x, y, result, dtype, add)
         return
     if blas is None or isinstance(add, str) or (not deep and not y.turned):
-        _written(code, x, y, result, dtype, add)
+        written(code, x, y, result, dtype, add)
         return
     one = TYPES[dtype]
     pointer = code.pointer(blas.slots[dtype.name])
@@ -92,8 +92,8 @@ class Blas(NamedTuple):
     integer: str
 
 
-def _written(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtype[np.floating], add: bool | str) -> None:
-    """Tiles of rows by vectors of columns, held in registers along the sum; tile below tile, while columns are near."""
+def written(code: Code, x: Matrix, y: Matrix, result: Matrix, dtype: np.dtype[np.floating], add: bool | str) -> None:
+    """x·y in tiles of rows by vectors of columns, held in registers along the sum, tile below tile."""
     rows, columns = x.rows, y.columns
     width = code.vector // dtype.itemsize
     if isinstance(columns, int):

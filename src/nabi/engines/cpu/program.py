@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from nabi import machine
-from nabi.engines.cpu import bfloat16, blas, contract, convolve, depthwise, folds, kernels, panels, strips
+from nabi.engines.cpu import bfloat16, blas, contract, convolve, depthwise, folds, kernels, narrow, panels, strips
 from nabi.engines.cpu.code import ZERO, Code
 from nabi.engines.cpu.folds import FOLDS
 from nabi.engines.cpu.kernels import Rows
@@ -246,6 +246,8 @@ class Program:
             contract.columns(reader, rows, value, self.library, work)
         elif value.kind == "matmul" and value.inputs[1].kind == "panels":
             panels.matmul(reader, rows, value, work)
+        elif value.kind == "matmul" and narrow.suits(value):
+            narrow.matmul(reader, rows, value, work)
         elif value.kind == "panels" and is_in_panels(value):
             panels.lay_out(reader, rows, value)
         elif value.kind == "matmul":
@@ -342,7 +344,9 @@ def _workspace(root: Root, segment: Segment) -> int:
         return convolve.patches_size(value, 1)
     rows = segment.block or (value.inputs[0].shape[0] if value.inputs and value.inputs[0].shape else 1)
     if value.kind == "matmul":
-        return panels.workspace(value, rows) if value.inputs[1].kind == "panels" else contract.workspace(value)
+        if value.inputs[1].kind == "panels":
+            return panels.workspace(value, rows)
+        return narrow.workspace(value) if narrow.suits(value) else contract.workspace(value)
     if value.kind in ("convolution", "convolution_gradient"):
         return convolve.patches_size(value, rows)
     if value.kind in ("winograd", "winograd_gradient"):

@@ -1,4 +1,4 @@
-"""Products of matrices in panels: all shapes and ways of lying, formulas as operands, cut sums, kept panels."""
+"""Products of matrices in panels, and narrow ones: shapes and ways of lying, formulas as operands, cut sums."""
 
 import itertools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 import nabi
 from fuzzing import examples
 from nabi import engines, machine, ops, threads
-from nabi.engines.cpu import panels, segments, values
+from nabi.engines.cpu import narrow, panels, segments, values
 from nabi.graph.plan import Plan
 from test_cpu_engine import KINDS, guarded
 
@@ -58,6 +58,35 @@ def check(got: Any, x: Any, y: Any) -> None:
     """Against float64. Source of the bound: Higham and Mary (2019), theorem 2.4; twice that, with their λ = 2."""
     exact, size = x.astype(np.float64) @ y, np.abs(x).astype(np.float64) @ np.abs(y)
     assert (np.abs(got - exact) <= 4 * np.sqrt(x.shape[1]) * UNIT * size).all()
+
+
+@pytest.mark.parametrize("vector", KINDS)
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("columns", [*range(1, 14)])
+def test_narrow_products(columns: int, turned: bool, vector: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng([columns, turned, vector])
+    if rng.integers(2):
+        monkeypatch.setattr(segments, "FEW_OPERATIONS", 0)
+        monkeypatch.setattr(segments, "BLOCK", 1 << 14)
+    rows, depth = int(rng.integers(128, 300)), int(rng.integers(128, 300))
+    x, y = operands(rng, (rows, depth, columns), (turned, False))
+    with machine.pretending(KINDS[vector](machine.processor())):
+        plan = plan_of(product((turned, False)), x, y)
+        assert narrow.suits(values.spell(plan, winograd=True)[2][0]) == (columns <= narrow.COLUMNS)
+        (got,) = run(plan, x, y)
+    check(got, x.T if turned else x, y)
+
+
+def test_which_products_are_narrow() -> None:
+    """By shapes alone: lanes stand for what there is enough of, and what is laid out anew is used often enough."""
+    rng = np.random.default_rng(0)
+    narrow_ones = {(32, 128, 10): True, (31, 128, 10): False, (32, 127, 10): False, (32, 128, 13): False}
+    for shape, wanted in narrow_ones.items():
+        plan = plan_of(product((False, False)), *operands(rng, shape, (False, False)))
+        assert narrow.suits(values.spell(plan, winograd=True)[2][0]) == wanted, shape
+    for shape, wanted in {(128, 5, 10): True, (127, 500, 10): False}.items():
+        plan = plan_of(product((True, False)), *operands(rng, shape, (True, False)))
+        assert narrow.suits(values.spell(plan, winograd=True)[2][0]) == wanted, shape
 
 
 @pytest.mark.parametrize("vector", KINDS)
