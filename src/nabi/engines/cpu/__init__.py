@@ -2,8 +2,8 @@
 
 `values` says what a plan asks for in a few kinds of values; `strips` cuts single pictures; `segments` decides what is
 stored and what runs together; `kernels`, `folds`, `contract`, `panels`, `narrow`, `bfloat16`, `tiles`, `convolve` and
-`depthwise` write the loops with what `code`, `lanes` and `reading` offer; `nabi.machine` makes machine code of them; `program` puts
-it together, with `memory` laid out beforehand; `running` runs it, with a `crew` of threads.
+`depthwise` write the loops with what `code`, `lanes` and `reading` offer; `nabi.machine` makes machine code of them;
+`program` puts it together, with `memory` laid out beforehand; `running` runs it, with a `crew` of threads.
 """
 
 from nabi import machine
