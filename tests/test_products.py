@@ -1,6 +1,9 @@
 """Products of matrices in panels, and narrow ones: shapes and ways of lying, formulas as operands, cut sums."""
 
+import ctypes
 import itertools
+import mmap
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +14,7 @@ import nabi
 from fuzzing import examples
 from nabi import engines, machine, ops, threads
 from nabi.engines.cpu import narrow, panels, segments, values
+from nabi.engines.cpu.program import Prepared, Program
 from nabi.graph.plan import Plan
 from test_cpu_engine import KINDS, guarded
 
@@ -38,6 +42,11 @@ def kinds(plan: Plan) -> set[str]:
         found.add(value.kind)
         pending += value.inputs
     return found
+
+
+def is_narrow(plan: Plan) -> bool:
+    (value,) = values.spell(plan, winograd=True)[2]
+    return narrow.suits(value, value.shape[0])
 
 
 def product(turned: tuple[bool, bool]) -> Callable[[Any, Any], Any]:
@@ -72,7 +81,7 @@ def test_narrow_products(columns: int, turned: bool, vector: int, monkeypatch: p
     x, y = operands(rng, (rows, depth, columns), (turned, False))
     with machine.pretending(KINDS[vector](machine.processor())):
         plan = plan_of(product((turned, False)), x, y)
-        assert narrow.suits(values.spell(plan, winograd=True)[2][0]) == (columns <= narrow.COLUMNS)
+        assert is_narrow(plan) == (columns <= narrow.COLUMNS)
         (got,) = run(plan, x, y)
     check(got, x.T if turned else x, y)
 
@@ -83,10 +92,10 @@ def test_which_products_are_narrow() -> None:
     narrow_ones = {(32, 128, 10): True, (31, 128, 10): False, (32, 127, 10): False, (32, 128, 13): False}
     for shape, wanted in narrow_ones.items():
         plan = plan_of(product((False, False)), *operands(rng, shape, (False, False)))
-        assert narrow.suits(values.spell(plan, winograd=True)[2][0]) == wanted, shape
+        assert is_narrow(plan) == wanted, shape
     for shape, wanted in {(128, 5, 10): True, (127, 500, 10): False}.items():
         plan = plan_of(product((True, False)), *operands(rng, shape, (True, False)))
-        assert narrow.suits(values.spell(plan, winograd=True)[2][0]) == wanted, shape
+        assert is_narrow(plan) == wanted, shape
 
 
 @pytest.mark.parametrize("vector", KINDS)
@@ -143,7 +152,52 @@ def test_the_same_bits_for_any_number_of_threads(number: int) -> None:
     assert got.tobytes() == wanted.tobytes()
 
 
+@pytest.mark.parametrize("shape", [(200, 300, 10), (8192, 1024, 64), (1024, 4096, 80)], ids=str)
+def test_a_transpose_that_is_stored_itself(shape: tuple[int, int, int]) -> None:
+    """It is a first matrix as any other; what was meant for one that is not stored must not be taken for it."""
+    x, y = operands(np.random.default_rng(0), shape, (True, False))
+
+    def both(x: Any, y: Any) -> list[Any]:
+        turned = ops.permute_dims(x, (1, 0))
+        return [turned, turned @ y]
+
+    turned, got = run(plan_of(both, x, y), x, y)
+    np.testing.assert_array_equal(turned, x.T)
+    check(got, x.T, y)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for memory that nobody may read")
+@pytest.mark.parametrize("turned", TURNS, ids=str)
+@pytest.mark.parametrize("columns", [5, 10, 75, 95])
+def test_nothing_is_read_behind_a_matrix(columns: int, turned: tuple[bool, bool]) -> None:
+    """Whoever reads there dies."""
+    x, y = operands(np.random.default_rng(0), (301, 515, columns), turned)
+    held = [before_nothing(a) for a in (x, y)]
+    plan = plan_of(product(turned), x, y)
+    for vector in KINDS:
+        with machine.pretending(KINDS[vector](machine.processor())):
+            (got,) = engines.prepare("cpu", plan, 0, "float32")([array for array, _ in held])
+        check(got, *(a.T if turn else a for a, turn in zip((x, y), turned, strict=True)))
+
+
+def before_nothing(array: Any) -> tuple[Any, mmap.mmap]:
+    """A copy that ends where a page begins that may not be read; and the memory."""
+    page = mmap.PAGESIZE
+    whole = -(-array.nbytes // page) * page
+    memory = mmap.mmap(-1, whole + page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + whole), page, 0) == 0
+    copy = np.frombuffer(memory, array.dtype, array.size, whole - array.nbytes).reshape(array.shape)
+    copy[...] = array
+    return copy, memory
+
+
 def test_panels_are_kept_while_the_matrix_is_the_same() -> None:
+    weight = np.zeros((512, 128), np.float32)
+    plan = plan_of(lambda x, w: x @ w, np.zeros((96, 512), np.float32), weight)
+    for kept in (0, 1):
+        stages = Program(plan, kept).stages
+        assert any(isinstance(step, Prepared) for steps in stages for step in steps) == (kept == 1)
     layer = nabi.nn.Linear(512, 128, key=nabi.random.key(0))
     forward = nabi.compile(lambda x: layer(x), state=layer, engine="cpu")
     x = np.random.default_rng(0).standard_normal((96, 512)).astype(np.float32)

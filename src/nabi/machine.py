@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -81,6 +82,8 @@ def _grants_matrix_registers() -> bool:
 
     Source: Linux kernel, "Using XSTATE features in user space applications".
     """
+    if sys.platform != "linux" or sys.maxsize < 2**32:
+        return False
     try:
         answer: int = ctypes.CDLL(None).syscall(158, 0x1023, 18)  # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
     except (OSError, TypeError, AttributeError):

@@ -12,7 +12,7 @@ from nabi.nn.layer import Layer
 class Standardize(Layer):
     """y = (x - mean) / std, where x is divided by 255 first if it is uint8
 
-    It is computed as x·(1 / std) - mean / std: no number but those few is divided.
+    It is computed as (x - mean)·(1 / std): no number but those few is divided.
 
     It belongs to the model, so that a saved model takes pictures as they come from a file. Mean and standard
     deviation are kept with the weights, but are not trained.
@@ -60,5 +60,5 @@ class Standardize(Layer):
             raise DTypeError(f"Standardize: pictures are uint8 or floating point, not {x.dtype}")
         white = 255 if x.dtype == np.uint8 else 1
         pixels = x.astype(self.mean.dtype)  # the model's own dtype, whatever comes in
-        y: Tensor = pixels * (1 / (white * self.std)) - self.mean / self.std
+        y: Tensor = (pixels - white * self.mean) * (1 / (white * self.std))
         return y

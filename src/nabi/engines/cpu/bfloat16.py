@@ -19,7 +19,7 @@ from nabi.engines.cpu.code import Code, Index
 from nabi.engines.cpu.contract import Matrix
 from nabi.engines.cpu.kernels import Rows
 from nabi.engines.cpu.lanes import Lane, constant, lanes_xp
-from nabi.engines.cpu.panels import transposed
+from nabi.engines.cpu.panels import transposed, whole_and_last
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import COLUMNS, WORDS, Value
 
@@ -176,18 +176,10 @@ def _round_turned_rows(reader: Reader, rows: Rows, value: Value, pointer: str) -
 
 def round_panels(reader: Reader, rows: Rows, value: Value) -> None:
     """Panels of a second matrix: "rows" are panels here."""
-    code, (y,), columns = reader.code, value.inputs, value.settings["columns"]
-    first, whole = code.integer(rows.first), columns // COLUMNS
-    end = code.let(f"add i64 {first}, {rows.length}")
-    least = code.declare("@llvm.smin.i64", "declare i64 @llvm.smin.i64(i64, i64)")
-    most = code.declare("@llvm.smax.i64", "declare i64 @llvm.smax.i64(i64, i64)")
-    between = code.let(f"call i64 {least}(i64 {end}, i64 {whole})")
     write = _turned_panel if value.settings["turned"] else _panel
     # Panel beside panel, so that what is read lies together.
-    write(reader, value, y, first, between, COLUMNS)
-    if columns % COLUMNS:
-        begin = code.let(f"call i64 {most}(i64 {first}, i64 {whole})")
-        write(reader, value, y, begin, end, columns % COLUMNS)
+    for begin, end, columns in whole_and_last(reader.code, rows, value.settings["columns"], COLUMNS):
+        write(reader, value, value.inputs[0], begin, end, columns)
 
 
 def _panel(reader: Reader, value: Value, y: Value, begin: str, end: str, columns: int) -> None:
@@ -367,16 +359,16 @@ def _tile(
             code.let(f"load {_HALVES}, ptr {code.address(right.pointer, base.plus(start), 'i32')}, align 4")
             for start in starts
         ]
-        for i, tiles in enumerate(totals):
+        for i, own in enumerate(totals):
             there = code.address(left.pointer, row.plus(i).times(left.row).plus(k.times(left.pair)), "i32")
             word = code.splat("i32", code.let(f"load i32, ptr {there}, align 4"), LANES)
             spread = code.let(f"bitcast {_WORDS} {word} to {_HALVES}")
-            for total, factor in zip(tiles, factors, strict=True):
+            for total, factor in zip(own, factors, strict=True):
                 old = code.let(f"load {_FLOATS}, ptr {total}")
                 new = code.let(f"call {_FLOATS} {_PRODUCT}({_FLOATS} {old}, {_HALVES} {spread}, {_HALVES} {factor})")
                 code.emit(f"store {_FLOATS} {new}, ptr {total}")
-    for tiles, line in zip(totals, places, strict=True):
-        for total, spot, mask in zip(tiles, line, masks, strict=True):
+    for own, line in zip(totals, places, strict=True):
+        for total, spot, mask in zip(own, line, masks, strict=True):
             with code.masked(mask):
                 code.store(result.pointer, spot, FLOAT, LANES, code.let(f"load {_FLOATS}, ptr {total}"))
 

@@ -1,6 +1,7 @@
-"""Products of matrices: those with long sums are for the BLAS that NumPy brings, others are written out.
+"""Products of matrices that are neither in panels nor narrow: long sums are for the BLAS that NumPy brings.
 
-BLAS lays its matrices out anew before it multiplies them, which takes long beside a product that is not deep.
+Others are written out. BLAS lays its matrices out anew before it multiplies them, which takes long beside a product
+that is not deep.
 """
 
 from typing import NamedTuple

@@ -22,27 +22,23 @@ COLUMNS = 12
 DEEP = 128
 """Pairs of a sum, at least; and rows, where lanes stand for them."""
 ENOUGH = 32
-"""Rows, at least, that the second matrix is laid out anew for."""
+"""Rows together, at least, that the second matrix is laid out anew for."""
 HIGH = 4
 """The most rows of a tile, or vectors of rows."""
 
 
-def suits(value: Value) -> bool:
-    """Whether a product is computed this way."""
+def suits(value: Value, together: int) -> bool:
+    """Whether a product is computed this way, of so many rows together."""
     x, y = value.inputs
     rows, columns = value.shape
     if value.dtype != FLOAT or y.kind in ("panels", "permute_dims") or columns > COLUMNS:
         return False
-    return (rows if _turned(x) else x.shape[1]) >= DEEP and rows >= ENOUGH
-
-
-def _turned(x: Value) -> bool:
-    return x.kind == "permute_dims"
+    return (rows if x.kind == "permute_dims" else x.shape[1]) >= DEEP and together >= ENOUGH
 
 
 def workspace(value: Value) -> int:
-    """Bytes of the second matrix, where it is laid out anew: by its columns."""
-    return 0 if _turned(value.inputs[0]) else value.shape[1] * _padded(value.inputs[0].shape[1]) * FLOAT.itemsize
+    """Bytes of the second matrix, laid out anew: by its columns."""
+    return value.shape[1] * _padded(value.inputs[0].shape[1]) * FLOAT.itemsize
 
 
 def _padded(depth: int) -> int:
@@ -57,7 +53,10 @@ def matmul(reader: Reader, rows: Rows, value: Value, work: str) -> None:
     result = Matrix(reader.pointer(value, rows.first), rows.length, columns, columns)
     left, right = operand(reader, x, rows), operand(reader, y, None)
     with code.of_width(code.vector // FLOAT.itemsize):
-        (_along_rows if left.turned else _along_sum)(code, left, right, result, work)
+        if left.turned:
+            _along_rows(code, left, right, result)
+        else:
+            _along_sum(code, left, right, result, work)
 
 
 def _most_high(code: Code, columns: int) -> int:
@@ -152,7 +151,7 @@ def _lay_columns(code: Code, y: Matrix, target: Matrix) -> None:
 # --- lanes along the rows ---
 
 
-def _along_rows(code: Code, x: Matrix, y: Matrix, result: Matrix, work: str) -> None:
+def _along_rows(code: Code, x: Matrix, y: Matrix, result: Matrix) -> None:
     assert isinstance(y.columns, int)
     begin: int | str = 0
     for count in (_most_high(code, y.columns), 1):

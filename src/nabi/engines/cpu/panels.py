@@ -125,7 +125,8 @@ def _across(
                     place = panel.times(y.apart).plus(start)
                     column = panel.times(y.wide).plus(start)
                     left, there = find(row, height)
-                    tile = _Tile(left, y, depth, (there, row), height, (place, column), side_by_side)
+                    last = height == heights[-1]
+                    tile = _Tile(left, y, depth, (there, row), height, (place, column), side_by_side, last)
                     tile.write(code, finish, begun)
                 begin = end
 
@@ -184,6 +185,7 @@ class _Tile(NamedTuple):
     height: int
     columns: tuple[Index, Index]
     side_by_side: Sequence[tuple[int, int, str | None]]
+    fetches: bool
 
     def write(self, code: Code, finish: Finish, begun: Matrix | None) -> None:
         x, y, (row, result), (place, column) = self.x, self.y, self.rows, self.columns
@@ -193,6 +195,10 @@ class _Tile(NamedTuple):
             for start, lanes, _ in self.side_by_side:
                 spot = place.plus(k.times(y.wide)).plus(start)._replace(lanes=1)
                 right.append(Lane(code, code.load(y.pointer, spot, FLOAT, lanes), FLOAT, lanes))
+                if self.fetches:
+                    fetch = code.declare("@llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+                    there = code.address(y.pointer, spot.plus(y.apart), "float")
+                    code.emit(f"call void {fetch}(ptr {there}, i32 0, i32 2, i32 1)")
             for i, line in enumerate(totals):
                 left = Lane(code, code.load(x.pointer, x.offset(row.plus(i), k), FLOAT, 1), FLOAT, 1)
                 for total, factor in zip(line, right, strict=True):
@@ -228,13 +234,9 @@ class _Tile(NamedTuple):
 def workspace(value: Value, rows: int) -> int:
     """Bytes of the rows of a first matrix that are laid out anew."""
     x = value.inputs[0]
-    if _turned(x):
-        return (rows + EVEN) * _step(x.shape[1]) * FLOAT.itemsize
-    return rows * (_step(x.shape[1]) + SPREAD) * FLOAT.itemsize if falls_together(x.shape[1]) else 0
-
-
-def _turned(x: Value) -> bool:
-    return x.kind == "permute_dims"
+    step = _step(x.shape[1])
+    grouped = (rows + EVEN) * step if x.kind == "permute_dims" else 0  # unless it is stored as well
+    return max(grouped, rows * (step + SPREAD) if falls_together(x.shape[1]) else 0) * FLOAT.itemsize
 
 
 def _step(depth: int) -> int:
@@ -252,7 +254,7 @@ def matmul(reader: Reader, rows: Rows, value: Value, work: str) -> None:
     high = EVEN if code.vector == 64 else LOW
 
     def put(row: Index, column: Index, lane: Lane) -> None:
-        reader.write(value, (rows.first.plus(row), column), lane)
+        code.store(result.pointer, result.offset(row, column), FLOAT, code.width, lane.spread(code.width).name)
 
     def add_up(k: Index, length: int, begun: Matrix | None) -> None:
         pointer = code.address(left.pointer, left.offset(ZERO, k), "float")
@@ -309,31 +311,36 @@ def lay_out(reader: Reader, rows: Rows, value: Value) -> None:
 
     Panel beside panel, so that what is read lies together.
     """
-    code, (x,), columns = reader.code, value.inputs, value.settings["columns"]
-    wide = value.shape[2]
-    whole = columns // wide
-    first = code.integer(rows.first)
-    end = code.let(f"add i64 {first}, {rows.length}")
-    least = code.declare("@llvm.smin.i64", "declare i64 @llvm.smin.i64(i64, i64)")
-    most = code.declare("@llvm.smax.i64", "declare i64 @llvm.smax.i64(i64, i64)")
-    between = code.let(f"call i64 {least}(i64 {end}, i64 {whole})")
     write = _lay_turned if value.settings["turned"] else _lay
-    write(reader, value, x, (first, between), wide)
+    for begin, end, columns in whole_and_last(reader.code, rows, value.settings["columns"], value.shape[2]):
+        write(reader, value, value.inputs[0], (begin, end), columns)
+
+
+def whole_and_last(code: Code, panels: Rows, columns: int, wide: int) -> Iterator[tuple[str, str, int]]:
+    """Some panels in one stretch or two: those of ``wide`` columns, and the last, where that has fewer; as begin, end
+    and columns. Either may be empty."""
+    first, whole = code.integer(panels.first), columns // wide
+    end = code.let(f"add i64 {first}, {panels.length}")
+    least = code.declare("@llvm.smin.i64", "declare i64 @llvm.smin.i64(i64, i64)")
+    yield first, code.let(f"call i64 {least}(i64 {end}, i64 {whole})"), wide
     if columns % wide:
-        begin = code.let(f"call i64 {most}(i64 {first}, i64 {whole})")
-        write(reader, value, x, (begin, end), columns % wide)
+        most = code.declare("@llvm.smax.i64", "declare i64 @llvm.smax.i64(i64, i64)")
+        yield code.let(f"call i64 {most}(i64 {first}, i64 {whole})"), end, columns % wide
 
 
 def _lay(reader: Reader, value: Value, x: Value, panels: tuple[str, str], columns: int) -> None:
     """Of (sum, columns)."""
     code, (_, depth, wide) = reader.code, value.shape
-    with code.loop(0, depth) as k, code.loop(*panels) as panel:
-        for lane in vectors(code, wide, lanes_for(code, wide)):
-            inside = code.first_lanes(columns - lane.constant, code.width)
-            with code.masked(None if columns - lane.constant >= code.width else inside):
-                found = reader.read(x, (k, panel.times(wide).plus(lane))).spread(code.width)
-                if code.mask is not None:
-                    found = lanes_xp.where(Lane(code, code.mask, bool, code.width), found, 0.0)
+    width = code.vector // FLOAT.itemsize
+    zero = constant(code, 0, FLOAT).spread(width)
+    with code.of_width(width), code.loop(0, depth) as k, code.loop(*panels) as panel:
+        for start in range(0, wide, width):
+            left, lane, found = columns - start, Index((), start, 1), zero
+            if left > 0:
+                with code.masked(None if left >= width else code.first_lanes(left, width)):
+                    found = reader.read(x, (k, panel.times(wide).plus(lane))).spread(width)
+                    if code.mask is not None:
+                        found = lanes_xp.where(Lane(code, code.mask, bool, width), found, zero)
             reader.write(value, (panel, k, lane), found)
 
 

@@ -246,7 +246,7 @@ class Program:
             contract.columns(reader, rows, value, self.library, work)
         elif value.kind == "matmul" and value.inputs[1].kind == "panels":
             panels.matmul(reader, rows, value, work)
-        elif value.kind == "matmul" and narrow.suits(value):
+        elif value.kind == "matmul" and narrow.suits(value, segment.block or value.shape[0]):
             narrow.matmul(reader, rows, value, work)
         elif value.kind == "panels" and is_in_panels(value):
             panels.lay_out(reader, rows, value)
@@ -346,7 +346,8 @@ def _workspace(root: Root, segment: Segment) -> int:
     if value.kind == "matmul":
         if value.inputs[1].kind == "panels":
             return panels.workspace(value, rows)
-        return narrow.workspace(value) if narrow.suits(value) else contract.workspace(value)
+        suits = narrow.suits(value, segment.block or value.shape[0])
+        return narrow.workspace(value) if suits else contract.workspace(value)
     if value.kind in ("convolution", "convolution_gradient"):
         return convolve.patches_size(value, rows)
     if value.kind in ("winograd", "winograd_gradient"):

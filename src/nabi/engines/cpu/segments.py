@@ -570,7 +570,7 @@ def _block(segment: Segment, longest: int) -> int:
         block = max(block, min(longest, STRAND_ROWS))
     if _rounded(segment):
         blocks = max(1, longest // max(ROUNDED_ROWS, min(block, STRAND_ROWS)))
-        block = -(-longest // (6 * blocks)) * 6  # in whole tiles, and the last as large as the others
+        block = -(-longest // (6 * blocks)) * 6  # in whole tiles of vectors, the last as large as the others
     return block
 
 

@@ -100,7 +100,7 @@ WINOGRAD_WEIGHTS = 1 << 17
 PANEL = 32
 """Columns of a matrix in float32 that lie together, where rows enough are multiplied with it."""
 ROWS_FOR_PANELS = 32
-"""Rows that a matrix is laid out in panels for."""
+"""Windows that the weights of a convolution are laid out in panels for, at least."""
 DEEPEST = 1 << 13
 """Rows of a panel, at most, of which the next cache holds enough until it is read again."""
 COLUMNS = 64
@@ -112,9 +112,9 @@ FAR_WEIGHTS = 1 << 14
 MANY_WEIGHTS = 1 << 20
 """Elements of a matrix whose columns are shared out, where the rows that it is multiplied with are few."""
 STRAND_ROWS = 128
-"""Rows of a strand with such a product, at least."""
-FEW_ROWS = 64
-"""Rows that a smaller matrix is laid out in panels for."""
+"""Rows of a strand that multiplies such a matrix, or one that is far, at least."""
+PANEL_ROWS = 64
+"""Rows that a smaller matrix is laid out in panels for, at least."""
 TWICE = 16
 """Rows, or columns, of a product that takes twice as long in bfloat16 as it saves: all of it is spent on rounding."""
 
@@ -549,7 +549,7 @@ def is_in_panels(value: Value) -> bool:
 
 def _suits_panels(rows: int, depth: int, columns: int) -> bool:
     """Whether a second matrix is laid out in panels: where it is neither narrow nor near, and rows are enough."""
-    enough = FEW_ROWS if depth * columns < MANY_WEIGHTS else STRAND_ROWS
+    enough = PANEL_ROWS if depth * columns < MANY_WEIGHTS else STRAND_ROWS
     return rows >= enough and columns >= 2 * PANEL and depth * columns >= FAR_WEIGHTS
 
 
