@@ -31,41 +31,7 @@ define internal void @emulated_tilezero(i8 %t) {
   store [16 x <16 x i32>] zeroinitializer, ptr %at
   ret void
 }
-define internal void @emulated_tileloadd64(i8 %t, ptr %from, i64 %stride) {
-entry:
-  %n = zext i8 %t to i64
-  br label %row
-row:
-  %i = phi i64 [ 0, %entry ], [ %next, %row ]
-  %offset = mul i64 %i, %stride
-  %there = getelementptr i8, ptr %from, i64 %offset
-  %here = getelementptr [16 x <16 x i32>], ptr @emulated_registers, i64 %n, i64 %i
-  %words = load <16 x i32>, ptr %there, align 1
-  store <16 x i32> %words, ptr %here
-  %next = add i64 %i, 1
-  %more = icmp ult i64 %next, 16
-  br i1 %more, label %row, label %exit
-exit:
-  ret void
-}
-define internal void @emulated_tilestored64(i8 %t, ptr %to, i64 %stride) {
-entry:
-  %n = zext i8 %t to i64
-  br label %row
-row:
-  %i = phi i64 [ 0, %entry ], [ %next, %row ]
-  %offset = mul i64 %i, %stride
-  %there = getelementptr i8, ptr %to, i64 %offset
-  %here = getelementptr [16 x <16 x i32>], ptr @emulated_registers, i64 %n, i64 %i
-  %words = load <16 x i32>, ptr %here
-  store <16 x i32> %words, ptr %there, align 1
-  %next = add i64 %i, 1
-  %more = icmp ult i64 %next, 16
-  br i1 %more, label %row, label %exit
-exit:
-  ret void
-}
-define internal void @emulated_tdpbf16ps(i8 %c, i8 %a, i8 %b) {
+MOVESdefine internal void @emulated_tdpbf16ps(i8 %c, i8 %a, i8 %b) {
 entry:
   %cn = zext i8 %c to i64
   %an = zext i8 %a to i64
@@ -111,6 +77,29 @@ exit:
   ret void
 }
 """
+_MOVE = """
+define internal void @emulated_NAME(i8 %t, ptr %memory, i64 %stride) {
+entry:
+  %n = zext i8 %t to i64
+  br label %row
+row:
+  %i = phi i64 [ 0, %entry ], [ %next, %row ]
+  %offset = mul i64 %i, %stride
+  %there = getelementptr i8, ptr %memory, i64 %offset
+  %here = getelementptr [16 x <16 x i32>], ptr @emulated_registers, i64 %n, i64 %i
+  %words = load <16 x i32>, ptr %FROM, align 1
+  store <16 x i32> %words, ptr %TO, align 1
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, 16
+  br i1 %more, label %row, label %exit
+exit:
+  ret void
+}
+"""
+_WAYS = (("tileloadd64", "there", "here"), ("tilestored64", "here", "there"))
+_MOVES = "".join(
+    _MOVE.replace("NAME", name).replace("FROM", source).replace("TO", target) for name, source, target in _WAYS
+)
 _REAL = re.compile(r"@llvm\.x86\.(ldtilecfg|tile\w+|tdpbf16ps)")
 _TWICE = ("@llvm.memset.p0.i64(", "@llvm.fma.v16f32(")
 
@@ -124,7 +113,7 @@ def emulated() -> Iterator[list[str]]:
     def emit_emulated(text: str, target: machine.Processor) -> bytes:
         called.extend(_REAL.findall(text))
         kept = [line for line in text.splitlines() if not (line.startswith("declare ") and _declared(line))]
-        return emit(_REAL.sub(r"@emulated_\1", "\n".join(kept)) + EMULATOR, here)
+        return emit(_REAL.sub(r"@emulated_\1", "\n".join(kept)) + EMULATOR.replace("MOVES", _MOVES), here)
 
     other = here._replace(features=",".join([here.features, "+amx-tile", "+amx-bf16", "+emulated"]))
     with pytest.MonkeyPatch.context() as patch, machine.pretending(other):

@@ -21,9 +21,9 @@ from nabi.engines.cpu.program import Program as Compiled
 from nabi.engines.reference import rounding, to_bfloat16
 from nabi.errors import SettingError
 from nabi.graph import namespace
-from nabi.graph.plan import Plan
 from nabi.training.learner import GradientDescent
 from random_graphs import LARGE, SMALL, Program, Size, compare
+from test_cpu_engine import plan_of
 
 UNIT = float(np.finfo(np.float32).eps) / 2
 HALF = 2.0**-8
@@ -41,11 +41,6 @@ def _everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products are in bfloat16 however small they are, and convolutions never go Winograd's way."""
     monkeypatch.setattr(values, "TWICE", 0)
     monkeypatch.setattr(values, "SAVING", math.inf)
-
-
-def plan_of(function: Callable[..., Any], *arrays: Any) -> Plan:
-    found: Plan = nabi.compile(function, engine="reference").plan(*map(nabi.tensor, arrays))
-    return found
 
 
 def run(engine: str, function: Callable[..., Any], *arrays: Any, precision: str = "bf16") -> list[Any]:

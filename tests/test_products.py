@@ -16,15 +16,10 @@ from nabi import engines, machine, ops, threads
 from nabi.engines.cpu import narrow, panels, segments, values
 from nabi.engines.cpu.program import Prepared, Program
 from nabi.graph.plan import Plan
-from test_cpu_engine import KINDS, guarded
+from test_cpu_engine import KINDS, guarded, plan_of
 
 UNIT = float(np.finfo(np.float32).eps) / 2
 TURNS = list(itertools.product((False, True), repeat=2))
-
-
-def plan_of(function: Callable[..., Any], *arrays: Any) -> Plan:
-    found: Plan = nabi.compile(function, engine="reference").plan(*map(nabi.tensor, arrays))
-    return found
 
 
 def run(plan: Plan, *arrays: Any) -> list[Any]:

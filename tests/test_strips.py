@@ -8,18 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import nabi
 from fuzzing import examples
 from nabi import engines, machine, ops, threads
 from nabi.engines.cpu import convolve, segments, strips
 from nabi.engines.cpu.program import Program
 from nabi.engines.cpu.segments import walk
 from random_graphs import compare
-from test_cpu_engine import guarded
-
-
-def plan_of(function: Callable[..., Any], *arrays: Any) -> Any:
-    return nabi.compile(function, engine="reference").plan(*map(nabi.tensor, arrays))
+from test_cpu_engine import guarded, plan_of
 
 
 def check(function: Callable[..., Any], *arrays: Any) -> set[str]:

@@ -24,6 +24,7 @@ from nabi.container import replace_file
 FOLDER = "kernels"
 FORMAT = 1  # of kept kernels: to be raised when `_emit` makes others of the same text
 MATRIX_REGISTERS = {"+amx-tile", "+amx-bf16"}
+"""What a processor with matrix registers for bfloat16 has, as LLVM calls it."""
 MOST_BYTES = 256 << 20
 """Of all kernels kept on disk; the oldest go first."""
 

@@ -18,7 +18,7 @@ from nabi.engines.cpu import tiles
 from nabi.engines.cpu.code import Code, Index
 from nabi.engines.cpu.contract import Matrix
 from nabi.engines.cpu.kernels import Rows
-from nabi.engines.cpu.lanes import Lane, constant, lanes_xp
+from nabi.engines.cpu.lanes import Lane, constant
 from nabi.engines.cpu.panels import transposed, whole_and_last
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import COLUMNS, WORDS, Value
@@ -92,15 +92,6 @@ def nothing(code: Code) -> Lane:
     return constant(code, 0, FLOAT).spread(LANES)
 
 
-def _read(reader: Reader, value: Value, index: tuple[Index, ...]) -> Lane:
-    """A whole vector: zero in the lanes that are not there."""
-    code = reader.code
-    lane = reader.read(value, index).spread(LANES)
-    if code.mask is None:
-        return lane
-    return lanes_xp.where(Lane(code, code.mask, bool, LANES), lane, nothing(code))
-
-
 def put(code: Code, pointer: str, place: Index, words: str, counted: str = "i32") -> None:
     """Store words at a place that is counted in words, or in their halves."""
     code.emit(f"store {_WORDS} {words}, ptr {code.address(pointer, place, counted)}, align 2")
@@ -117,7 +108,7 @@ def round_rows(reader: Reader, rows: Rows, value: Value) -> None:
         row, target = rows.first.plus(r), r.times(2 * value.shape[1])
         whole = depth // (2 * LANES) * 2 * LANES
         with code.loop(0, whole, 2 * LANES) as k:
-            first, second = (_read(reader, x, (row, k.plus(i)._replace(lanes=1))) for i in (0, LANES))
+            first, second = (reader.read_whole(x, (row, k.plus(i)._replace(lanes=1))) for i in (0, LANES))
             put(code, pointer, target.plus(k), along(first, second), "i16")
         if whole < depth:
             first, second = (_some(reader, x, row, whole + i, depth) for i in (0, LANES))
@@ -129,8 +120,8 @@ def _some(reader: Reader, x: Value, row: Index, first: int, length: int) -> Lane
     code, left = reader.code, length - first
     if left <= 0:
         return nothing(code)
-    with code.masked(None if left >= LANES else code.first_lanes(left, LANES)):
-        return _read(reader, x, (row, Index((), first, 1)))
+    with code.masked(code.lanes_left(left, LANES)):
+        return reader.read_whole(x, (row, Index((), first, 1)))
 
 
 def _round_turned_rows(reader: Reader, rows: Rows, value: Value, pointer: str) -> None:
@@ -190,10 +181,10 @@ def _panel(reader: Reader, value: Value, y: Value, begin: str, end: str, columns
     def line(k: Index, last: bool) -> None:
         with code.loop(begin, end) as panel:
             for start in range(0, columns, LANES):
-                with code.masked(_first(code, columns - start)):
+                with code.masked(code.lanes_left(columns - start, LANES)):
                     column = panel.times(COLUMNS).plus(Index((), start, 1))
-                    low = _read(reader, y, (k.times(2), column))
-                    high = nothing(code) if last else _read(reader, y, (k.times(2).plus(1), column))
+                    low = reader.read_whole(y, (k.times(2), column))
+                    high = nothing(code) if last else reader.read_whole(y, (k.times(2).plus(1), column))
                     place = panel.times(value.strides[0]).plus(k.times(wide)).plus(start)
                     put(code, pointer, place, beside(low, high))
 
@@ -218,9 +209,9 @@ def _turned_panel(reader: Reader, value: Value, y: Value, begin: str, end: str, 
             halves = [nothing(code)] * 2
             for half in range(2):
                 if left > half * LANES:
-                    with code.masked(_first(code, left - half * LANES)):
+                    with code.masked(code.lanes_left(left - half * LANES, LANES)):
                         number = k.times(2).plus(Index((), half * LANES, 1))
-                        halves[half] = _read(reader, y, (row, number))
+                        halves[half] = reader.read_whole(y, (row, number))
             found[i] = along(*halves)
         for i, line in enumerate(transposed(code, found, _WORDS, LANES)):
             if 2 * i < left:
@@ -233,11 +224,6 @@ def _turned_panel(reader: Reader, value: Value, y: Value, begin: str, end: str, 
                 square(panel, start, k, 2 * LANES)
             if whole < words:
                 square(panel, start, Index((), whole), depth - 2 * whole)
-
-
-def _first(code: Code, count: int) -> str | None:
-    """A mask of so many lanes, where not all are there."""
-    return None if count >= LANES else code.first_lanes(count, LANES)
 
 
 # --- products ---
@@ -268,8 +254,7 @@ def product(
     step = -(-pairs // (-(-pairs // DEEP) * tiles.SIDE)) * tiles.SIDE
     _cut_sum(code, left, right, rows, (0, step), result, add)
     with code.loop(step, pairs, step) as k:
-        least = code.declare("@llvm.smin.i64", "declare i64 @llvm.smin.i64(i64, i64)")
-        end = code.let(f"call i64 {least}(i64 {code.integer(k.plus(step))}, i64 {pairs})")
+        end = code.least(code.integer(k.plus(step)), pairs)
         _cut_sum(code, left, right, rows, (code.integer(k), end), result, add=True)
 
 
@@ -283,7 +268,7 @@ def _cut_sum(
     has_tiles = code.matrix_registers and left.pair == 1 and filled
 
     def across(panel: Index, columns: int) -> None:
-        if has_tiles:
+        if has_tiles and columns >= tiles.SIDE:
             _tiled(code, left, right, rows, panel, columns, pairs, result, add)
         else:
             _down(code, left, right, (0, rows), panel, range(0, columns, LANES), columns, pairs, result, add)
@@ -299,7 +284,7 @@ def _tiled(
     code: Code, left: Left, right: Right, rows: int | str, panel: Index, columns: int,
     pairs: tuple[int | str, int | str], result: Matrix, add: bool,
 ) -> None:  # fmt: skip
-    """All rows of a panel: in matrix registers, as far as these are filled."""
+    """All rows of a panel that fills a matrix register: in these, as far as they are filled."""
     starts = range(0, columns // tiles.SIDE * tiles.SIDE, tiles.SIDE)
     first, last = pairs
     whole = code.whole_steps(last, tiles.SIDE, first)
@@ -308,15 +293,15 @@ def _tiled(
     target = code.address(result.pointer, panel.times(COLUMNS), "float")
     z = Matrix(target, rows, columns, result.stride)
     begin: int | str = 0
-    for height in tiles.HEIGHTS if starts else ():
+    for height in tiles.HEIGHTS:
         end = code.whole_steps(rows, height, begin)
         with code.loop(begin, end, height) as row:
             for number in range(0, len(starts), 2):
                 tiles.tile(code, x, y, z, row, height, starts[number : number + 2], (first, whole), add)
         begin = end
-    if starts and whole != last:
+    if whole != last:
         _down(code, left, right, (0, begin), panel, starts, columns, (whole, last), result, add=True)
-    if starts and len(starts) * tiles.SIDE < columns:
+    if len(starts) * tiles.SIDE < columns:
         _down(code, left, right, (0, begin), panel, [len(starts) * tiles.SIDE], columns, pairs, result, add)
     _down(code, left, right, (begin, rows), panel, range(0, columns, LANES), columns, pairs, result, add)
 
@@ -339,7 +324,7 @@ def _tile(
     pairs: tuple[int | str, int | str], result: Matrix, add: bool,
 ) -> None:  # fmt: skip
     """Some rows of some vectors of a panel, of which so many columns are there."""
-    masks = [_first(code, columns - start) for start in starts]
+    masks = [code.lanes_left(columns - start, LANES) for start in starts]
     places = [
         [result.offset(row.plus(i), panel.times(COLUMNS).plus(Index((), start, 1))) for start in starts]
         for i in range(height)

@@ -321,6 +321,26 @@ class Code:
             return "<" + ", ".join(f"i1 {'true' if lane < count else 'false'}" for lane in range(width)) + ">"
         return self.let(f"icmp slt <{width} x i64> {lane_numbers(width)}, {self.splat('i64', count, width)}")
 
+    def lanes_left(self, count: int, width: int) -> str | None:
+        """A mask of the first ``count`` lanes, where not all of them are there."""
+        return None if count >= width else self.first_lanes(count, width)
+
+    def least(self, x: int | str, y: int | str) -> str:
+        """The smaller of two integers."""
+        called = self.declare("@llvm.smin.i64", "declare i64 @llvm.smin.i64(i64, i64)")
+        return self.let(f"call i64 {called}(i64 {x}, i64 {y})")
+
+    def most(self, x: int | str, y: int | str) -> str:
+        """The larger of two integers."""
+        called = self.declare("@llvm.smax.i64", "declare i64 @llvm.smax.i64(i64, i64)")
+        return self.let(f"call i64 {called}(i64 {x}, i64 {y})")
+
+    def fetch(self, pointer: str, offset: Index, dtype: np.dtype[Any], near: int) -> None:
+        """Have memory that is read soon brought into a cache: 3 is the nearest, 2 the next."""
+        called = self.declare("@llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        place = self.address(pointer, offset, TYPES[dtype])
+        self.emit(f"call void {called}(ptr {place}, i32 0, i32 {near}, i32 1)")
+
     @contextmanager
     def masked(self, mask: str | None) -> Iterator[None]:
         before, self.mask = self.mask, mask

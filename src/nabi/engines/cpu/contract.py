@@ -10,7 +10,7 @@ import numpy as np
 
 from nabi.engines.cpu.code import TYPES, Code, Index
 from nabi.engines.cpu.kernels import Rows, vectors
-from nabi.engines.cpu.lanes import Lane, constant, fused
+from nabi.engines.cpu.lanes import Lane, add_product, constant, fused
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import Value
 
@@ -201,9 +201,7 @@ class _Tile(NamedTuple):
                     number = code.load(self.x.pointer, self.x.offset(row.plus(i), k), dtype, 1)
                     left = Lane(code, number, dtype, 1).spread(width)
                     for total, factor in zip(line, right, strict=True):
-                        old = Lane(code, code.let(f"load {kind}, ptr {total}"), dtype, width)
-                        new = fused(left, Lane(code, factor, dtype, width), old)
-                        code.emit(f"store {kind} {new.name}, ptr {total}")
+                        add_product(total, left, Lane(code, factor, dtype, width))
             for line, spots in zip(totals, places, strict=True):
                 for total, place in zip(line, spots, strict=True):
                     found = code.let(f"load {kind}, ptr {total}")

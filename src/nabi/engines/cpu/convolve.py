@@ -228,7 +228,7 @@ def _products(reader: Reader, rows: Rows, value: Value) -> Iterator[tuple[Index,
 
 def _loads(code: Code, pointer: str, place: Index, left: int) -> Lane:
     """A vector, zero behind the last of what is left."""
-    with code.masked(None if left >= WORDS else code.first_lanes(left, WORDS)):
+    with code.masked(code.lanes_left(left, WORDS)):
         return Lane(code, code.load(pointer, place._replace(lanes=1), FLOAT, WORDS), FLOAT, WORDS)
 
 

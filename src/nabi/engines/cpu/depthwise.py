@@ -10,7 +10,7 @@ import numpy as np
 
 from nabi.engines.cpu.code import TYPES, ZERO, Index
 from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
-from nabi.engines.cpu.lanes import Lane, constant, fused, lanes_xp
+from nabi.engines.cpu.lanes import Lane, add_product, constant, lanes_xp
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import Value
 
@@ -105,8 +105,7 @@ class _Outputs:
                     known = not column.terms and not 0 <= column.constant < across
                     x = zero if known else self._load(line, column.times(channels).plus(lane))
                     found[reach] = x if known or hit is None else lanes_xp.where(hit, x, zero)
-                old = Lane(code, code.let(f"load {zero.kind}, ptr {totals[t]}"), FLOAT, width)
-                code.emit(f"store {zero.kind} {fused(found[reach], factors[j], old).name}, ptr {totals[t]}")
+                add_product(totals[t], found[reach], factors[j])
         for t, total in enumerate(totals):
             made = Lane(code, code.let(f"load {zero.kind}, ptr {total}"), FLOAT, width)
             reader.finish(self.value, self.target, (picture, p, q.plus(t), lane), made)

@@ -254,7 +254,7 @@ def fold_rows(reader: Reader, rows: Rows, values: Sequence[Value], partial: dict
     done = whole
     while done < channels:
         left = channels - done
-        columns(Index((), done), 1, None if left >= width else code.first_lanes(left, width))
+        columns(Index((), done), 1, code.lanes_left(left, width))
         done += width
 
 

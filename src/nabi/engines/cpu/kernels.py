@@ -325,15 +325,12 @@ def _write_strips(reader: Reader, rows: Rows, value: Value) -> None:
     _, tall, wide, channels = value.shape
     (height, width), left = x.shape[1:3], how["left"]
     border = constant(code, how["value"], value.dtype)
-    smax, smin = (
-        code.declare(f"@llvm.{name}.i64", f"declare i64 @llvm.{name}.i64(i64, i64)") for name in ("smax", "smin")
-    )
     with code.loop(0, rows.length) as row:
         strip = rows.first.plus(row)
         top = strip.times(how["step"]).plus(-how["top"])  # of the picture's rows, the one that the strip begins with
         before, after = (code.integer(top.times(-1).plus(n)) for n in (0, height))
-        above = code.let(f"call i64 {smin}(i64 {tall}, i64 {code.let(f'call i64 {smax}(i64 0, i64 {before})')})")
-        below = code.let(f"call i64 {smax}(i64 {above}, i64 {code.let(f'call i64 {smin}(i64 {tall}, i64 {after})')})")
+        above = code.least(tall, code.most(0, before))
+        below = code.most(above, code.least(tall, after))
         for start, stop in ((0, above), (below, tall)):
             with code.loop(start, stop) as i:
                 for place in grid(code, (), (wide, channels)):

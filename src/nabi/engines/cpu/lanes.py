@@ -148,6 +148,12 @@ def fused(x: Lane, y: Lane, z: Lane) -> Lane:
     return lanes_xp.add(x * y, z)
 
 
+def add_product(total: str, x: Lane, y: Lane) -> None:
+    """To a variable (see `Code.variable`), x·y."""
+    old = Lane(y.code, y.code.let(f"load {y.kind}, ptr {total}"), y.dtype, y.width)
+    y.code.emit(f"store {y.kind} {fused(x, y, old).name}, ptr {total}")
+
+
 def _polynomial(x: Lane, *factors: float) -> Lane:
     """Horner's rule, in one rounding a step."""
     result = constant(x.code, factors[0], x.dtype).spread(x.width)

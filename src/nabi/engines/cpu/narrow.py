@@ -11,7 +11,7 @@ import numpy as np
 from nabi.engines.cpu.code import ZERO, Code, Index
 from nabi.engines.cpu.contract import Matrix, operand, written
 from nabi.engines.cpu.kernels import Rows, vectors
-from nabi.engines.cpu.lanes import Lane, constant, fused, lanes_xp
+from nabi.engines.cpu.lanes import Lane, add_product, constant, lanes_xp
 from nabi.engines.cpu.panels import transposed
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import Value
@@ -64,13 +64,6 @@ def _most_high(code: Code, columns: int) -> int:
     return max(1, min(HIGH, ((32 if code.vector == 64 else 16) - 1) // (columns + 1)))
 
 
-def _add_products(code: Code, totals: list[str], others: Sequence[Lane], factor: Lane) -> None:
-    """To each total its product with the one factor."""
-    for total, other in zip(totals, others, strict=True):
-        old = Lane(code, code.let(f"load {factor.kind}, ptr {total}"), FLOAT, code.width)
-        code.emit(f"store {factor.kind} {fused(other, factor, old).name}, ptr {total}")
-
-
 def _totals(code: Code, height: int, columns: int) -> list[list[str]]:
     """Sums to be, column by column."""
     zero = constant(code, 0, FLOAT).spread(code.width)
@@ -93,7 +86,7 @@ def _put(code: Code, result: Matrix, row: Index, start: int, line: Lane) -> None
     """Some columns of a row."""
     assert isinstance(result.columns, int)
     left = result.columns - start
-    with code.masked(None if left >= code.width else code.first_lanes(left, code.width)):
+    with code.masked(code.lanes_left(left, code.width)):
         code.store(result.pointer, result.offset(row, Index((), start, 1)), FLOAT, code.width, line.name)
 
 
@@ -114,7 +107,9 @@ def _along_sum(code: Code, x: Matrix, y: Matrix, result: Matrix, work: str) -> N
             for k in vectors(code, depth, code.width):
                 lefts = [_load(code, x, row.plus(i), k) for i in range(height)]
                 for column, sums in enumerate(totals):
-                    _add_products(code, sums, lefts, _load(code, by_columns, k, Index((), column)))
+                    factor = _load(code, by_columns, k, Index((), column))
+                    for total, left in zip(sums, lefts, strict=True):
+                        add_product(total, left, factor)
             for i in range(height):
                 for start in range(0, columns, code.width):
                     lines = _turned_lines(code, totals, i, start)
@@ -133,7 +128,7 @@ def _lay_columns(code: Code, y: Matrix, target: Matrix) -> None:
 
     def square(k: Index, count: int, start: int) -> None:
         left = y.columns - start  # type: ignore[operator]
-        with code.masked(None if left >= width else code.first_lanes(left, width)):
+        with code.masked(code.lanes_left(left, width)):
             lines = [_load(code, y, k.plus(i), Index((), start, 1)).name for i in range(count)]
         lines += ["zeroinitializer"] * (width - count)
         for column, line in enumerate(transposed(code, lines, kind, width)[:left], start):
@@ -174,13 +169,13 @@ def _tile(code: Code, x: Matrix, y: Matrix, result: Matrix, row: Index, count: i
     totals = _totals(code, count, y.columns)
     with code.loop(0, x.columns) as k:
         lefts = [_load(code, x, row.plus(i * code.width)._replace(lanes=1), k) for i in range(count)]
-        fetch = code.declare("@llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
         for i in range(count):  # what the next tile takes, since these rows lie far apart, and each is read once
-            there = code.address(x.pointer, x.offset(row.plus((count + i) * code.width), k), "float")
-            code.emit(f"call void {fetch}(ptr {there}, i32 0, i32 3, i32 1)")
+            code.fetch(x.pointer, x.offset(row.plus((count + i) * code.width), k), FLOAT, near=3)
         for column, sums in enumerate(totals):
             factor = Lane(code, code.load(y.pointer, y.offset(k, Index((), column)), FLOAT, 1), FLOAT, 1)
-            _add_products(code, sums, lefts, factor.spread(code.width))
+            factor = factor.spread(code.width)
+            for total, left in zip(sums, lefts, strict=True):
+                add_product(total, left, factor)
     for i in range(count):
         for start in range(0, y.columns, code.width):
             for lane, line in enumerate(_turned_lines(code, totals, i, start)):

@@ -12,7 +12,7 @@ import numpy as np
 from nabi.engines.cpu.code import ZERO, Code, Index
 from nabi.engines.cpu.contract import Matrix, operand
 from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
-from nabi.engines.cpu.lanes import Lane, constant, fused, lanes_xp
+from nabi.engines.cpu.lanes import Lane, add_product, constant
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import Value
 
@@ -171,12 +171,15 @@ def _vectors(code: Code, columns: int, width: int) -> list[tuple[int, int, str |
     for start in range(0, columns, width):
         left = min(width, columns - start)
         lanes = 1 << (left - 1).bit_length()
-        found.append((start, lanes, None if left == lanes else code.first_lanes(left, lanes)))
+        found.append((start, lanes, code.lanes_left(left, lanes)))
     return found
 
 
 class _Tile(NamedTuple):
-    """Some rows by vectors of a panel: where the rows begin in x and in the product, and the columns in y and there."""
+    """Some rows by vectors of a panel: where the rows begin in x and in the product, and the columns in y and there.
+
+    ``fetches``: the next panel is brought near meanwhile.
+    """
 
     x: Matrix
     y: Panels
@@ -196,15 +199,11 @@ class _Tile(NamedTuple):
                 spot = place.plus(k.times(y.wide)).plus(start)._replace(lanes=1)
                 right.append(Lane(code, code.load(y.pointer, spot, FLOAT, lanes), FLOAT, lanes))
                 if self.fetches:
-                    fetch = code.declare("@llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-                    there = code.address(y.pointer, spot.plus(y.apart), "float")
-                    code.emit(f"call void {fetch}(ptr {there}, i32 0, i32 2, i32 1)")
+                    code.fetch(y.pointer, spot.plus(y.apart), FLOAT, near=2)
             for i, line in enumerate(totals):
                 left = Lane(code, code.load(x.pointer, x.offset(row.plus(i), k), FLOAT, 1), FLOAT, 1)
                 for total, factor in zip(line, right, strict=True):
-                    old = Lane(code, code.let(f"load {factor.kind}, ptr {total}"), FLOAT, factor.width)
-                    new = fused(left.spread(factor.width), factor, old)
-                    code.emit(f"store {factor.kind} {new.name}, ptr {total}")
+                    add_product(total, left.spread(factor.width), factor)
         for i, line in enumerate(totals):
             for total, (start, lanes, mask) in zip(line, self.side_by_side, strict=True):
                 kind = constant(code, 0, FLOAT).spread(lanes).kind
@@ -321,11 +320,9 @@ def whole_and_last(code: Code, panels: Rows, columns: int, wide: int) -> Iterato
     and columns. Either may be empty."""
     first, whole = code.integer(panels.first), columns // wide
     end = code.let(f"add i64 {first}, {panels.length}")
-    least = code.declare("@llvm.smin.i64", "declare i64 @llvm.smin.i64(i64, i64)")
-    yield first, code.let(f"call i64 {least}(i64 {end}, i64 {whole})"), wide
+    yield first, code.least(end, whole), wide
     if columns % wide:
-        most = code.declare("@llvm.smax.i64", "declare i64 @llvm.smax.i64(i64, i64)")
-        yield code.let(f"call i64 {most}(i64 {first}, i64 {whole})"), end, columns % wide
+        yield code.most(first, whole), end, columns % wide
 
 
 def _lay(reader: Reader, value: Value, x: Value, panels: tuple[str, str], columns: int) -> None:
@@ -337,10 +334,8 @@ def _lay(reader: Reader, value: Value, x: Value, panels: tuple[str, str], column
         for start in range(0, wide, width):
             left, lane, found = columns - start, Index((), start, 1), zero
             if left > 0:
-                with code.masked(None if left >= width else code.first_lanes(left, width)):
-                    found = reader.read(x, (k, panel.times(wide).plus(lane))).spread(width)
-                    if code.mask is not None:
-                        found = lanes_xp.where(Lane(code, code.mask, bool, width), found, zero)
+                with code.masked(code.lanes_left(left, width)):
+                    found = reader.read_whole(x, (k, panel.times(wide).plus(lane)))
             reader.write(value, (panel, k, lane), found)
 
 
@@ -354,7 +349,7 @@ def _lay_turned(reader: Reader, value: Value, x: Value, panels: tuple[str, str],
         """So many numbers of each of as many rows as a register has lanes."""
         lines = ["zeroinitializer"] * width
         for i in range(min(width, columns - start)):
-            with code.masked(None if count >= width else code.first_lanes(count, width)):
+            with code.masked(code.lanes_left(count, width)):
                 place = panel.times(wide).plus(start + i), k._replace(lanes=1)
                 lines[i] = reader.read(x, place).spread(width).name
         for i, line in enumerate(transposed(code, lines, kind, width)):

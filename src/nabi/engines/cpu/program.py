@@ -248,14 +248,14 @@ class Program:
             panels.matmul(reader, rows, value, work)
         elif value.kind == "matmul" and narrow.suits(value, segment.block or value.shape[0]):
             narrow.matmul(reader, rows, value, work)
-        elif value.kind == "panels" and is_in_panels(value):
-            panels.lay_out(reader, rows, value)
         elif value.kind == "matmul":
             contract.matmul(reader, rows, value, self.library, work)
         elif value.kind == "rounded_rows":
             bfloat16.round_rows(reader, rows, value)
         elif value.kind == "rounded_panels":
             bfloat16.round_panels(reader, rows, value)
+        elif is_in_panels(value):
+            panels.lay_out(reader, rows, value)
         elif value.kind == "rounded_matmul":
             bfloat16.matmul(reader, rows, value)
         elif root.made.kind == "convolution":

@@ -83,6 +83,15 @@ class Reader:
             found = self.code.remember(key, self._read(value, index))
         return found  # type: ignore[no-any-return]
 
+    def read_whole(self, value: Value, index: tuple[Index, ...]) -> Lane:
+        """A whole vector: zero in the lanes that are not there."""
+        code = self.code
+        lane = self.read(value, index).spread(code.width)
+        if code.mask is None:
+            return lane
+        zero = constant(code, 0, value.dtype).spread(code.width)
+        return lanes_xp.where(Lane(code, code.mask, bool, code.width), lane, zero)
+
     def write(self, value: Value, index: tuple[Index, ...], lane: Lane) -> None:
         width = self.code.width
         lane = lanes_xp.astype(lane, value.dtype).spread(width)

@@ -299,15 +299,15 @@ class Spelled:
                 "rounded_matmul", (self._rows(x), self._rounded_panels(y)), shape, x.dtype, {"depth": x.shape[1]}
             )
         if x.dtype == np.float32 and _suits_panels(x.shape[0], *y.shape):
-            y = self._panels(y)
+            panels = -(-y.shape[1] // PANEL), y.shape[0], PANEL
+            y = self._laid_out("panels", y, panels, x.dtype)
         return self.value("matmul", (x, y), shape, x.dtype)
 
-    def _panels(self, y: Value) -> Value:
-        """The second matrix of a product, (panels, sum, columns)."""
-        (depth, columns), turned = y.shape, y.kind == "permute_dims"
-        shape = -(-columns // PANEL), depth, PANEL
-        how = {"turned": turned, "columns": columns}
-        return self.value("panels", (y.inputs[0] if turned else y,), shape, y.dtype, how)
+    def _laid_out(self, kind: str, matrix: Value, shape: tuple[int, ...], dtype: Any) -> Value:
+        """A matrix as a product takes it, by a kernel that knows both it and its transpose."""
+        turned = matrix.kind == "permute_dims"
+        how = {"turned": turned, "depth": matrix.shape[0], "columns": matrix.shape[1]}
+        return self.value(kind, (matrix.inputs[0] if turned else matrix,), shape, dtype, how)
 
     def _rows(self, x: Value) -> Value:
         """The first matrix of a product, in words of two numbers."""
@@ -319,10 +319,9 @@ class Spelled:
 
     def _rounded_panels(self, y: Value) -> Value:
         """The second matrix of a product, in words of two numbers, (panels, words, columns)."""
-        (depth, columns), turned = y.shape, y.kind == "permute_dims"
-        how = {"turned": turned, "depth": depth, "columns": columns}
+        depth, columns = y.shape
         shape = -(-columns // COLUMNS), -(-depth // 2), min(COLUMNS, -(-columns // WORDS) * WORDS)
-        return self.value("rounded_panels", (y.inputs[0] if turned else y,), shape, np.uint32, how)
+        return self._laid_out("rounded_panels", y, shape, np.uint32)
 
     def _goes_winograds_way(self, window: Window, inputs: int, outputs: int, rounded: bool) -> bool:
         """Whether a convolution does; ``rounded``: where its product as it is defined would be in bfloat16."""
