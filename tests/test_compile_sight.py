@@ -6,6 +6,7 @@ calls that found nothing changed, one by one, and then many at random.
 
 import copy
 import functools
+import weakref
 import zlib
 from typing import Any
 
@@ -309,6 +310,18 @@ def test_steps_of_training_look_around_once(monkeypatch: pytest.MonkeyPatch) -> 
     learner.swap()
     learner.step(np.ones((2, 4), np.float32), np.zeros(2, np.int64))
     assert len(looked) == 1
+
+
+def test_a_look_keeps_no_array_alive() -> None:
+    """Else the parameters that a training began with would lie in memory to its end."""
+    weight = nabi.tensor(np.arange(3, dtype=np.float32), name="weight")
+    compiled = nabi.compile(lambda x: x * weight, state=weight)
+    compiled(1.0)
+    held = weakref.ref(weight.held)
+    weight.held = np.ones(3, np.float32)
+    assert held() is None
+    assert np.asarray(compiled(2.0)).tolist() == [2, 2, 2]
+    assert len(compiled.recordings) == 1
 
 
 def test_tensors_of_a_nest_are_those_in_it_now() -> None:

@@ -36,6 +36,7 @@ def check(function: Callable[..., Any], *arrays: Any) -> set[str]:
 @pytest.fixture(autouse=True)
 def _cut_whatever_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strips, "ENOUGH_WORK", 0)
+    monkeypatch.setattr(strips, "FITS", 0)
     monkeypatch.setattr(segments, "FEW_OPERATIONS", 0)
     monkeypatch.setattr(segments, "TINY", 0)
 
@@ -45,7 +46,8 @@ def normal(seed: int, *shape: int) -> Any:
 
 
 LAYERS = ("3x3", "3x3 in steps of 2", "5x5 far apart", "1x1", "depthwise", "depthwise in steps of 2", "wide",
-          "pool", "pool that overlaps", "pool with a border", "relu and bias", "residual", "no border")  # fmt: skip
+          "pool", "pool that overlaps", "pool with a border", "relu and bias", "residual", "no border", "inverted",
+          "inverted in steps of 2")  # fmt: skip
 
 
 def layer(kind: str, x: Any, w: list[Any], place: int) -> Any:
@@ -63,6 +65,11 @@ def layer(kind: str, x: Any, w: list[Any], place: int) -> Any:
     if kind.startswith("depthwise"):
         stride = 2 if "steps" in kind else 1
         return ops.conv2d(x, w[1][:3, :3, :, :c], stride=stride, padding="same", groups=c)
+    if kind.startswith("inverted"):
+        many = ops.clip(ops.conv2d(x, w[0][:1, :1, :c, : min(3 * c, 48)]) + w[2][: min(3 * c, 48)], 0, 6)
+        many = layer("depthwise in steps of 2" if "steps" in kind else "depthwise", many, w, place)
+        few = ops.conv2d(ops.relu(many), w[0][:1, :1, : many.shape[3], :c])
+        return few if "steps" in kind else x + few
     if kind.startswith("pool"):
         size, padding = (2, 0) if kind == "pool" else (3, 1 if "border" in kind else 0)
         return ops.max_pool2d(x, kernel_size=size, stride=2, padding=padding)
@@ -136,6 +143,67 @@ def test_strips_that_lie_in_the_border(border: tuple[int, int], kernel: int, str
     with guarded() as overrun:
         check(network, x, v, w)
     assert overrun() == 0
+
+
+def inverted(kernel: int, stride: int, padding: Any, dilation: int, stem: bool = False) -> Callable[..., Any]:
+    """Few channels, many, each seen through a window of its own, and few again."""
+
+    def network(x: Any, v: Any, d: Any, w: Any) -> Any:
+        v, how = (v, {"stride": 2, "padding": 1}) if stem else (v[:1, :1], {})
+        many = ops.clip(ops.conv2d(x, v, **how) + 0.5, 0, 6)  # a border of zeros is not what it makes of zeros
+        seen = ops.conv2d(many, d[:kernel, :kernel], stride=stride, padding=padding, dilation=dilation, groups=24)
+        few = ops.conv2d(ops.relu(seen), w)
+        return x + few if few.shape == x.shape else few
+
+    return network
+
+
+@pytest.mark.parametrize("room", [1, 12_000, 30_000])
+@pytest.mark.parametrize("stem", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [
+        (3, 1, 1, 1),
+        (3, 2, 1, 1),
+        (5, 1, 2, 1),
+        (5, 2, "same", 1),
+        (3, 1, 2, 2),
+        (3, 1, ((0, 2), (1, 0)), 1),
+        (1, 1, 2, 1),
+        (2, 2, 4, 1),
+    ],
+)
+def test_many_channels_pass_through_strips(
+    monkeypatch: pytest.MonkeyPatch, room: int, stem: bool, kernel: int, stride: int, padding: Any, dilation: int
+) -> None:
+    monkeypatch.setattr(strips, "ROOM", room)
+    monkeypatch.setattr(strips, "TWICE", 3)
+    side = 80 if stem else 40
+    arrays = normal(0, 1, side, 9, 6), normal(1, 3, 3, 6, 24), normal(2, 5, 5, 1, 24), normal(3, 1, 1, 24, 6)
+    network = inverted(kernel, stride, padding, dilation, stem)
+    with guarded() as overrun:
+        check(network, *arrays)
+    assert overrun() == 0
+    (seen,) = (v for v in walk(Program(plan_of(network, *arrays)).outputs) if v.kind == "depthwise")
+    assert seen.settings["apart"] == (room > 1)
+
+
+@pytest.mark.parametrize("why", ["it fits", "there are more", "they are read again", "most rows are computed twice"])
+def test_what_does_not_pass_through_strips(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    monkeypatch.setattr(strips, "ROOM", 12_000)
+    monkeypatch.setattr(strips, "FITS", 40 * 9 * 24 * 4 - (why != "it fits"))
+    few = 12 if why == "there are more" else 6
+    dilation = 4 if why == "most rows are computed twice" else 1
+    arrays = normal(0, 1, 40, 9, few), normal(1, 1, 1, few, 24), normal(2, 3, 3, 1, 24)
+
+    def network(x: Any, v: Any, d: Any) -> Any:
+        many = ops.relu(ops.conv2d(x, v))
+        seen = ops.conv2d(many, d, padding=dilation, dilation=dilation, groups=24)
+        return seen + many if why == "they are read again" else seen
+
+    check(network, *arrays)
+    (seen,) = (v for v in walk(Program(plan_of(network, *arrays)).outputs) if v.kind == "depthwise")
+    assert not seen.settings["apart"]
 
 
 def test_several_pictures_are_not_cut() -> None:

@@ -8,6 +8,7 @@ import functools
 import os
 import sysconfig
 import types
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from operator import attrgetter
@@ -48,7 +49,9 @@ class Sight:
 
     What holds something (a field, an item, a closure's cell) holds one object. As long as it is still the very same
     object in every such place, everything is as it was: by value are compared only the keys and lengths of what can
-    grow, and what can be written to in place. Another object may still be equal: that takes another look.
+    grow, and what can be written to in place. Another object may still be equal: that takes another look. Of the array
+    of a tensor only dtype and shape matter, and they are asked only where it is not the array of the look: after a run
+    of a large network it is far from the cache.
 
     A place is noted before the look goes on from what it held. If another thread changes it in between, the note is
     out of date, and the next call looks again.
@@ -64,7 +67,7 @@ class Sight:
         self._cells: list[tuple[types.CellType, Any]] = []
         self._objects: list[tuple[Any, type, dict[str, Any]]] = []  # with its type and fields
         self._readings: list[tuple[Callable[[Any], Any], Any, Any]] = []
-        self._tensors: list[tuple[Node, bool, Any, Any]] = []
+        self._tensors: list[tuple[Node, bool, Any, Any, Callable[[], Any]]] = []
         self._whole: list[tuple[Callable[[Any], Any], Any, Any]] = []
 
     def unchanged(self) -> bool:
@@ -91,9 +94,11 @@ class Sight:
             for how, thing, read in self._readings:
                 if how(thing) is not read:
                     return False
-            for tensor, wanted, dtype, shape in self._tensors:
+            for tensor, wanted, dtype, shape, array in self._tensors:
                 held = tensor.held
-                if tensor.requires_grad is not wanted or held.dtype is not dtype or held.shape != shape:
+                if tensor.requires_grad is not wanted:
+                    return False
+                if held is not array() and (held.dtype is not dtype or held.shape != shape):
                     return False
             for how, thing, value in self._whole:
                 if how(thing) != value:
@@ -125,8 +130,11 @@ class Sight:
 
     def tensor(self, tensor: Node) -> Any:
         """What matters of a tensor of the state, for a key."""
-        self._tensors.append((tensor, tensor.requires_grad, tensor.dtype, tensor.shape))
-        return Same(tensor), *self._tensors[-1][1:]
+        seen = tensor.requires_grad, tensor.dtype, tensor.shape
+        held = tensor.held
+        array = weakref.ref(held) if isinstance(held, np.ndarray) else lambda: None
+        self._tensors.append((tensor, *seen, array))
+        return Same(tensor), *seen
 
     def enter(self, thing: Any) -> None:
         """Note everything that a thing holds: a list, tuple, dict or array, or an object with fields."""

@@ -87,13 +87,16 @@ class _Outputs:
         width, (across, channels) = code.width, self.x.shape[2:]
         zero = constant(code, 0, FLOAT).spread(width)
         totals = [code.variable(zero.kind, zero.name) for _ in range(size)]
-        if self.value.settings["height"]:  # rows are strips of the one picture
+        source, down, above = reader.pointer(self.x, picture), p, ZERO
+        if self.value.settings["apart"]:  # each strip has all that its windows see
+            above = picture.times(self.value.shape[1] * sh)
+        elif self.value.settings["height"]:  # its strips lie together
             source, down = reader.pointer(self.x), picture.times(self.value.shape[1]).plus(p)
-        else:
-            source, down = reader.pointer(self.x, picture), p
         weights = reader.pointer(self.weight)
         with code.loop(0, kh) as i:
-            row, hit = self._row(down.times(sh).plus(i.times(dh)).plus(-self.top))
+            seen = down.times(sh).plus(i.times(dh))
+            row, hit = self._row(above.plus(seen).plus(-self.top))
+            row = seen if self.value.settings["apart"] else row
             line = code.address(source, row.times(across * channels), TYPES[FLOAT])
             place = i.times(kw * channels).plus(lane)
             factors = [self._load(weights, place.plus(j * channels)) for j in range(kw)]

@@ -4,10 +4,17 @@ Rows of a batch are shared out among threads, and a batch of one has one row. Bu
 as its strips do, (S, H/S, W, C): so what is computed pixel by pixel is computed strip by strip as well, and only a
 window that looks over the edge of a strip needs rows of its neighbours: strips that overlap are laid out for it, where
 otherwise the picture's border would be.
+
+A network for small machines makes many channels of few, sees each through a window of its own, and makes few of many
+again (Sandler et al., 2018, "MobileNetV2: Inverted residuals and linear bottlenecks", section 3). The many channels of
+the whole picture are more than the cache holds, those of a strip are not: so a strip goes through all three while it is
+there, and the rows that two strips see are computed for both.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 
 from nabi.engines.cpu.convolve import REACH, TILE, has_few_tiles
 from nabi.engines.cpu.segments import multiply_adds
@@ -16,6 +23,14 @@ from nabi.graph.indexing import Slice
 
 ENOUGH_WORK = 1 << 21
 """Multiply-adds of all convolutions that are worth an agreement between threads."""
+FITS = 1 << 20
+"""Bytes of a whole picture that the cache can bear between two convolutions."""
+ROOM = 700 << 10
+"""Bytes, at most, of what a depthwise convolution reads of a strip, and of what it makes of that."""
+TWICE = 1.4
+"""Rows that are computed, at most, for each that there is."""
+WIDENS = 3
+"""How many times as many channels a convolution must make that is computed twice where strips meet."""
 CONVOLUTIONS = ("convolution", "winograd", "depthwise")
 
 
@@ -33,7 +48,7 @@ def cut(xp: Spelled, outputs: Sequence[Value], everything: Sequence[Value]) -> l
     work = sum(multiply_adds(value) for value in everything if value.kind in CONVOLUTIONS and value.shape[0] == 1)
     if work < ENOUGH_WORK:
         return list(outputs)
-    cutter = _Cutter(xp)
+    cutter = _Cutter(xp, outputs, everything)
     for value in everything:
         cutter.take(value)
     return [cutter.whole[value.serial] for value in outputs]
@@ -52,25 +67,40 @@ def count(height: int) -> int:
     return next((strips for strips in (4, 2) if height % strips == 0 and height // strips > 2), 1)
 
 
+def _is_pixelwise(value: Value) -> bool:
+    """Whether each pixel is made of those at the same place."""
+    if value.kind == "convolution":
+        return value.inputs[0].shape[:3] == value.shape[:3] and value.settings["kernel"] == (1, 1)
+    return value.kind == "elementwise"
+
+
+def _shape(value: Value, strips: int) -> tuple[int, ...]:
+    """That of a picture in so many strips."""
+    return strips, value.shape[1] // strips, *value.shape[2:]
+
+
 class _Cutter:
     """Values as they were, made of what is cut; and cut themselves."""
 
-    def __init__(self, xp: Spelled) -> None:
+    def __init__(self, xp: Spelled, outputs: Sequence[Value], everything: Sequence[Value]) -> None:
         self.xp = xp
+        self.readers = Counter(x.serial for value in everything for x in value.inputs)
+        self.readers.update(value.serial for value in outputs)
         self.whole: dict[int, Value] = {}
         self.strips: dict[int, Value] = {}
 
     def take(self, value: Value) -> None:
         """Make a value anew; what it is made from has been taken before."""
         inputs = [self.whole[x.serial] for x in value.inputs]
-        strips = count(value.shape[1]) if value.ndim == 4 and value.shape[0] == 1 else 1
-        found = self._cut(value, strips) if strips > 1 else None
+        found = self._with_its_source(value)
+        if found is None and (strips := self._count(value)) > 1:
+            found = self._cut(value, strips)
         if found is not None:
             self.strips[value.serial] = found
-        if value.kind == "depthwise" and value.inputs[0].serial in self.strips and strips == 1:
+        if found is not None and value.kind != "getitem":
+            self.whole[value.serial] = self._in_memory(value, value.shape)
+        elif value.kind == "depthwise" and value.inputs[0].serial in self.strips:
             self.whole[value.serial] = self._by_channel(value, value.shape)
-        elif found is not None and value.kind in CONVOLUTIONS:
-            self.whole[value.serial] = self.xp.value("reshape", (found,), value.shape, value.dtype)
         elif value.kind == "sum" and value.inputs[0].serial in self.strips and value.settings["axes"] == (1, 2):
             # over the rows, too, which are parts of a picture now
             total = self.xp.value("sum", (self.strips[value.inputs[0].serial],), value.shape[1:], value.dtype,
@@ -84,22 +114,84 @@ class _Cutter:
     def _like(self, value: Value, inputs: Sequence[Value], shape: Sequence[int]) -> Value:
         return self.xp.value(value.kind, inputs, shape, value.dtype, value.settings, value.formula, value.held)
 
+    def _in_memory(self, value: Value, shape: Sequence[int]) -> Value:
+        """A value as it lies in memory, in another shape."""
+        found = self.strips.get(value.serial)
+        found = self.whole[value.serial] if found is None else found
+        return self.xp.value("reshape", (found,), shape, value.dtype) if found.shape != tuple(shape) else found
+
     def _of(self, value: Value, strips: int) -> Value:
         """A picture in so many strips."""
-        found = self.strips.get(value.serial)
-        if found is not None and found.shape[0] == strips:
-            return found
-        shape = strips, value.shape[1] // strips, *value.shape[2:]
-        return self.xp.value("reshape", (self.whole[value.serial],), shape, value.dtype)
+        if value.serial not in self.strips and value.kind == "elementwise":
+            found = self._cut(value, strips)
+            if found is not None:
+                return found
+        return self._in_memory(value, _shape(value, strips))
+
+    def _count(self, value: Value) -> int:
+        """Into how many strips a value is cut: as many as what it is made of, pixel by pixel, and made last."""
+        if value.ndim != 4 or value.shape[0] > 1:
+            return 1
+        sources = [x for x in value.inputs if x.shape[:2] == value.shape[:2]] if _is_pixelwise(value) else []
+        source = max(sources, key=attrgetter("serial"), default=value)
+        if source.serial in self.strips:
+            return self.strips[source.serial].shape[0]
+        return 1 if value.kind == "elementwise" else count(value.shape[1])
+
+    def _with_its_source(self, value: Value) -> Value | None:
+        """A depthwise convolution, cut together with what makes many channels of few; None where none does."""
+        if value.kind != "depthwise" or value.shape[0] > 1:
+            return None
+        (x, weight), how = value.inputs, value.settings
+        (kernel, _), (stride, _), (dilation, _) = how["kernel"], how["stride"], how["dilation"]
+        across, down = (math.prod(v.shape[2:]) * v.dtype.itemsize for v in (x, value))
+        if x.shape[1] * across <= FITS:
+            return None
+        for strips in range(2, value.shape[1], 2):
+            height = value.shape[1] // strips
+            tall = (height - 1) * stride + (kernel - 1) * dilation + 1
+            if height * strips == value.shape[1] and tall * across + height * down <= ROOM:
+                break
+        else:
+            return None
+        if tall > TWICE * height * stride:
+            return None
+        source = self._widened(x, strips, height * stride, how["corner"][0], tall)
+        if source is None:
+            return None
+        how = {**how, "height": x.shape[1], "apart": True}
+        return self.xp.value(value.kind, (source, self.whole[weight.serial]), _shape(value, strips), value.dtype, how)
+
+    def _widened(self, value: Value, strips: int, step: int, top: int, tall: int) -> Value | None:
+        """What makes many channels of few, in strips that overlap; None where it is more than that, or read again."""
+        if self.readers[value.serial] > 1:
+            return None
+        shape = strips, tall, *value.shape[2:]
+        if value.kind == "elementwise":
+            inputs: list[Value] = []
+            for x in value.inputs:
+                whole = self.whole[x.serial] if math.prod(x.shape[:-1]) == 1 else None
+                made = self._widened(x, strips, step, top, tall) if x.shape == value.shape else whole
+                if made is None:
+                    return None
+                inputs.append(made)
+            return self._like(value, inputs, shape)
+        if value.kind != "convolution" or value.shape[3] < WIDENS * value.inputs[0].shape[3]:
+            return None
+        (x, weight), how = value.inputs, value.settings
+        (kernel, _), (stride, _), (dilation, _) = how["kernel"], how["stride"], how["dilation"]
+        taller = (tall - 1) * stride + (kernel - 1) * dilation + 1
+        source = self._overlapping(x, strips, step * stride, taller, top * stride)
+        return self._like(value, [source, self.whole[weight.serial]], shape)
 
     def _cut(self, value: Value, strips: int) -> Value | None:
         """A value strip by strip; None where that is not known."""
-        height = value.shape[1] // strips
-        shape = strips, height, *value.shape[2:]
+        shape = _shape(value, strips)
+        height = shape[1]
         if value.kind == "elementwise":
             inputs = []
             for x in value.inputs:
-                if x.ndim == 4 and x.shape[1] == value.shape[1]:
+                if x.ndim == 4 and x.shape[:2] == value.shape[:2]:
                     x = self._of(x, strips)
                 elif math.prod(x.shape[:-1]) != 1:
                     return None
@@ -146,17 +238,20 @@ class _Cutter:
             return None
         source = self._overlapping(x, strips, height * down.step, tall)
         key = first, Slice(down.start, down.start + (height - 1) * down.step + 1, down.step), across, last
-        shape = strips, height, *value.shape[2:]
-        return self.xp.value("getitem", (source,), shape, value.dtype, {"key": key})
+        return self.xp.value("getitem", (source,), _shape(value, strips), value.dtype, {"key": key})
 
-    def _overlapping(self, x: Value, strips: int, step: int, tall: int) -> Value:
-        """Strips ``tall`` rows high, one beginning ``step`` rows below the other; of a padded picture, with borders."""
-        if step == tall and strips * step == x.shape[1] and x.kind != "pad":
+    def _overlapping(self, x: Value, strips: int, step: int, tall: int, above: int = 0) -> Value:
+        """Strips ``tall`` rows high, one beginning ``step`` rows below the other; of a padded picture, with borders.
+
+        ``above``: rows that the first begins above the picture.
+        """
+        if step == tall and strips * step == x.shape[1] and x.kind != "pad" and not above:
             return self._of(x, strips)
         source, top, left, border = x, 0, 0, 0.0
         if x.kind == "pad":
             widths = x.settings["widths"]
             if widths[0] == widths[3] == (0, 0):
                 source, top, left, border = x.inputs[0], widths[1][0], widths[2][0], x.settings["value"]
-        how = {"step": step, "top": top, "left": left, "value": border}
-        return self.xp.value("strips", (self.whole[source.serial],), (strips, tall, *x.shape[2:]), x.dtype, how)
+        how = {"step": step, "top": top + above, "left": left, "value": border}
+        whole = self._in_memory(source, source.shape)
+        return self.xp.value("strips", (whole,), (strips, tall, *x.shape[2:]), x.dtype, how)

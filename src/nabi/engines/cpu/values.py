@@ -351,10 +351,13 @@ class Spelled:
         return total
 
     def _depthwise(self, x: Value, weight: Value, borders: Any, window: Window) -> Value:
-        """A convolution of each channel for itself, of a picture without its borders."""
+        """A convolution of each channel for itself, of a picture without its borders.
+
+        Where that is cut, its ``height`` is told, and whether strips lie ``apart``, each with all that is seen of it.
+        """
         (top, _), (left, _) = borders
         shape = (x.shape[0], *window.steps, x.shape[3])
-        how = {**_seen(window), "corner": (top, left), "height": 0}
+        how = {**_seen(window), "corner": (top, left), "height": 0, "apart": False}
         return self.value("depthwise", (x, weight), shape, x.dtype, how)
 
     def _windowed(self, x: Value, weight: Value, borders: Any, window: Window, turned: bool = False) -> Value:
