@@ -104,3 +104,20 @@ def test_matching_is_strict() -> None:
     assert not matches("accuracy 0.97 in 1.2 s\n", "accuracy 0.96 in 1.2 s\n")
     assert matches("first\n...\nlast\n", "first\nmiddle\nlast\n")
     assert not matches("first\n...\nlast\n", "first\nmiddle\nlast one\n")
+
+
+def test_names_of_weights() -> None:
+    """Each row of the tables in docs/weights.md, of each network that a heading names."""
+    text = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    told = 0
+    for section in text.split("\n## ")[1:]:
+        heading, *lines = section.splitlines()
+        header, _, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
+        for backbone in heading.split(", "):
+            known = nabi.models.BACKBONES[backbone]
+            assert header[1:] == [*known.namings]
+            model = known.build()
+            tables = [dict(naming(model)) for naming in known.namings.values()]
+            assert [row for row in rows if [table.get(row[0]) for table in tables] != row[1:]] == []
+            told += len(rows)
+    assert told > 30

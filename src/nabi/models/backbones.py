@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from nabi import nn
 from nabi.errors import SettingError
-from nabi.models.foreign import Naming, sources
+from nabi.models.foreign import Naming, Source, sources
 from nabi.models.mobile import EFFICIENTNET_LITE0_NAMINGS, MOBILENET_V2_NAMINGS, efficientnet_lite0, mobilenet_v2
 from nabi.models.residual import RESNET_NAMINGS, resnet18, resnet50
 
@@ -40,10 +40,19 @@ class Backbone(NamedTuple):
     packaged: str | None = None
     size: int = 224
 
+    def sources(self, whose: str) -> dict[str, Source]:
+        """For every tensor that is learnt from pictures, by its path: where it comes from.
+
+        Examples
+        --------
+        >>> BACKBONES["mobilenet_v2"].sources("timm")["first.conv.weight"]
+        Source(name='conv_stem.weight', axes=(2, 3, 1, 0))
+        """
+        return sources(self.build(), self.namings[whose])
+
     def foreign_names(self) -> set[str]:
         """What the arrays in a file of its weights are called, by whosever names."""
-        model = self.build()
-        return {source.name for naming in self.namings.values() for source in sources(model, naming).values()}
+        return {source.name for whose in self.namings for source in self.sources(whose).values()}
 
 
 BACKBONES: dict[str, Backbone] = {
