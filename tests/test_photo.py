@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -499,6 +500,20 @@ def test_train_looks_at_photos_with_a_backbone(folder: Path, tmp_path: Path, cap
 def test_train_takes_every_head(folder: Path, tmp_path: Path, head: str) -> None:
     assert main(["train", str(folder), "--model", head, "--out", str(tmp_path / head)]) == 0
     assert nabi.load(tmp_path / head).head == head
+
+
+def test_train_lets_rare_classes_count(folder: Path, tmp_path: Path, capsys) -> None:
+    for file in sorted((folder / "ship").iterdir())[2:]:
+        file.rename(folder / "cat" / file.name)
+    cases = {(): "balanced", ("--no-balanced",): None, ("--balanced",): "balanced", ("--model", "knn"): None}
+    for number, (options, weighting) in enumerate(cases.items()):
+        out = tmp_path / str(number)
+        assert main(["train", str(folder), *options, "--out", str(out)]) == 0
+        told = re.search(
+            "train on: [12] of ship, .*; rare classes count as much as .*; --no-balanced", capsys.readouterr().out
+        )
+        assert bool(told) == (options == ())
+        assert nabi.load(out).class_weight == weighting
 
 
 def test_train_keeps_what_finetuning_made(folder: Path, tmp_path: Path) -> None:

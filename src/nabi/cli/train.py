@@ -41,7 +41,7 @@ from nabi.training.loop import CHECKPOINT_SECONDS
 DEFAULTS: dict[str, Any] = {"data": "digits", "seed": 0}
 MODEL_OF_PIXELS = "mlp"
 UNEVEN = 10
-"""From how many times as many pictures in another class on it is said."""
+"""From how many times as many pictures in another class on it is said, and photos are balanced."""
 
 
 def train(
@@ -100,7 +100,12 @@ def train(
         int | None, typer.Option(help="End after so many epochs that were no better on validation pictures.")
     ] = None,
     balanced: Annotated[
-        bool | None, typer.Option("--balanced", help="Let rare classes count as much as frequent ones.")
+        bool | None,
+        typer.Option(
+            "--balanced/--no-balanced",
+            show_default="balanced for photos, where one has ten times as many as another",
+            help="Let rare classes count as much as frequent ones.",
+        ),
     ] = None,
     averaged: Annotated[
         bool | None, typer.Option("--averaged", help="perceptron: answer with the mean of all weights on the way.")
@@ -214,8 +219,8 @@ def _run(
         f"writing to {printable(str(folder.path))}"
     )
     uneven = _uneven(classifier, dataset)
-    if uneven and not asked.get("balanced"):
-        where.print(uneven)
+    if uneven and "balanced" not in asked:
+        where.print(uneven + _balanced(classifier))
     if asked["data"] not in NAMED and "size" not in asked:
         height, width, channels = dataset.train.images.shape[1:]
         where.print(f"as pictures of {height}x{width}x{channels}; --size brings them to another")
@@ -265,14 +270,22 @@ def _run(
 
 
 def _uneven(classifier: Classifier, dataset: Dataset) -> str:
-    """Where some classes have far fewer pictures than others, and the classifier can make up for it: how many."""
+    """How many pictures, where some classes have far fewer than others, and the classifier can make up for it."""
     learner = registered(classifier.head)() if isinstance(classifier, PhotoClassifier) else classifier
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
     few, many = int(np.where(counts > 0, counts, counts.max() + 1).argmin()), int(counts.argmax())
     if "class_weight" not in learner.get_params() or counts[many] < UNEVEN * counts[few]:
         return ""
     few_of, many_of = (f"{counts[place]:,} of {printable(dataset.classes[place])}" for place in (few, many))
-    return f"pictures to train on: {few_of}, {many_of}; --balanced lets rare classes count as much as frequent ones"
+    return f"pictures to train on: {few_of}, {many_of}"
+
+
+def _balanced(classifier: Classifier) -> str:
+    """Let rare classes count as much as frequent ones if it is a classifier of photos; what is said of it."""
+    if not isinstance(classifier, PhotoClassifier):
+        return "; --balanced lets rare classes count as much as frequent ones"
+    classifier.class_weight = "balanced"
+    return "; rare classes count as much as frequent ones; --no-balanced lets photos count alike"
 
 
 def _kept(finished: Finished) -> str:
