@@ -84,12 +84,19 @@ def _forced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_program(seed: int, size: Size, runs: int = 8) -> None:
+    """Near enough to the reference, nothing else written, and the same bits from one thread and from two."""
     program = Program(seed, size)
     plan = program.plan()
     wanted = engines.prepare("reference", plan)(program.inputs)
     run = engines.prepare("cpu", plan)
-    with guarded() as overrun:
-        got = run([surrounded(x) for x in program.inputs])
+    try:
+        threads.set_num_threads(2)
+        with guarded() as overrun:  # which lasts for memory that is new
+            got = run([surrounded(x) for x in program.inputs])
+        threads.set_num_threads(1)
+        assert same_bits(got, run(program.inputs)), "one thread computes something else than two"
+    finally:
+        threads.set_num_threads(None)
     assert overrun() == 0, "memory was written that belongs to others"
     compare(plan, program.inputs, got, wanted, runs)
 
