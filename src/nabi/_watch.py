@@ -98,7 +98,7 @@ class Sight:
                 held = tensor.held
                 if tensor.requires_grad is not wanted:
                     return False
-                if held is not array() and (held.dtype is not dtype or held.shape != shape):
+                if (held is not array() or held is None) and (held.dtype is not dtype or held.shape != shape):
                     return False
             for how, thing, value in self._whole:
                 if how(thing) != value:
@@ -130,8 +130,8 @@ class Sight:
 
     def tensor(self, tensor: Node) -> Any:
         """What matters of a tensor of the state, for a key."""
-        seen = tensor.requires_grad, tensor.dtype, tensor.shape
-        held = tensor.held
+        held = tensor.held  # once: another thread may put another array in its place
+        seen = tensor.requires_grad, held.dtype, held.shape
         array = weakref.ref(held) if isinstance(held, np.ndarray) else lambda: None
         self._tensors.append((tensor, *seen, array))
         return Same(tensor), *seen

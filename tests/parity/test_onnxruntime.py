@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import nabi
 from nabi import compile, data
@@ -26,10 +27,10 @@ from nabi.data.decode import fit, grey
 from nabi.errors import GraphError, NabiError
 from nabi.graph.operation import Draw, registry
 from nabi.onnx import pictures, reading
+from nabi.onnx.from_onnx import RULES, Call, compute
 from nabi.onnx.namespace import Value, Writer
-from nabi.onnx.operations import RULES, Call, compute
-from nabi.onnx.operators import UNWRITTEN
 from nabi.onnx.running import Session
+from nabi.onnx.to_onnx import UNWRITTEN
 from nabi.onnx.writing import write_plan
 from tiny_photos import photos, put_in_place
 
@@ -194,11 +195,33 @@ def test_a_wrong_file_is_not_written(digits: Any, tmp_path: Path, monkeypatch: A
     monkeypatch.setattr(pictures, "ONE", 2**3)  # weights of a few bits: another picture
     monkeypatch.setattr(
         "nabi.cli.export._of",
-        lambda source: [("one", np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))],
+        lambda source, split: [("one", np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))],
     )
     assert main(command) == 2
     assert "does not answer as" in capsys.readouterr().err
     assert not target.exists()
+
+
+def test_the_pictures_of_a_split_are_compared(digits: Any, tmp_path: Path, capsys: Any) -> None:
+    LinearClassifier(max_iter=2, random_state=0).fit(digits.train.images, digits.train.labels).save(
+        tmp_path / "model.safetensors"
+    )
+    for split, count in (("train", 3), ("test", 2)):
+        for name in "ab":
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for number in range(count):
+                picture = np.repeat(digits.test.images[number], 3, axis=2)
+                Image.fromarray(picture).save(tmp_path / "data" / split / name / f"{number}.png")
+    command = ["export", str(tmp_path / "model.safetensors"), "--onnx", str(tmp_path / "model.onnx")]
+    source = str(tmp_path / "data")
+    assert main([*command, "--check", source]) == 0
+    assert f"on 10 pictures of {source}:" in capsys.readouterr().out
+    assert main([*command, "--check", source, "--split", "test"]) == 0
+    assert f"on 4 pictures of {source}, test:" in capsys.readouterr().out
+    assert main([*command, "--check", source, "--split", "validation"]) == 2
+    assert "has no validation pictures" in capsys.readouterr().err
+    assert main([*command, "--split", "test"]) == 2
+    assert "of what --check names" in capsys.readouterr().err
 
 
 def test_operators_pass_the_tests_of_onnx() -> None:

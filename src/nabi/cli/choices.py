@@ -64,9 +64,9 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def as_typed(option: str) -> str:
-    """An option as it is typed."""
-    return "--" + option.replace("_", "-")
+def as_typed(option: str, value: Any = None) -> str:
+    """An option as it is typed; where its value is False, as it is typed for that."""
+    return ("--no-" if value is False else "--") + option.replace("_", "-")
 
 
 def chosen(asked: Mapping[str, Any]) -> Classifier:
@@ -89,7 +89,7 @@ def chosen(asked: Mapping[str, Any]) -> Classifier:
         argument = OPTIONS[option][0]
         if argument in known:
             arguments |= _arguments(option, argument, value)
-        elif option != "seed":  # every run has one, whether anything is drawn at random or not
+        elif option != "seed" and value is not False:  # every run has one, whether anything is drawn at random or not
             raise SettingError(f"{as_typed(option)}: the model {asked['model']} has nothing of the kind")
     if not 0 <= asked["seed"] < 2**63:
         raise SettingError(f"--seed {asked['seed']}: it must lie between 0 and 2**63 - 1")

@@ -1,7 +1,7 @@
 """``nabi export``: a model as a file that other programs run."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from nabi.cli.run_folder import model_file
 from nabi.cli.terminal import bar, console, note
 from nabi.data.decode import decode
 from nabi.data.files import is_archive, members
+from nabi.data.folders import SPLITS, layout
 from nabi.data.named import NAMED
 from nabi.errors import DataError, ModelFileError, NabiError, PictureError, SettingError
 from nabi.onnx.running import Session
@@ -39,6 +40,10 @@ def export(
             help="Pictures to compare on: a name, folder, archive or file.",
         ),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(show_default="all", help="Of --check, those in the folder of a split: test, validation or train."),
+    ] = None,
 ) -> None:
     """Write a model as an ONNX file that takes raw pictures of any size and gives labels and probabilities.
 
@@ -48,12 +53,14 @@ def export(
     """
     if onnx is None:
         raise SettingError("--onnx FILE: name the file to write")
+    if split is not None and (check is None or split not in SPLITS.values()):
+        raise SettingError(f"--split {split!r}: it is test, validation or train, of what --check names")
     classifier = picture_model(model)
     if not takes_pictures(classifier):
         raise ModelFileError(f"{model}: its pictures have {classifier.input_shape_[2]} channels: no file has such")
     content = to_onnx(classifier)
     session = Session(content)
-    source, pictures = _pictures(check, model, classifier)
+    source, pictures = _pictures(check, split, model, classifier)
     with bar(console(stderr=True)) as show:
         found = agreement(classifier, session, _counted(pictures, lambda done: show("comparing", done, done + 1)))
     if not found.pictures:
@@ -74,10 +81,10 @@ def export(
     )
 
 
-def _pictures(check: str | None, model: Path, classifier: Classifier) -> tuple[str, Iterator[Named]]:
+def _pictures(check: str | None, split: str | None, model: Path, classifier: Classifier) -> tuple[str, Iterator[Named]]:
     """What to compare on, and what it is called."""
     if check is not None:
-        return check, _of(check)
+        return check if split is None else f"{check}, {split}", _of(check, split)
     trained_on = _trained_on(model)
     if trained_on is not None:
         some = _of(trained_on)
@@ -101,30 +108,37 @@ def _trained_on(model: Path) -> str | None:
     return source if isinstance(source, str) else None
 
 
-def _of(source: str) -> Iterator[Named]:
+def _of(source: str, split: str | None = None) -> Iterator[Named]:
     """Pictures as large as they are, of a folder, archive or file; of a data set that is known, its test pictures."""
     path = Path(source)
     if source not in NAMED and path.exists():
         found = False
-        for name, picture in _in_archive(path) if path.is_file() and is_archive(path) else data.pictures(path):
+        for name, picture in _inside(path, split) if path.is_dir() or is_archive(path) else data.pictures(path):
             if not isinstance(picture, PictureError):
                 found = True
                 yield name, picture
         if found:
             return
     dataset = data.load(source)
-    split = dataset.train if dataset.test is None else dataset.test
-    for number, picture in enumerate(split.images):
+    part = getattr(dataset, split or ("train" if dataset.test is None else "test"))
+    if part is None:
+        raise DataError(f"{source}: has no {split} pictures of its own")
+    for number, picture in enumerate(part.images):
         yield f"picture {number}", np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else np.asarray(picture)
 
 
-def _in_archive(path: Path) -> Iterator[tuple[str, Any]]:
-    for member in members(path):
-        if not member.is_folder and not member.problem:
+def _inside(path: Path, split: str | None) -> Iterator[tuple[str, Any]]:
+    """What the pictures in a folder or archive are called, and they themselves, or why they are none."""
+    wanted: Callable[[str], bool] = lambda name: True
+    if split is not None:
+        place = layout([member.name for member in members(path, lambda name: False)]).place
+        wanted = lambda name: getattr(place(name), "split", None) == split
+    for member in members(path, wanted):
+        if wanted(member.name) and not member.is_folder and not member.problem:
             try:
                 yield member.name, decode(member.read(), member.name)
-            except PictureError as error:
-                yield member.name, error
+            except DataError as error:
+                yield member.name, PictureError(str(error))
 
 
 def _counted(pictures: Iterator[Named], show: Any) -> Iterator[Named]:

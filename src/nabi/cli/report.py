@@ -193,8 +193,8 @@ def _command(asked: Mapping[str, Any]) -> str:
     """As one types it to have the same again."""
     words = ["nabi", "train", str(asked.get("data", ""))]
     for name, value in asked.items():
-        if name != "data" and value is not False:
-            words += [as_typed(name)] if value is True else [as_typed(name), str(value)]
+        if name != "data":
+            words += [as_typed(name, value)] if isinstance(value, bool) else [as_typed(name), str(value)]
     return shlex.join(words)
 
 

@@ -41,7 +41,7 @@ from nabi.training.loop import CHECKPOINT_SECONDS
 DEFAULTS: dict[str, Any] = {"data": "digits", "seed": 0}
 MODEL_OF_PIXELS = "mlp"
 UNEVEN = 10
-"""From how many times as many pictures in another class on it is said, and photos are balanced."""
+"""Where a class has so many times as many pictures as another it is said, and photos are balanced."""
 
 
 def train(
@@ -103,7 +103,7 @@ def train(
         bool | None,
         typer.Option(
             "--balanced/--no-balanced",
-            show_default="balanced for photos, where one has ten times as many as another",
+            show_default="balanced for photos, where one class has ten times as many as another",
             help="Let rare classes count as much as frequent ones.",
         ),
     ] = None,
@@ -149,7 +149,8 @@ def train(
         raise SettingError("--resume goes on with the run in a folder: name it with --out")
     with ExitStack() as held:
         folder = None if out is None else held.enter_context(RunFolder(out))
-        if folder is not None and folder.used():
+        began = folder is not None and folder.used()
+        if folder is not None and began:
             asked = _as_it_began(folder, asked, resume)
             folder.hold()
             if (folder.path / METRICS).exists():
@@ -171,6 +172,13 @@ def train(
             dataset = with_channels(dataset, 3)  # of which grey photos have one
         if "augment" not in asked:
             flip_colours(classifier, dataset.train.images)
+        if (
+            not began
+            and "balanced" not in asked
+            and isinstance(classifier, PhotoClassifier)
+            and _uneven(classifier, dataset)
+        ):
+            asked["balanced"], classifier.class_weight = True, "balanced"
         if folder is None:
             folder = held.enter_context(new_folder(dataset.name))
         listeners = [write_history(folder)] + ([events_for_tensorboard(folder.path)] if tensorboard else [])
@@ -196,7 +204,8 @@ def _as_it_began(folder: RunFolder, asked: dict[str, Any], resume: bool) -> dict
     for name, value in asked.items():
         if began.get(name) != value:
             then = f"began with {began[name]!r}" if name in began else "began without it"
-            raise SettingError(f"{as_typed(name)} {value!r}: the run in {folder.path} {then}")
+            typed = as_typed(name, value) if isinstance(value, bool) else f"{as_typed(name)} {value!r}"
+            raise SettingError(f"{typed}: the run in {folder.path} {then}")
     return began
 
 
@@ -218,9 +227,11 @@ def _run(
         f"{len(dataset.validation or ()):,} for validation, {len(dataset.test or ()):,} for the test; "
         f"writing to {printable(str(folder.path))}"
     )
-    uneven = _uneven(classifier, dataset)
-    if uneven and "balanced" not in asked:
-        where.print(uneven + _balanced(classifier))
+    if uneven := _uneven(classifier, dataset):
+        if "balanced" not in asked:
+            where.print(f"{uneven}; --balanced lets rare classes count as much as frequent ones")
+        elif asked["balanced"] and isinstance(classifier, PhotoClassifier):
+            where.print(f"{uneven}; rare classes count as much as frequent ones; --no-balanced lets photos count alike")
     if asked["data"] not in NAMED and "size" not in asked:
         height, width, channels = dataset.train.images.shape[1:]
         where.print(f"as pictures of {height}x{width}x{channels}; --size brings them to another")
@@ -278,14 +289,6 @@ def _uneven(classifier: Classifier, dataset: Dataset) -> str:
         return ""
     few_of, many_of = (f"{counts[place]:,} of {printable(dataset.classes[place])}" for place in (few, many))
     return f"pictures to train on: {few_of}, {many_of}"
-
-
-def _balanced(classifier: Classifier) -> str:
-    """Let rare classes count as much as frequent ones if it is a classifier of photos; what is said of it."""
-    if not isinstance(classifier, PhotoClassifier):
-        return "; --balanced lets rare classes count as much as frequent ones"
-    classifier.class_weight = "balanced"
-    return "; rare classes count as much as frequent ones; --no-balanced lets photos count alike"
 
 
 def _kept(finished: Finished) -> str:

@@ -1,6 +1,6 @@
 """ONNX as ``xp``: a formula that is run over this namespace is written down as nodes.
 
-What ONNX has an operator for is one declaration each, in `nabi.onnx.operators`. Everything else writes itself: an
+What ONNX has an operator for is one declaration each, in `nabi.onnx.to_onnx`. Everything else writes itself: an
 operation that is not in that table is its own formula, run over this namespace. What is made of constants alone is
 computed at once, by NumPy.
 

@@ -11,7 +11,7 @@ from nabi._tensor import Tensor, tensor
 from nabi.errors import FormatError
 from nabi.graph.interpreter import scope
 from nabi.nn import Layer
-from nabi.onnx.operations import Call, compute
+from nabi.onnx.from_onnx import Call, compute
 from nabi.onnx.reading import Graph, Operator
 
 MAX_NUMBERS = 2**28

@@ -12,7 +12,7 @@ from nabi.graph import namespace
 from nabi.graph.node import Node, describe
 from nabi.graph.plan import Plan
 from nabi.onnx.namespace import PICTURES, Value, Writer
-from nabi.onnx.operators import UNWRITTEN
+from nabi.onnx.to_onnx import UNWRITTEN
 
 
 def write_function(

@@ -13,8 +13,9 @@ from nabi.report.page import accuracy, rows
 def card(found: Findings, name: str, file: str) -> str:
     """The card in Markdown, below its fields in YAML.
 
-    The fields are those of model hubs [1]_: which library and which task, tags, metrics, and the results under
-    ``model-index``. The licence is for the person to say who shares the model.
+    The fields are those of model hubs [1]_: which library and which task, tags, metrics, the results under
+    ``model-index``, and the repository on the hub that the backbone's weights came from. The licence is for the person
+    to say who shares the model.
 
     Parameters
     ----------
@@ -66,6 +67,9 @@ def _fields(found: Findings, name: str) -> list[str]:
     }
     if isinstance(found.classifier, PhotoClassifier):
         fields["tags"].append(found.classifier.backbone)
+        on_the_hub = re.match("hf:([^/]+/[^/]+)", str(found.classifier.weights))
+        if on_the_hub:
+            fields["base_model"] = on_the_hub[1]
     if measured is not None:
         fields["metrics"] = ["accuracy"]
         fields["model-index"] = [

@@ -83,20 +83,16 @@ class _Outputs:
     def write(self, picture: Index, p: Index, q: Index, size: int, lane: Index) -> None:
         """Some outputs beside each other, of a vector of channels."""
         reader, code = self.reader, self.reader.code
-        (kh, kw), (sh, sw), (dh, dw) = self.kernel, self.stride, self.dilation
+        (kh, kw), (_, sw), (_, dw) = self.kernel, self.stride, self.dilation
         width, (across, channels) = code.width, self.x.shape[2:]
         zero = constant(code, 0, FLOAT).spread(width)
         totals = [code.variable(zero.kind, zero.name) for _ in range(size)]
-        source, down, above = reader.pointer(self.x, picture), p, ZERO
-        if self.value.settings["apart"]:  # each strip has all that its windows see
-            above = picture.times(self.value.shape[1] * sh)
-        elif self.value.settings["height"]:  # its strips lie together
-            source, down = reader.pointer(self.x), picture.times(self.value.shape[1]).plus(p)
+        how = self.value.settings
+        together = how["height"] and not how["apart"]  # strips of the one picture, which is read wherever need be
+        source = reader.pointer(self.x) if together else reader.pointer(self.x, picture)
         weights = reader.pointer(self.weight)
         with code.loop(0, kh) as i:
-            seen = down.times(sh).plus(i.times(dh))
-            row, hit = self._row(above.plus(seen).plus(-self.top))
-            row = seen if self.value.settings["apart"] else row
+            row, hit = self._row(picture, p, i)
             line = code.address(source, row.times(across * channels), TYPES[FLOAT])
             place = i.times(kw * channels).plus(lane)
             factors = [self._load(weights, place.plus(j * channels)) for j in range(kw)]
@@ -117,12 +113,21 @@ class _Outputs:
         code = self.reader.code
         return Lane(code, code.load(pointer, place, FLOAT, code.width), FLOAT, code.width)
 
-    def _row(self, row: Index) -> tuple[Index, Lane | None]:
-        """A row of the picture, and whether it is one: outside of it there are zeros, and another is read instead."""
-        code = self.reader.code
+    def _row(self, picture: Index, p: Index, i: Index) -> tuple[Index, Lane | None]:
+        """The row that a window's row i lies over, from where its picture or strip begins, and whether it is one.
+
+        Outside of the picture there are zeros, and another row is read instead.
+        """
+        code, how = self.reader.code, self.value.settings
+        (stride, _), (dilation, _) = self.stride, self.dilation
+        seen = p.times(stride).plus(i.times(dilation))
+        before = picture.times(self.value.shape[1] * stride) if how["height"] else ZERO  # of the strips above
+        row = before.plus(seen).plus(-self.top)
         low, high = code.range(row)
         if low is not None and low >= 0 and high is not None and high < self.height:
-            return row, None
+            return (seen if how["apart"] else row), None
         number = code.integer(row)
         hit = Lane(code, code.let(f"icmp ult i64 {number}, {self.height}"), bool, 1)
+        if how["apart"]:
+            return seen, hit
         return Index(((code.let(f"select i1 {hit.name}, i64 {number}, i64 0"), 1),)), hit

@@ -27,7 +27,9 @@ FITS = 1 << 20
 """Bytes of a whole picture that the cache can bear between two convolutions."""
 ROOM = 700 << 10
 """Bytes, at most, of what a depthwise convolution reads of a strip, and of what it makes of that."""
-TWICE = 1.4
+FEWEST = 4
+"""Strips of such a picture."""
+MOST_REPEATED = 1.4
 """Rows that are computed, at most, for each that there is."""
 WIDENS = 3
 """How many times as many channels a convolution must make that is computed twice where strips meet."""
@@ -88,6 +90,7 @@ class _Cutter:
         self.readers.update(value.serial for value in outputs)
         self.whole: dict[int, Value] = {}
         self.strips: dict[int, Value] = {}
+        self.cut: dict[tuple[int, int], Value | None] = {}  # by how many strips, what is cut only for some reader
 
     def take(self, value: Value) -> None:
         """Make a value anew; what it is made from has been taken before."""
@@ -97,7 +100,7 @@ class _Cutter:
             found = self._cut(value, strips)
         if found is not None:
             self.strips[value.serial] = found
-        if found is not None and value.kind != "getitem":
+        if found is not None and value.kind in CONVOLUTIONS:
             self.whole[value.serial] = self._in_memory(value, value.shape)
         elif value.kind == "depthwise" and value.inputs[0].serial in self.strips:
             self.whole[value.serial] = self._by_channel(value, value.shape)
@@ -117,44 +120,52 @@ class _Cutter:
     def _in_memory(self, value: Value, shape: Sequence[int]) -> Value:
         """A value as it lies in memory, in another shape."""
         found = self.strips.get(value.serial)
-        found = self.whole[value.serial] if found is None else found
+        if found is None or (value.kind == "getitem" and found.shape != tuple(shape)):
+            found = self.whole[value.serial]
         return self.xp.value("reshape", (found,), shape, value.dtype) if found.shape != tuple(shape) else found
 
     def _of(self, value: Value, strips: int) -> Value:
-        """A picture in so many strips."""
-        if value.serial not in self.strips and value.kind == "elementwise":
-            found = self._cut(value, strips)
-            if found is not None:
-                return found
-        return self._in_memory(value, _shape(value, strips))
+        """A picture in so many strips. What is made of pictures pixel by pixel is made of their strips."""
+        needed: dict[int, Value] = {}
+        pending = [value]
+        while pending:
+            x = pending.pop()
+            known = x.serial in needed or x.serial in self.strips or (x.serial, strips) in self.cut
+            if x.kind == "elementwise" and not known:
+                needed[x.serial] = x
+                pending += [source for source in x.inputs if source.shape[:2] == value.shape[:2]]
+        for serial in sorted(needed):
+            self.cut[serial, strips] = self._cut(needed[serial], strips)
+        found = self.cut.get((value.serial, strips))
+        return self._in_memory(value, _shape(value, strips)) if found is None else found
 
     def _count(self, value: Value) -> int:
-        """Into how many strips a value is cut: as many as what it is made of, pixel by pixel, and made last."""
-        if value.ndim != 4 or value.shape[0] > 1:
+        """Into how many strips a value is cut: as many as what it is made of, pixel by pixel, and was made last."""
+        if value.ndim != 4 or value.shape[0] != 1:
             return 1
         sources = [x for x in value.inputs if x.shape[:2] == value.shape[:2]] if _is_pixelwise(value) else []
-        source = max(sources, key=attrgetter("serial"), default=value)
-        if source.serial in self.strips:
-            return self.strips[source.serial].shape[0]
+        found = [x for x in sources if x.serial in self.strips]
+        if found:
+            return self.strips[max(found, key=attrgetter("serial")).serial].shape[0]
         return 1 if value.kind == "elementwise" else count(value.shape[1])
 
     def _with_its_source(self, value: Value) -> Value | None:
-        """A depthwise convolution, cut together with what makes many channels of few; None where none does."""
-        if value.kind != "depthwise" or value.shape[0] > 1:
+        """A depthwise convolution, cut together with what makes its channels of few; None where that does not pay."""
+        if value.kind != "depthwise" or value.shape[0] != 1:
             return None
         (x, weight), how = value.inputs, value.settings
         (kernel, _), (stride, _), (dilation, _) = how["kernel"], how["stride"], how["dilation"]
         across, down = (math.prod(v.shape[2:]) * v.dtype.itemsize for v in (x, value))
         if x.shape[1] * across <= FITS:
             return None
-        for strips in range(2, value.shape[1], 2):
+        for strips in range(FEWEST, value.shape[1], 2):
             height = value.shape[1] // strips
             tall = (height - 1) * stride + (kernel - 1) * dilation + 1
             if height * strips == value.shape[1] and tall * across + height * down <= ROOM:
                 break
         else:
             return None
-        if tall > TWICE * height * stride:
+        if tall > MOST_REPEATED * height * stride:
             return None
         source = self._widened(x, strips, height * stride, how["corner"][0], tall)
         if source is None:
@@ -162,27 +173,40 @@ class _Cutter:
         how = {**how, "height": x.shape[1], "apart": True}
         return self.xp.value(value.kind, (source, self.whole[weight.serial]), _shape(value, strips), value.dtype, how)
 
-    def _widened(self, value: Value, strips: int, step: int, top: int, tall: int) -> Value | None:
-        """What makes many channels of few, in strips that overlap; None where it is more than that, or read again."""
-        if self.readers[value.serial] > 1:
+    def _widened(self, x: Value, strips: int, step: int, top: int, tall: int) -> Value | None:
+        """What makes many channels of few, in strips that overlap: a convolution, and what follows pixel by pixel.
+
+        None where that is not all, or is read elsewhere as well.
+        """
+        chain = self._chain(x)
+        if not chain:
             return None
-        shape = strips, tall, *value.shape[2:]
-        if value.kind == "elementwise":
-            inputs: list[Value] = []
-            for x in value.inputs:
-                whole = self.whole[x.serial] if math.prod(x.shape[:-1]) == 1 else None
-                made = self._widened(x, strips, step, top, tall) if x.shape == value.shape else whole
-                if made is None:
-                    return None
-                inputs.append(made)
-            return self._like(value, inputs, shape)
-        if value.kind != "convolution" or value.shape[3] < WIDENS * value.inputs[0].shape[3]:
-            return None
-        (x, weight), how = value.inputs, value.settings
-        (kernel, _), (stride, _), (dilation, _) = how["kernel"], how["stride"], how["dilation"]
-        taller = (tall - 1) * stride + (kernel - 1) * dilation + 1
-        source = self._overlapping(x, strips, step * stride, taller, top * stride)
-        return self._like(value, [source, self.whole[weight.serial]], shape)
+        made: dict[int, Value] = {}
+        for value in chain:
+            inputs = [made.get(source.serial, self.whole[source.serial]) for source in value.inputs]
+            if value.kind == "convolution":
+                how = value.settings
+                (kernel, _), (stride, _), (dilation, _) = how["kernel"], how["stride"], how["dilation"]
+                taller = (tall - 1) * stride + (kernel - 1) * dilation + 1
+                inputs[0] = self._overlapping(value.inputs[0], strips, step * stride, taller, top * stride)
+            made[value.serial] = self._like(value, inputs, (strips, tall, *value.shape[2:]))
+        return made[x.serial]
+
+    def _chain(self, x: Value) -> list[Value]:
+        """The values of `_widened`, in the order in which they are made; none where it is not for that."""
+        found: dict[int, Value] = {}
+        pending = [x]
+        while pending:
+            value = pending.pop()
+            widens = value.kind == "convolution" and value.shape[3] >= WIDENS * value.inputs[0].shape[3]
+            if self.readers[value.serial] > 1 or not (widens or value.kind == "elementwise"):
+                return []
+            found[value.serial] = value
+            if not widens:
+                if any(source.shape != x.shape and math.prod(source.shape[:-1]) != 1 for source in value.inputs):
+                    return []
+                pending += [source for source in value.inputs if source.shape == x.shape]
+        return [found[serial] for serial in sorted(found)]
 
     def _cut(self, value: Value, strips: int) -> Value | None:
         """A value strip by strip; None where that is not known."""
