@@ -1,5 +1,6 @@
 """What is written as ONNX, beside onnxruntime; what is read from it, beside ONNX's own tests of its operators."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,32 @@ def test_a_wrong_file_is_not_written(digits: Any, tmp_path: Path, monkeypatch: A
     assert main(command) == 2
     assert "does not answer as" in capsys.readouterr().err
     assert not target.exists()
+
+
+def test_batch_normalisation_is_in_the_convolutions_and_the_classes_in_the_metadata(digits: Any) -> None:
+    names = np.array([f"number {label}" for label in digits.classes])
+    classifier = ConvNetClassifier(channels=(8, 16), max_iter=1, random_state=0)
+    file = onnx.load_from_string(to_onnx(classifier.fit(digits.train.images, names[digits.train.labels])))
+    kinds = [node.op_type for node in file.graph.node]
+    assert {kinds[place + 1] for place, kind in enumerate(kinds) if kind == "Conv"} == {"Relu"}
+    metadata = {entry.key: entry.value for entry in file.metadata_props}
+    assert json.loads(metadata["nabi.classes"]) == sorted(names)
+
+
+def test_an_import_is_measured_as_what_was_exported(digits: Any, tmp_path: Path, capsys: Any) -> None:
+    classifier = MLPClassifier((32,), max_iter=6, random_state=0)
+    classifier.fit(digits.train.images, np.array(digits.classes)[digits.train.labels])
+    classifier.save(tmp_path / "ours.safetensors")
+    onnx_file = str(tmp_path / "theirs.onnx")
+    assert main(["export", str(tmp_path / "ours.safetensors"), "--onnx", onnx_file, "--check", "digits"]) == 0
+    assert main(["import", onnx_file]) == 0
+    capsys.readouterr()
+    said = []
+    for name in ("ours", "theirs"):
+        assert main(["evaluate", str(tmp_path / f"{name}.safetensors"), "digits", "--json"]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0]["accuracy"] == said[1]["accuracy"] > 0.7
+    assert said[0]["per_class"] == said[1]["per_class"]
 
 
 def test_the_pictures_of_a_split_are_compared(digits: Any, tmp_path: Path, capsys: Any) -> None:
