@@ -90,10 +90,16 @@ def _pictures(check: str | None, split: str | None, model: Path, classifier: Cla
         some = _of(trained_on)
         with suppress(NabiError, StopIteration):  # moved, or not to be had now
             first = next(some)
-            return trained_on, itertools.islice(itertools.chain([first], some), MOST_BY_ITSELF)
+            return _near(trained_on), itertools.islice(itertools.chain([first], some), MOST_BY_ITSELF)
     height, width, _ = classifier.input_shape_
     note("what the model was trained on is not there: compared on made pictures; name real ones with --check")
     return "noise", made_pictures(height, width)
+
+
+def _near(source: str) -> str:
+    """A path as it is from here, if that is where it is."""
+    path, here = Path(source), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else source
 
 
 def _trained_on(model: Path) -> str | None:
