@@ -506,7 +506,7 @@ def test_train_takes_every_head(folder: Path, tmp_path: Path, head: str) -> None
 
 @pytest.mark.parametrize(
     ("options", "weighting"),
-    [("", "balanced"), ("--no-balanced", None), ("--balanced", "balanced"), ("--model knn --no-balanced", None)],
+    [("", "balanced"), ("--model knn --no-balanced", None)],
 )
 def test_train_lets_rare_classes_count(
     folder: Path, tmp_path: Path, capsys, options: str, weighting: str | None
@@ -523,7 +523,7 @@ def test_train_lets_rare_classes_count(
     assert ("--no-balanced" if "--no-balanced" in options else "--balanced") in _command(again)
 
 
-@pytest.mark.parametrize("balanced", [True, False, None])
+@pytest.mark.parametrize("balanced", [True, None])
 def test_a_run_goes_on_as_it_was_weighted(folder: Path, tmp_path: Path, balanced: bool | None) -> None:
     """What began before photos were balanced by themselves stays as it began."""
     for file in sorted((folder / "ship").iterdir())[2:]:
