@@ -119,7 +119,7 @@ def _of(source: str, split: str | None = None) -> Iterator[Named]:
     path = Path(source)
     if source not in NAMED and path.exists():
         found = False
-        for name, picture in _inside(path, split) if path.is_dir() or is_archive(path) else data.pictures(path):
+        for name, picture in _in_archive(path, split) if path.is_file() and is_archive(path) else _in(path, split):
             if not isinstance(picture, PictureError):
                 found = True
                 yield name, picture
@@ -133,18 +133,31 @@ def _of(source: str, split: str | None = None) -> Iterator[Named]:
         yield f"picture {number}", np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else np.asarray(picture)
 
 
-def _inside(path: Path, split: str | None) -> Iterator[tuple[str, Any]]:
-    """What the pictures in a folder or archive are called, and they themselves, or why they are none."""
-    wanted: Callable[[str], bool] = lambda name: True
-    if split is not None:
-        place = layout([member.name for member in members(path, lambda name: False)]).place
-        wanted = lambda name: getattr(place(name), "split", None) == split
+def _in(path: Path, split: str | None) -> Iterator[tuple[str, Any]]:
+    """What the pictures in a folder, or a file, are called, and they themselves, or why they are none."""
+    if split is None or not path.is_dir():
+        return data.pictures(path)
+    wanted = _wanted(path, split)
+    there = (member for member in members(path) if not member.is_folder and not member.problem)
+    return data.pictures(path / member.name for member in there if wanted(member.name))
+
+
+def _in_archive(path: Path, split: str | None) -> Iterator[tuple[str, Any]]:
+    wanted = _wanted(path, split)
     for member in members(path, wanted):
         if wanted(member.name) and not member.is_folder and not member.problem:
             try:
                 yield member.name, decode(member.read(), member.name)
-            except DataError as error:
-                yield member.name, PictureError(str(error))
+            except PictureError as error:
+                yield member.name, error
+
+
+def _wanted(path: Path, split: str | None) -> Callable[[str], bool]:
+    """Which names in a folder or archive are in a split's folder; all where none is asked for."""
+    if split is None:
+        return lambda name: True
+    place = layout([member.name for member in members(path, lambda name: False)]).place
+    return lambda name: getattr(place(name), "split", None) == split
 
 
 def _counted(pictures: Iterator[Named], show: Any) -> Iterator[Named]:

@@ -52,7 +52,8 @@ class Backbone(NamedTuple):
 
     def foreign_names(self) -> set[str]:
         """What the arrays in a file of its weights are called, by whosever names."""
-        return {source.name for whose in self.namings for source in self.sources(whose).values()}
+        model = self.build()
+        return {source.name for naming in self.namings.values() for source in sources(model, naming).values()}
 
 
 BACKBONES: dict[str, Backbone] = {

@@ -8,6 +8,7 @@ from typing import Any
 from nabi.classifiers import PhotoClassifier
 from nabi.report.findings import Findings, why_no_test
 from nabi.report.page import accuracy, rows
+from nabi.weights.finding import HUB_ADDRESS
 
 
 def card(found: Findings, name: str, file: str) -> str:
@@ -67,7 +68,7 @@ def _fields(found: Findings, name: str) -> list[str]:
     }
     if isinstance(found.classifier, PhotoClassifier):
         fields["tags"].append(found.classifier.backbone)
-        on_the_hub = re.match("hf:([^/]+/[^/]+)", str(found.classifier.weights))
+        on_the_hub = HUB_ADDRESS.fullmatch(str(found.classifier.weights))
         if on_the_hub:
             fields["base_model"] = on_the_hub[1]
     if measured is not None:

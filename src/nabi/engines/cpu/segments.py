@@ -265,7 +265,7 @@ def _goes_on(value: Value) -> bool:
 
 def _is_of_a_whole(value: Value) -> bool:
     """Whether it is computed in strips, of a picture that must be there as a whole."""
-    return value.kind == "depthwise" and value.settings["height"] > 0 and not value.settings["apart"]
+    return value.kind == "depthwise" and depthwise.is_of_a_whole(value)
 
 
 def _finished(stored: dict[int, Value], outputs: Set[int]) -> dict[int, Value]:

@@ -76,6 +76,13 @@ def _is_pixelwise(value: Value) -> bool:
     return value.kind == "elementwise"
 
 
+def _rows_seen(value: Value, height: int) -> int:
+    """Rows that the windows of so many rows of a convolution lie over."""
+    how = value.settings
+    (kernel, _), (stride, _), (dilation, _) = how["kernel"], how["stride"], how["dilation"]
+    return int((height - 1) * stride + (kernel - 1) * dilation + 1)
+
+
 def _shape(value: Value, strips: int) -> tuple[int, ...]:
     """That of a picture in so many strips."""
     return strips, value.shape[1] // strips, *value.shape[2:]
@@ -154,20 +161,20 @@ class _Cutter:
         if value.kind != "depthwise" or value.shape[0] != 1:
             return None
         (x, weight), how = value.inputs, value.settings
-        (kernel, _), (stride, _), (dilation, _) = how["kernel"], how["stride"], how["dilation"]
         across, down = (math.prod(v.shape[2:]) * v.dtype.itemsize for v in (x, value))
         if x.shape[1] * across <= FITS:
             return None
         for strips in range(FEWEST, value.shape[1], 2):
             height = value.shape[1] // strips
-            tall = (height - 1) * stride + (kernel - 1) * dilation + 1
+            tall = _rows_seen(value, height)
             if height * strips == value.shape[1] and tall * across + height * down <= ROOM:
                 break
         else:
             return None
-        if tall > MOST_REPEATED * height * stride:
+        step = height * how["stride"][0]
+        if tall > MOST_REPEATED * step:
             return None
-        source = self._widened(x, strips, height * stride, how["corner"][0], tall)
+        source = self._widened(x, strips, step, how["corner"][0], tall)
         if source is None:
             return None
         how = {**how, "height": x.shape[1], "apart": True}
@@ -185,9 +192,8 @@ class _Cutter:
         for value in chain:
             inputs = [made.get(source.serial, self.whole[source.serial]) for source in value.inputs]
             if value.kind == "convolution":
-                how = value.settings
-                (kernel, _), (stride, _), (dilation, _) = how["kernel"], how["stride"], how["dilation"]
-                taller = (tall - 1) * stride + (kernel - 1) * dilation + 1
+                stride, _ = value.settings["stride"]
+                taller = _rows_seen(value, tall)
                 inputs[0] = self._overlapping(value.inputs[0], strips, step * stride, taller, top * stride)
             made[value.serial] = self._like(value, inputs, (strips, tall, *value.shape[2:]))
         return made[x.serial]
@@ -230,10 +236,8 @@ class _Cutter:
             tall = TILE * -(-height // TILE) + REACH - TILE
             return self._like(value, [self._overlapping(x, strips, height, tall), self.whole[weight.serial]], shape)
         if value.kind == "convolution":
-            (x, weight), how = value.inputs, value.settings
-            (kernel, _), (stride, _), (dilation, _) = how["kernel"], how["stride"], how["dilation"]
-            tall = (height - 1) * stride + (kernel - 1) * dilation + 1
-            x = self._overlapping(x, strips, height * stride, tall)
+            x, weight = value.inputs
+            x = self._overlapping(x, strips, height * value.settings["stride"][0], _rows_seen(value, height))
             return self._like(value, [x, self.whole[weight.serial]], shape)
         if value.kind == "depthwise":
             return self._by_channel(value, shape)
