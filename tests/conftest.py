@@ -46,3 +46,9 @@ def real_data() -> Path:
     if not named or not Path(named).is_dir():
         pytest.skip("real data: NABI_DATA names no folder")
     return Path(named)
+
+
+@pytest.fixture(autouse=True)
+def _programs_of_each_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test changes about how programs are made holds for all that it runs: none is kept for the next plan."""
+    monkeypatch.setattr("nabi.engines.cpu.KEPT", 0)

@@ -406,7 +406,10 @@ def update(run: _Run) -> Any:
     moments = {name: run.fresh(*p.shape, domain="positive", dtype=p.dtype.name) for name in names}
     rate = ops.astype(run.fresh(domain="positive", dtype="float64"), dtype=p.dtype)
     (g,) = nabi.optim.clip([g], 1.0) if run.chance(2) else (g,)
-    new, after = optimizer.formula(p, g, moments, rate)
+    decay = None
+    if optimizer.weight_decay is not None:
+        decay = ops.astype(run.fresh(domain="positive", dtype="float64"), dtype=p.dtype)
+    new, after = optimizer.formula(p, g, moments, rate, decay)
     return [new, *after.values()]
 
 

@@ -130,6 +130,19 @@ def test_saved_and_loaded_it_answers_the_same_bits(name: str, tmp_path) -> None:
 
 
 @every
+def test_one_look_says_all(name: str) -> None:
+    images, labels = pictures(n=60)
+    classifier = made(name, max_iter=2).fit(images, labels)
+    answers = classifier.answers(images)
+    assert np.array_equal(classifier.classes_[answers.places], classifier.predict(images))
+    assert np.array_equal(answers.scores, classifier.scores(images))
+    assert (answers.probabilities is None) == (not hasattr(classifier, "predict_proba"))
+    if answers.probabilities is not None:
+        assert np.array_equal(answers.probabilities, classifier.predict_proba(images))
+    assert answers.none is None
+
+
+@every
 def test_pickles(name: str) -> None:
     images, labels = pictures(n=40)
     classifier = made(name, max_iter=1).fit(images, labels)

@@ -19,6 +19,7 @@ from fuzzing import examples
 from nabi import cache, engines, machine, ops, threads
 from nabi.cli import main
 from nabi.cli.profiled import where_time_went
+from nabi.engines import cpu
 from nabi.engines.cpu import convolve, profile, program, running, segments, strips, values
 from nabi.engines.cpu.memory import ALIGNED, aligned
 from nabi.engines.cpu.program import Program as Compiled
@@ -79,6 +80,90 @@ def _forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strips, "ENOUGH_WORK", 0)
     monkeypatch.setattr(strips, "FITS", 0)
     monkeypatch.setattr(convolve, "MANY_WEIGHTS", 0)
+
+
+# --- programs that are kept ---
+
+
+class TestKept:
+    @pytest.fixture
+    def made(self, monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+        """The plans that programs were made of, where three are kept."""
+        plans: list[Plan] = []
+
+        def make(plan: Plan, *how: Any) -> Compiled:
+            plans.append(plan)
+            return Compiled(plan, *how)
+
+        monkeypatch.setattr(cpu, "Program", make)
+        monkeypatch.setattr(cpu, "KEPT", 3)
+        monkeypatch.setattr(cpu, "_programs", {})
+        return plans
+
+    def test_plans_that_compute_the_same_have_one(self, made: list[Plan]) -> None:
+        x = np.arange(6, dtype=np.float32).reshape(2, 3)
+        first, second = (plan_of(lambda a: ops.exp(a * 2.5) + 1, x) for _ in range(2))
+        assert first.nodes[0].serial != second.nodes[0].serial
+        runs = [engines.prepare("cpu", plan) for plan in (first, second)]
+        assert len(made) == 1
+        assert same_bits(runs[0]([x]), runs[1]([x]))
+        assert not same_bits(runs[0]([x]), runs[1]([x + 1]))  # each has its own memory
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            lambda a: ops.exp(a * 2.25) + 1,
+            lambda a: ops.exp(a * -2.5) + 1,
+            lambda a: ops.tanh(a * 2.5) + 1,
+            lambda a: 1 - ops.exp(a * 2.5),
+            lambda a: (ops.exp(a * 2.5) + 1, a),
+            lambda a: ops.exp(ops.sum(a, axis=1) * 2.5) + 1,
+            lambda a: ops.exp(ops.sum(a, axis=0) * 2.5) + 1,
+            lambda a: ops.exp(a * np.float32([1, 2, 3])) + 1,
+            lambda a: ops.exp(a * np.float32([1, 2, 4])) + 1,
+        ],
+    )
+    def test_others_have_their_own(self, made: list[Plan], other: Callable[..., Any]) -> None:
+        x = np.arange(6, dtype=np.float32).reshape(2, 3)
+        for function in (
+            lambda a: ops.exp(a * 2.5) + 1,
+            lambda a: ops.exp(ops.sum(a, axis=-1) * 2.5) + 1,
+            lambda a: ops.exp(a * np.float32([3, 2, 1])) + 1,
+            other,
+        ):
+            check(function, x)
+        check(lambda a: ops.exp(a * 2.5) + 1, x.astype(np.float64))
+        check(lambda a: ops.exp(a * 2.5) + 1, x[:1])
+        engines.prepare("cpu-direct", plan_of(lambda a: ops.exp(a * 2.5) + 1, x[:1]))
+        engines.prepare("cpu", plan_of(lambda a: ops.exp(a * 2.5) + 1, x[:1]), kept=1)
+        with machine.pretending(machine.narrower(machine.processor())):
+            check(lambda a: ops.exp(a * 2.5) + 1, x[:1])
+        assert len(made) == 9
+
+    def test_the_latest_are_kept(self, made: list[Plan]) -> None:
+        x = np.ones(3, np.float32)
+        functions = [lambda a, by=by: a * by for by in range(2, 6)]
+        for function in functions:
+            check(function, x)
+        check(functions[1], x)  # which is the latest now
+        assert len(made) == 4
+        check(functions[0], x)  # which was the oldest
+        check(functions[1], x)
+        assert len(made) == 5
+        check(functions[2], x)
+        assert len(made) == 6
+
+    def test_one_with_many_constants_is_not_kept(self, made: list[Plan]) -> None:
+        many = np.ones(cpu.MOST_CONSTANTS + 1, np.float32)
+        for _ in range(2):
+            check(lambda a: a + many, many)
+        assert len(made) == 2
+        assert not cpu._programs
+
+    def test_random_programs_are_themselves(self, made: list[Plan]) -> None:
+        for seed in range(50_000, 50_006):
+            for _ in range(2):
+                check_program(seed, SMALL, runs=2)
 
 
 # --- random programs ---

@@ -72,6 +72,8 @@ def test_compiled_gives_the_same_bits_and_is_compiled_once(make: Callable[[Any],
             step = nabi.compile(step, state=optimizer)
         for number in range(5):
             optimizer.learning_rate.assign(0.1 / (number + 1))
+            if optimizer.weight_decay is not None:
+                optimizer.weight_decay.assign(0.2 / (number + 1))
             step(target)
         if compiled:
             assert len(step.recordings) == 1  # type: ignore[attr-defined]
@@ -144,7 +146,7 @@ def test_a_run_that_is_taken_up_again_goes_on_with_the_same_bits() -> None:
 
 def test_an_optimiser_of_ones_own_is_a_formula_that_leaves_no_history() -> None:
     class SignDescent(optim.Optimizer):
-        def formula(self, p: Any, g: Any, moments: Any, learning_rate: Any) -> Any:
+        def formula(self, p: Any, g: Any, moments: Any, learning_rate: Any, decay: Any) -> Any:
             new = p - learning_rate * ops.sign(g)
             assert not new.requires_grad  # nothing of the update is kept in memory for a gradient
             return new, {}

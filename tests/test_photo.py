@@ -25,7 +25,7 @@ from nabi.cli import main
 from nabi.cli.report import _command
 from nabi.errors import DataError, DTypeError, ModelFileError, NonFiniteError, SettingError, ShapeError
 from nabi.models import BACKBONES, Backbone
-from nabi.training import EpochEnded, Examples, Finished, GradientDescent, Looked, run
+from nabi.training import EpochEnded, Examples, Finished, GradientDescent, Looked, Tried, run
 from tiny_photos import NAMES, photos, put_in_place, tiny
 
 every_head = pytest.mark.parametrize("head", HEADS)
@@ -415,6 +415,19 @@ def test_progress_is_told() -> None:
     told = list(FeatureExtractor().fit().looked(images))
     assert told[0] == Looked(0, 40)
     assert told[-1] == Looked(40, 40)
+    tried = [event for event in PhotoClassifier().fit_events(*photos(40)) if isinstance(event, Tried)]
+    assert tried == [Tried(done, len(ALPHAS)) for done in range(len(ALPHAS) + 1)]
+
+
+def test_one_look_says_all() -> None:
+    images, labels = photos()
+    classifier = PhotoClassifier(alpha=0.01, random_state=0).fit(images, labels).calibrate(images, labels)
+    classifier.temperature_ = 1.5
+    answers = classifier.answers(images)
+    assert np.array_equal(classifier.classes_[answers.places], classifier.predict(images))
+    assert np.array_equal(answers.scores, classifier.scores(images))
+    assert np.array_equal(answers.probabilities, classifier.predict_proba(images))
+    assert np.array_equal(answers.none, classifier.fits_none(images))
 
 
 def test_scikit_learn_pipelines_take_the_extractor() -> None:

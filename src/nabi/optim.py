@@ -1,7 +1,8 @@
 """Optimisers: a formula per parameter; and schedules: from the step to the learning rate.
 
-An optimiser allocates its moments when it is made, and keeps them, the learning rate and the number of steps taken as
-tensors, so that a compiled step need not be compiled again when they change, and a saved run goes on where it was.
+An optimiser allocates its moments when it is made. It keeps them, the learning rate, the weight decay and the number of
+steps taken as tensors, so that a compiled step need not be compiled again when they change, and a saved run goes on
+where it was.
 
 Examples
 --------
@@ -39,7 +40,7 @@ class Optimizer:
     learning_rate : float
         May be assigned at any time: ``optimizer.learning_rate.assign(schedule(step))``.
     weight_decay : float
-        How strongly parameters are pulled to 0.
+        How strongly parameters are pulled to 0. May be assigned as well, but of an optimiser that was made with 0.
     moments : sequence of str
         What is kept of each parameter from step to step.
 
@@ -49,6 +50,8 @@ class Optimizer:
     moments : dict of str to dict of str to Tensor
         For each moment, one tensor a parameter, in its shape and dtype; zeros at first.
     learning_rate : Tensor, float64, shape ()
+    weight_decay : Tensor, float64, shape (), or None
+        None where it was made with 0.
     step : Tensor, int64, shape ()
         How many updates have been made.
     """
@@ -70,14 +73,17 @@ class Optimizer:
         _check(name, learning_rate=(learning_rate, 0, math.inf), weight_decay=(weight_decay, 0, math.inf))
         self.parameters = dict(named)
         self.moments = {moment: {path: _zeros_like(p) for path, p in named.items()} for moment in moments}
-        self.weight_decay = weight_decay
+        self.weight_decay = tensor(weight_decay, dtype=np.float64) if weight_decay else None
         self.learning_rate = tensor(learning_rate, dtype=np.float64)
         self.step = tensor(0)
 
-    def formula(self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor) -> tuple[Tensor, Moments]:
+    def formula(
+        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, decay: Tensor | None
+    ) -> tuple[Tensor, Moments]:
         """From a parameter, its gradient and its moments to the new parameter and moments.
 
-        ``learning_rate`` is of the parameter's dtype. ``self.step`` is 1 in the first update.
+        ``learning_rate`` and ``decay`` are of the parameter's dtype; there may be no decay. ``self.step`` is 1 in the
+        first update.
         """
         raise NotImplementedError
 
@@ -107,7 +113,8 @@ class Optimizer:
             for (path, parameter), gradient in zip(self.parameters.items(), gradients, strict=True):
                 before = {moment: by_path[path] for moment, by_path in self.moments.items()}
                 rate = ops.astype(self.learning_rate, dtype=parameter.dtype)
-                new, after = self.formula(parameter, gradient, before, rate)
+                decay = None if self.weight_decay is None else ops.astype(self.weight_decay, dtype=parameter.dtype)
+                new, after = self.formula(parameter, gradient, before, rate, decay)
                 parameter.assign(new)
                 for moment, value in after.items():
                     before[moment].assign(value)
@@ -215,9 +222,11 @@ class SGD(Optimizer):
         self.momentum = momentum
         self.nesterov = nesterov
 
-    def formula(self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor) -> tuple[Tensor, Moments]:
-        if self.weight_decay:
-            g = g + self.weight_decay * p
+    def formula(
+        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, decay: Tensor | None
+    ) -> tuple[Tensor, Moments]:
+        if decay is not None:
+            g = g + decay * p
         if not self.momentum:
             return p - learning_rate * g, {}
         velocity = self.momentum * moments["velocity"] + g
@@ -247,9 +256,11 @@ class RMSProp(Optimizer):
         self.momentum = momentum
         self.epsilon = epsilon
 
-    def formula(self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor) -> tuple[Tensor, Moments]:
-        if self.weight_decay:
-            g = g + self.weight_decay * p
+    def formula(
+        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, decay: Tensor | None
+    ) -> tuple[Tensor, Moments]:
+        if decay is not None:
+            g = g + decay * p
         square = self.decay * moments["square"] + (1 - self.decay) * (g * g)
         way = g / (ops.sqrt(square) + self.epsilon)
         if not self.momentum:
@@ -282,11 +293,13 @@ class Adam(Optimizer):
         self.beta2 = beta2
         self.epsilon = epsilon
 
-    def formula(self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor) -> tuple[Tensor, Moments]:
-        if self.weight_decay and not self.decoupled:
-            g = g + self.weight_decay * p
-        elif self.weight_decay:
-            p = p - (learning_rate * self.weight_decay) * p
+    def formula(
+        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, decay: Tensor | None
+    ) -> tuple[Tensor, Moments]:
+        if decay is not None and self.decoupled:
+            p = p - (learning_rate * decay) * p
+        elif decay is not None:
+            g = g + decay * p
         first = self.beta1 * moments["first"] + (1 - self.beta1) * g
         second = self.beta2 * moments["second"] + (1 - self.beta2) * (g * g)
         # 1 - βᵗ is a small difference of near numbers: taken in float64, whatever the parameter's dtype
@@ -341,9 +354,11 @@ class Muon(SGD):
         self.filter_rate = filter_rate
         self.filter_momentum = filter_momentum
 
-    def formula(self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor) -> tuple[Tensor, Moments]:
+    def formula(
+        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, decay: Tensor | None
+    ) -> tuple[Tensor, Moments]:
         if p.ndim != 4:
-            return super().formula(p, g, moments, learning_rate)
+            return super().formula(p, g, moments, learning_rate, decay)
         velocity = self.filter_momentum * moments["velocity"] + g
         way = ops.reshape(g + self.filter_momentum * velocity, (-1, p.shape[3]))
         kept = p * (math.sqrt(p.shape[3]) / _length(p))

@@ -13,7 +13,7 @@ import re
 import reprlib
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,6 +36,26 @@ FOREIGN = (
 )
 
 MAX_LETTERS = 2**24  # that the names of classes may have in a model file, all counted as long as the longest
+
+
+class Answers(NamedTuple):
+    """All that is said of inputs, found out in one look at them.
+
+    Attributes
+    ----------
+    places : ndarray of int64, (N,)
+        The answers, as positions in ``classes_``.
+    scores : ndarray of float32, (N, K)
+    probabilities : ndarray, (N, K), or None
+        None where the classifier gives none.
+    none : ndarray of bool, (N,), or None
+        Which are of none of the classes; None where the classifier has not learnt that.
+    """
+
+    places: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    probabilities: NDArray[Any] | None = None
+    none: NDArray[np.bool_] | None = None
 
 
 class Classifier(ClassifierMixin, BaseEstimator):
@@ -125,9 +145,14 @@ class Classifier(ClassifierMixin, BaseEstimator):
         ShapeError, DTypeError
             Inputs of another shape, or floats where it was fitted on uint8, or the reverse.
         """
-        places = self.scores(X).argmax(axis=1)
-        answers: NDArray[Any] = self.classes_[places]
-        return answers
+        places = self.answers(X).places
+        predicted: NDArray[Any] = self.classes_[places]
+        return predicted
+
+    def answers(self, X: ArrayLike) -> Answers:
+        """Everything that the classifier says of inputs: what else answers gives a part of this."""
+        scores = self.scores(X)
+        return Answers(scores.argmax(axis=1), scores)
 
     def scores(self, X: ArrayLike) -> NDArray[np.float32]:
         """The score of each class, before any softmax, for any number of classes.

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from nabi import nn
 from nabi._compile import compile
 from nabi.classifiers.answering import Answering
-from nabi.classifiers.base import Arrays, Classifier
+from nabi.classifiers.base import Answers, Arrays, Classifier
 from nabi.classifiers.settings import check_choice
 from nabi.data.decode import checked_size
 from nabi.data.files import open_regular
@@ -76,11 +76,18 @@ class ImportedClassifier(Answering, Classifier):
     @available_if(_gives_probabilities)
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
         """The probability of each class, as the file gives them, (N, K)."""
-        check_is_fitted(self, "classes_")
-        return self._outputs(self._checked(X))[1]
+        found: NDArray[np.float32] | None = self.answers(X).probabilities
+        assert found is not None
+        return found
 
-    def _batch_scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return self._outputs(images)[0]
+    def scores(self, X: ArrayLike) -> NDArray[np.float32]:
+        """The score of each class, as the file gives them, (N, K)."""
+        return self.answers(X).scores
+
+    def answers(self, X: ArrayLike) -> Answers:
+        check_is_fitted(self, "classes_")
+        scores, *probabilities = self._outputs(self._checked(X))
+        return Answers(scores.argmax(axis=1), scores, probabilities[0] if probabilities else None)
 
     def _outputs(self, images: NDArray[Any]) -> list[NDArray[np.float32]]:
         """What the graph gives, for as many inputs at a time as it takes."""

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from nabi.classifiers.attempt import attempt
-from nabi.classifiers.base import Arrays, Classifier
+from nabi.classifiers.base import Answers, Arrays, Classifier
 from nabi.classifiers.registry import register
 from nabi.classifiers.settings import check_choice, check_whole
 from nabi.errors import ModelFileError, SettingError
@@ -204,19 +204,7 @@ class KNNClassifier(Classifier):
         ndarray of float32, (N, K)
             In the order of ``classes_``.
         """
-        return self._votes(X).astype(np.float32)
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The class with the most votes; of several with as many, the first in ``classes_``.
-
-        Returns
-        -------
-        ndarray, (N,)
-            Of the kind that ``classes_`` is.
-        """
-        votes = self._votes(X)  # not the scores, whose rounding could make a draw of them
-        answers: NDArray[Any] = self.classes_[votes.argmax(axis=1)]
-        return answers
+        return self.answers(X).scores
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """The share of each class in the votes.
@@ -226,9 +214,14 @@ class KNNClassifier(Classifier):
         ndarray of float64, (N, K)
             In the order of ``classes_``.
         """
-        votes = self._votes(X)
-        shares: NDArray[np.float64] = votes / votes.sum(axis=1, keepdims=True)
+        shares: NDArray[np.float64] | None = self.answers(X).probabilities
+        assert shares is not None
         return shares
+
+    def answers(self, X: ArrayLike) -> Answers:
+        """The class with the most votes, of several with as many the first in ``classes_``; and all votes."""
+        votes = self._votes(X)  # and not the scores decide, whose rounding could make a draw of them
+        return Answers(votes.argmax(axis=1), votes.astype(np.float32), votes / votes.sum(axis=1, keepdims=True))
 
     # --- what `Classifier` asks for ---
 

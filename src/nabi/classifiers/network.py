@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.metaestimators import available_if
 
 from nabi import nn
+from nabi.classifiers.base import Answers
 from nabi.classifiers.settings import SCHEDULES, NetworkSettings
 from nabi.classifiers.trained import TrainedClassifier
 from nabi.errors import SettingError
@@ -55,7 +56,15 @@ class NetworkClassifier(NetworkSettings, TrainedClassifier):
         ndarray of float32, (N, K)
             In the order of ``classes_``.
         """
-        return softmax(self.scores(X)).astype(np.float32)
+        found: NDArray[np.float32] | None = self.answers(X).probabilities
+        assert found is not None
+        return found
+
+    def answers(self, X: ArrayLike) -> Answers:
+        found = super().answers(X)
+        if self.loss != "softmax":
+            return found
+        return found._replace(probabilities=softmax(found.scores).astype(np.float32))
 
     # --- what `TrainedClassifier` asks for ---
 

@@ -2,7 +2,8 @@
 
 import os
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Self
 
@@ -11,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from nabi import nn
+from nabi import nn, threads
 from nabi.classifiers.attempt import Attempt, attempt
-from nabi.classifiers.base import Arrays, Classifier, rebuild
+from nabi.classifiers.base import Answers, Arrays, Classifier, rebuild
 from nabi.classifiers.features import FeatureExtractor, Pictures, as_photos
 from nabi.classifiers.finetuning import Whole, finetune, parted
 from nabi.classifiers.history import History
@@ -26,7 +27,7 @@ from nabi.engines import ENGINES
 from nabi.errors import ModelFileError, NonFiniteError, SettingError
 from nabi.metrics import HOTTEST, fit_temperature, rejection_threshold, softmax
 from nabi.models import BACKBONES
-from nabi.training import EpochEnded, Event, Examples, Finished, Stepped
+from nabi.training import EpochEnded, Event, Examples, Finished, Stepped, Tried
 
 HEADS: dict[str, dict[str, Any]] = {
     "linear": {"loss": "softmax"},
@@ -203,7 +204,7 @@ class PhotoClassifier(History, Classifier):
         self.threshold_: float | None = None
         never = lambda: False
         stop = never if self.finetune else options.get("stop", never)
-        self.alpha_, self.tried_, learnt = self._chosen_alpha(features, labels, held_features, seed, stop)
+        self.alpha_, self.tried_, learnt = yield from self._chosen_alpha(features, labels, held_features, seed, stop)
         self.extractor_, self.centroids_ = extractor, _centroids(features, labels, len(self.classes_))
         events: Iterable[Event]
         if learnt is None:
@@ -287,7 +288,7 @@ class PhotoClassifier(History, Classifier):
         held: Any,
         seed: int,
         stop: Callable[[], bool],
-    ) -> tuple[float | None, dict[float, float], tuple[Classifier, list[Event]] | None]:
+    ) -> Generator[Tried, None, tuple[float | None, dict[float, float], tuple[Classifier, list[Event]] | None]]:
         """The weight decay to take, and how good each was that was tried.
 
         And, where they learnt from all photos, the head that learnt with it, and what it told but single steps. Where
@@ -304,23 +305,28 @@ class PhotoClassifier(History, Classifier):
             train, kept = np.concatenate([train, kept[~known]]), kept[known]
             held = features[kept], labels[kept]
             features, labels = features[train], labels[train]
-        tried: dict[float, float] = {}
-        best, learnt, stopped = ALPHAS[0], None, False
-        for alpha in ALPHAS:
+        over = threading.Event()
+
+        def learn(alpha: float) -> tuple[float, Classifier, list[Event], Finished]:
             head = self._head(alpha, seed, whole)
-            told = [e for e in self._fitting(head, features, labels, held, stop) if not isinstance(e, Stepped)]
+            events = self._fitting(head, features, labels, held, lambda: over.is_set() or stop())
+            told: list[Event] = [event for event in events if not isinstance(event, Stepped)]
             end = told.pop()
             assert isinstance(end, Finished)
-            stopped = end.stopped or stop()
-            if end.stopped and tried:
-                break
-            tried[alpha] = float((head.predict(held[0]) == self.classes_[held[1]]).mean())
-            if tried[alpha] >= tried[best]:  # of equals, the simplest
-                best, learnt = alpha, (head, told, end)
-            if stopped:
-                break
-        assert learnt is not None
-        head, told, end = learnt
+            return alpha, head, told, end
+
+        learnt = []
+        try:  # side by side: steps on features are too short to be shared by threads
+            yield Tried(0, len(ALPHAS))
+            for one in threads.map_in_order(learn, ALPHAS):
+                learnt.append(one)
+                yield Tried(len(learnt), len(ALPHAS))
+        finally:
+            over.set()
+        stopped = stop() or any(end.stopped for *_, end in learnt)
+        learnt = [one for one in learnt if not one[-1].stopped] or learnt[:1]
+        tried = {alpha: float((head.answers(held[0]).places == held[1]).mean()) for alpha, head, _, _ in learnt}
+        best, head, told, end = max(learnt, key=lambda one: (tried[one[0]], one[0]))  # of equals, the simplest
         return best, tried, (head, [*told, replace(end, stopped=stopped)]) if whole else None
 
     def _head(self, alpha: float | None, seed: int = 0, validated: bool = False) -> Classifier:
@@ -351,8 +357,9 @@ class PhotoClassifier(History, Classifier):
         ndarray of float32, (N, K)
             In the order of ``classes_``.
         """
-        check_is_fitted(self, "classes_")
-        return self._probabilities(self._features(X))
+        found: NDArray[np.float32] | None = self.answers(X).probabilities
+        assert found is not None
+        return found
 
     def likeness(self, X: Pictures) -> NDArray[np.float32]:
         """How much photos are like those of any class: the largest cosine between their features and its centroid.
@@ -404,10 +411,15 @@ class PhotoClassifier(History, Classifier):
         best: NDArray[np.float32] = (_unit(features) @ self.centroids_.T).max(axis=1)
         return best
 
-    def _probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def answers(self, X: Pictures) -> Answers:
+        """What the head says by the features, with probabilities at ``temperature_``."""
+        check_is_fitted(self, "classes_")
+        features = self._features(X)
+        found = self.head_.answers(features)
         if self.temperature_ != 1.0:
-            return softmax(self.head_.scores(features), self.temperature_).astype(np.float32)
-        found: NDArray[np.float32] = self.head_.predict_proba(features)  # type: ignore[attr-defined]
+            found = found._replace(probabilities=softmax(found.scores, self.temperature_).astype(np.float32))
+        if self.threshold_ is not None:
+            found = found._replace(none=self._likeness(features) < self.threshold_)
         return found
 
     def scores(self, X: Pictures) -> NDArray[np.float32]:
@@ -418,23 +430,7 @@ class PhotoClassifier(History, Classifier):
         ndarray of float32, (N, K)
             In the order of ``classes_``.
         """
-        check_is_fitted(self, "classes_")
-        return self.head_.scores(self._features(X))
-
-    def predict(self, X: Pictures) -> NDArray[Any]:
-        """The most likely class of each photo.
-
-        Parameters
-        ----------
-        X : array of uint8, (N, H, W, 3), or sequence of paths
-
-        Returns
-        -------
-        ndarray, (N,)
-            Of the kind that ``classes_`` is.
-        """
-        check_is_fitted(self, "classes_")
-        return self.head_.predict(self._features(X))
+        return self.answers(X).scores
 
     def _features(self, X: Pictures) -> NDArray[np.float32]:
         return self.extractor_.transform(self._checked(as_photos(X, self.input_shape_[:2])))

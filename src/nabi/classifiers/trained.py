@@ -26,6 +26,8 @@ from nabi.training import EpochEnded, Event, Examples, Finished, Learner, evalua
 
 # They do not decide on what a run ends with, or are said elsewhere (the seed).
 _DECIDING_NOTHING = ("random_state", "callbacks", "verbose", "warm_start")
+# Of what is learnt by, what the settings say anew for each part.
+_OF_SETTINGS = ("optimizer.learning_rate", "optimizer.weight_decay")
 
 
 class TrainedClassifier(TrainingSettings, History, CallbackSupportMixin, Answering, Classifier):
@@ -239,7 +241,7 @@ class TrainedClassifier(TrainingSettings, History, CallbackSupportMixin, Answeri
             if isinstance(event, EpochEnded):
                 self._remember(replace(event, epoch=self.n_iter_ + 1))
                 # Where weights are averaged, those that are trained, and not their average, which the model keeps.
-                self._partial = {path: t.numpy() for path, t in tensors.items() if path != "optimizer.learning_rate"}
+                self._partial = {path: t.numpy() for path, t in tensors.items() if path not in _OF_SETTINGS}
 
     def _forget(self) -> None:
         super()._forget()

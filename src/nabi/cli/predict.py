@@ -77,12 +77,12 @@ def _answers(classifier: Classifier, paths: list[Path], top: int, none: bool) ->
     height, width, channels = classifier.input_shape_
     pictures = data.pictures(paths, size=(height, width), channels=channels)  # type: ignore[arg-type]
     readable = _readable(pictures)
-    answer = getattr(classifier, "predict_proba", classifier.scores)
     while batch := list(itertools.islice(readable, evaluation_batch(classifier.input_shape_))):
         images = np.stack([picture for _, picture in batch])
-        scores = answer(images)
+        found = classifier.answers(images)
+        scores = found.scores if found.probabilities is None else found.probabilities
         best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-        strange = classifier.fits_none(images).tolist() if none else [None] * len(batch)  # type: ignore[attr-defined]
+        strange = [None] * len(batch) if found.none is None or not none else found.none.tolist()
         for (path, _), places, row, fits_none in zip(batch, best, scores, strange, strict=True):
             named = [(str(classifier.classes_[place]), round(float(row[place]), 6)) for place in places]
             yield Answer(path, named, fits_none)

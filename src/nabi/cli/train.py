@@ -35,7 +35,7 @@ from nabi.models import BACKBONES
 from nabi.optim import OPTIMIZERS
 from nabi.report import Measuring
 from nabi.report.tracking import tracker
-from nabi.training import EpochEnded, Event, Finished, Looked, Started, Stepped
+from nabi.training import EpochEnded, Event, Finished, Looked, Started, Stepped, Tried
 from nabi.training.loop import CHECKPOINT_SECONDS
 
 DEFAULTS: dict[str, Any] = {"data": "digits", "seed": 0}
@@ -319,6 +319,8 @@ def _show(events: Iterator[Event], where: Console, listeners: Sequence[Listener]
             match event:
                 case Looked():
                     show("looking at photos", event.done, event.total)
+                case Tried():
+                    show("choosing the weight decay", event.done, event.total)
                 case Started():
                     epochs = event.epochs
                 case Stepped():
@@ -343,8 +345,11 @@ def _say_learning_rate(classifier: Classifier, where: Console) -> Listener:
 
 
 def _fingerprint(split: Split) -> str:
-    """A digest of the labels and of a thousand pictures: enough to see that a run goes on with other data."""
+    """A digest of the labels and the pictures' keys, or of a thousand pictures: enough to see that data are others."""
     digest = hashlib.sha256(split.labels.tobytes())
+    if split.keys is not None:
+        digest.update(f"{split.images.shape}".encode() + split.keys.tobytes())
+        return digest.hexdigest()
     for row in range(0, len(split), max(1, len(split) // 1000)):
         digest.update(np.ascontiguousarray(split.images[row]).data)
     cache.release(split.images)

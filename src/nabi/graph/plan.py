@@ -4,8 +4,10 @@ A pass takes a plan and gives a plan. After every pass `verify` goes over the wh
 where it was made, by the name of the node, and not three passes later as a wrong number.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from nabi.errors import GraphError
 from nabi.graph.node import Node, ancestors, describe
@@ -114,11 +116,32 @@ def merge_duplicates(plan: Plan) -> Plan:
     same: dict[int, Node] = {}
     for node in plan.nodes:
         inputs = tuple(same.get(source.serial, source).serial for source in node.inputs)
-        settings = repr(sorted(node.settings.items()))  # written out, -0.0 and 0.0 differ as they must
-        found = first.setdefault((id(node.operation), inputs, settings), node)
+        found = first.setdefault((id(node.operation), inputs, _settings(node)), node)
         if found is not node:
             same[node.serial] = found
     return rewrite(plan, lambda node: same.get(node.serial, node))
+
+
+def likeness(plan: Plan) -> Hashable:
+    """Something that is equal for two plans that compute the same, whatever their nodes and inputs are called.
+
+    Constants are compared by their values, everything else by operation, settings, shapes and dtypes.
+    """
+    leaves = (*plan.inputs, *plan.constants)
+    place = {node.serial: number for number, node in enumerate((*leaves, *plan.nodes))}
+    return (
+        tuple((node.shape, node.dtype) for node in plan.inputs),
+        tuple((np.shape(node.held), node.dtype, np.asarray(node.held).tobytes()) for node in plan.constants),
+        tuple(
+            (node.operation, tuple(place[source.serial] for source in node.inputs), _settings(node))
+            for node in plan.nodes
+        ),
+        tuple(place[output.serial] for output in plan.outputs),
+    )
+
+
+def _settings(node: Node) -> str:
+    return repr(sorted(node.settings.items()))  # written out, -0.0 and 0.0 differ as they must
 
 
 PASSES: tuple[Callable[[Plan], Plan], ...] = (drop_identities, merge_duplicates)

@@ -48,8 +48,8 @@ class Picture:
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """What a classifier says of a split. Places are positions in ``classes`` of `Findings`."""
+class Tested:
+    """What a classifier says of a split, and what is right. Places are positions in ``classes`` of `Findings`."""
 
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
@@ -86,8 +86,8 @@ class Findings:
     classes: list[str]
     """The classifier's, then those that only the pictures have."""
     counts: dict[str, dict[str, int]]
-    test: Answers | None = None
-    validation: Answers | None = None
+    test: Tested | None = None
+    validation: Tested | None = None
     suspects: Suspects | None = None
     missing: dict[str, str] = field(default_factory=dict)
     """By the name of a part that there is not, why."""
@@ -125,12 +125,12 @@ class Findings:
         order = wrong[np.argsort(-self._sureness(test)[wrong], kind="stable")]
         return [self._answered("test", test, row) for row in order.tolist()]
 
-    def _answered(self, split: str, answers: Answers, row: int) -> Picture:
+    def _answered(self, split: str, answers: Tested, row: int) -> Picture:
         label, answer = int(answers.labels[row]), int(answers.predicted[row])
         share = None if answers.probabilities is None else float(answers.probabilities[row].max())
         return self.picture(split, row, self.classes[label], self.classes[answer], share)
 
-    def _sureness(self, answers: Answers) -> NDArray[np.float64]:
+    def _sureness(self, answers: Tested) -> NDArray[np.float64]:
         """How sure each answer is: its probability, or by how much its score is ahead of the next."""
         if answers.probabilities is not None:
             best: NDArray[np.float64] = answers.probabilities.max(axis=1)
@@ -233,8 +233,7 @@ def examine(classifier: Classifier, dataset: Dataset, show: Show = lambda what, 
     found = Findings(classifier, dataset, classes, by_class)
     for name in ("validation", "test"):
         if name in parts:
-            answers = _answers(classifier, parts[name], places, name, show)
-            setattr(found, name, answers)
+            setattr(found, name, _tested(classifier, parts[name], places, name, show))
     if found.test is None:
         found.missing["test"] = f"{why_no_test(dataset)}."
     elif found.test.probabilities is None:
@@ -257,29 +256,18 @@ def why_no_test(dataset: Dataset) -> str:
     return "There are too few pictures to set any aside for a test"
 
 
-def _answers(classifier: Classifier, split: Split, places: NDArray[np.int64], name: str, show: Show) -> Answers:
-    scores, shares, predicted, none = [], [], [], []
-    learnt = getattr(classifier, "threshold_", None) is not None
-    by_score = isinstance(classifier, PhotoClassifier) and classifier.head != "knn"  # whose votes decide, unrounded
-    ask = getattr(classifier, "predict_proba", None)
+def _tested(classifier: Classifier, split: Split, places: NDArray[np.int64], name: str, show: Show) -> Tested:
+    found = []
     for start in range(0, len(split), BATCH):
         show(f"answering the {name} pictures", start, len(split))
-        images = np.asarray(split.images[start : start + BATCH])
-        scores.append(classifier.scores(images))
-        if ask is not None:
-            shares.append(ask(images))
-        if learnt:
-            none.append(classifier.fits_none(images))  # type: ignore[attr-defined]
-        if not by_score:
-            predicted.append(np.searchsorted(classifier.classes_, classifier.predict(images)))
-    together = np.concatenate(scores)
-    return Answers(
-        places[split.labels],
-        together.argmax(axis=1) if by_score else np.concatenate(predicted),
-        together,
-        np.concatenate(shares).astype(np.float64) if ask is not None else None,
-        np.concatenate(none) if learnt else None,
+        found.append(classifier.answers(np.asarray(split.images[start : start + BATCH])))
+    predicted, scores, shares, none = (
+        None if some[0] is None else np.concatenate(some) for some in zip(*found, strict=True)
     )
+    assert predicted is not None
+    assert scores is not None
+    probabilities = None if shares is None else shares.astype(np.float64)
+    return Tested(places[split.labels], predicted, scores, probabilities, none)
 
 
 def _suspects(found: Findings, places: NDArray[np.int64], parts: Mapping[str, Split], show: Show) -> Suspects | None:

@@ -5,7 +5,7 @@ stopped and goes on ends with the same bits as one that never stopped.
 """
 
 from nabi.training.batches import Examples, answer_bounds, batch_bounds, evaluation_batch, filled
-from nabi.training.events import EpochEnded, Event, Finished, Looked, Started, Stepped
+from nabi.training.events import EpochEnded, Event, Finished, Looked, Started, Stepped, Tried
 from nabi.training.learner import GradientDescent, Learner
 from nabi.training.loop import evaluate, fit, run
 from nabi.training.range_test import RangeTest, find_learning_rate
@@ -21,6 +21,7 @@ __all__ = [
     "RangeTest",
     "Started",
     "Stepped",
+    "Tried",
     "answer_bounds",
     "batch_bounds",
     "evaluate",

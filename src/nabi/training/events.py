@@ -23,6 +23,14 @@ class Looked:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """Of the settings that are to be chosen among, ``done`` of ``total`` were tried."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Stepped:
     """One step of gradient descent was taken; ``step`` counts from 1 within ``epoch``, which counts from 1."""
 
@@ -61,4 +69,4 @@ class Finished:
     history: tuple[EpochEnded, ...]
 
 
-Event = Started | Looked | Stepped | EpochEnded | Finished
+Event = Started | Looked | Tried | Stepped | EpochEnded | Finished

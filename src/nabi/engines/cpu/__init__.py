@@ -6,11 +6,24 @@ stored and what runs together; `kernels`, `folds`, `contract`, `panels`, `narrow
 `program` puts it together, with `memory` laid out beforehand; `running` runs it, with a `crew` of threads.
 """
 
+import threading
+from collections.abc import Hashable
+
+import numpy as np
+
 from nabi import machine
 from nabi.engines import Run
 from nabi.engines.cpu.program import Program
 from nabi.engines.cpu.running import make_run
-from nabi.graph.plan import Plan
+from nabi.graph.plan import Plan, likeness
+
+KEPT = 64
+"""Programs that are kept for plans that compute the same: who trains one model after another has few kinds of them."""
+MOST_CONSTANTS = 1 << 16
+"""Numbers in the constants of a plan whose program is kept."""
+
+_programs: dict[Hashable, Program] = {}  # the last that was asked for comes last
+_lock = threading.Lock()
 
 
 def prepare(plan: Plan, kept: int, precision: str = "float32", winograd: bool = True) -> Run:
@@ -26,7 +39,18 @@ def prepare(plan: Plan, kept: int, precision: str = "float32", winograd: bool = 
         Whether 3×3 convolutions may be computed by Winograd's way: with a quarter of the multiplications, and a
         relative error near 1e-5 where the direct way has 1e-6.
     """
-    return make_run(Program(plan, kept, winograd, precision != "float32" and lacking() is None))
+    rounded = precision != "float32" and lacking() is None
+    if sum(np.size(node.held) for node in plan.constants) > MOST_CONSTANTS:
+        return make_run(Program(plan, kept, winograd, rounded))
+    key = likeness(plan), kept, winograd, rounded, machine.processor()
+    with _lock:
+        program = _programs.pop(key, None)
+    program = program or Program(plan, kept, winograd, rounded)
+    with _lock:
+        _programs[key] = program
+        for oldest in [*_programs][: max(0, len(_programs) - KEPT)]:
+            del _programs[oldest]
+    return make_run(program)
 
 
 def lacking() -> str | None:
