@@ -51,4 +51,5 @@ def real_data() -> Path:
 @pytest.fixture(autouse=True)
 def _programs_of_each_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test changes about how programs are made holds for all that it runs: none is kept for the next plan."""
-    monkeypatch.setattr("nabi.engines.cpu.KEPT", 0)
+    monkeypatch.setattr("nabi.engines.cpu.programs.KEPT", 0)
+    monkeypatch.setattr("nabi.engines.cpu.programs._places", {})

@@ -20,7 +20,7 @@ from nabi import cache, engines, machine, ops, threads
 from nabi.cli import main
 from nabi.cli.profiled import where_time_went
 from nabi.engines import cpu
-from nabi.engines.cpu import convolve, profile, program, running, segments, strips, values
+from nabi.engines.cpu import convolve, profile, program, programs, running, segments, strips, values
 from nabi.engines.cpu.memory import ALIGNED, aligned
 from nabi.engines.cpu.program import Program as Compiled
 from nabi.errors import SettingError
@@ -96,8 +96,7 @@ class TestKept:
             return Compiled(plan, *how)
 
         monkeypatch.setattr(cpu, "Program", make)
-        monkeypatch.setattr(cpu, "KEPT", 3)
-        monkeypatch.setattr(cpu, "_programs", {})
+        monkeypatch.setattr(programs, "KEPT", 3)
         return plans
 
     def test_plans_that_compute_the_same_have_one(self, made: list[Plan]) -> None:
@@ -140,6 +139,15 @@ class TestKept:
             check(lambda a: ops.exp(a * 2.5) + 1, x[:1])
         assert len(made) == 9
 
+    def test_rounded_ones_are_others(self, made: list[Plan]) -> None:
+        if cpu.lacking():
+            pytest.skip(f"the processor lacks {cpu.lacking()}")
+        x = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+        plan = plan_of(lambda a: a @ a, x)
+        exact, rounded = (engines.prepare("cpu", plan, precision=name)([x]) for name in ("float32", "bf16"))
+        assert len(made) == 2
+        assert not same_bits(exact, rounded)
+
     def test_the_latest_are_kept(self, made: list[Plan]) -> None:
         x = np.ones(3, np.float32)
         functions = [lambda a, by=by: a * by for by in range(2, 6)]
@@ -158,7 +166,30 @@ class TestKept:
         for _ in range(2):
             check(lambda a: a + many, many)
         assert len(made) == 2
-        assert not cpu._programs
+
+    def test_threads_that_ask_at_once_have_one_and_run_it_side_by_side(self, made: list[Plan]) -> None:
+        rows = np.random.default_rng(0).normal(size=(4, 50, 40)).astype(np.float32)
+        weight = np.random.default_rng(1).normal(size=(40, 30)).astype(np.float32)
+        wanted = [check(lambda a: ops.softmax(a @ weight), x) for x in rows]
+        made.clear()
+        programs._places.clear()
+        begin = threading.Barrier(4)
+        found: dict[int, list[Any]] = {}
+
+        def ask(number: int) -> None:
+            plan = plan_of(lambda a: ops.softmax(a @ weight), rows[number])
+            begin.wait()
+            run = engines.prepare("cpu", plan)
+            found[number] = [run([rows[number]]) for _ in range(50)]
+
+        asking = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+        for one in asking:
+            one.start()
+        for one in asking:
+            one.join()
+        assert len(made) == 1
+        for number in range(4):
+            assert all(same_bits(one, wanted[number]) for one in found[number])
 
     def test_random_programs_are_themselves(self, made: list[Plan]) -> None:
         for seed in range(50_000, 50_006):

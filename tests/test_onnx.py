@@ -230,6 +230,10 @@ def test_names_of_classes_in_any_order(written: Any, tmp_path: Path) -> None:
     assert named.predict(x).tolist() == np.array(["ship", "cat", "dog"])[plain.predict(x)].tolist()
     np.testing.assert_array_equal(named.scores(x), plain.scores(x)[:, [1, 2, 0]])
     np.testing.assert_array_equal(named.predict_proba(x), plain.predict_proba(x)[:, [1, 2, 0]])
+    answers = named.answers(x)
+    np.testing.assert_array_equal(answers.probabilities, named.predict_proba(x))
+    np.testing.assert_array_equal(answers.scores, named.scores(x))
+    np.testing.assert_array_equal(named.classes_[answers.places], named.predict(x))
     named.save(tmp_path / "named.safetensors")
     assert nabi.load(tmp_path / "named.safetensors").predict(x).tolist() == named.predict(x).tolist()
     with pytest.raises(FormatError, match="two of its classes have the same name"):

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 import nabi
-from nabi import container, models, nn
+from nabi import container, models, nn, threads
 from nabi.classifiers import FeatureExtractor, PhotoClassifier, pretrained
+from nabi.classifiers.features import _key
 from nabi.classifiers.finetuning import parted
 from nabi.classifiers.photo import ALPHAS, HEADS
 from nabi.cli import main
@@ -155,6 +157,14 @@ def test_who_stops_listening_at_the_end_has_what_was_learnt(head: str, finetune:
     assert classifier.score(images, labels) > 0.9
 
 
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    threads.set_num_threads(1)
+    yield
+    threads.set_num_threads(None)
+
+
+@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("asked", [1, 3, 24, 36, 60])
 def test_a_run_that_is_stopped_while_decays_are_tried_has_the_best_that_learnt_in_whole(asked: int) -> None:
     images, labels = photos(40)
@@ -172,6 +182,25 @@ def test_a_run_that_is_stopped_while_decays_are_tried_has_the_best_that_learnt_i
         assert (
             alone.fit(images, labels, validation=held).scores(images).tobytes() == classifier.scores(images).tobytes()
         )
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_decays_tried_side_by_side_learn_what_they_learn_alone(number: int) -> None:
+    images, labels = photos(40)
+    held = photos(20, seed=1)
+    try:
+        threads.set_num_threads(number)
+        found = PhotoClassifier(settings={"max_iter": 8}, random_state=0).fit(images, labels, validation=held)
+        times = itertools.count(1)
+        stopped = PhotoClassifier(settings={"max_iter": 8}, random_state=0)
+        *_, finished = stopped.fit_events(images, labels, validation=held, stop=lambda: next(times) >= 12)
+    finally:
+        threads.set_num_threads(None)
+    alone = PhotoClassifier(alpha=found.alpha_, settings={"max_iter": 8}, random_state=0)
+    assert alone.fit(images, labels, validation=held).scores(images).tobytes() == found.scores(images).tobytes()
+    assert finished.stopped
+    assert stopped.tried_[stopped.alpha_] == max(stopped.tried_.values())
+    assert float((stopped.predict(held[0]) == held[1]).mean()) == stopped.tried_[stopped.alpha_]
 
 
 def test_finetuning_trains_the_last_part_of_the_backbone(tmp_path: Path) -> None:
@@ -374,6 +403,13 @@ def test_a_photo_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert both[:6].tobytes() == first.tobytes()
 
 
+def test_a_photo_is_known_by_its_pixels_and_their_order() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
+    keys = [_key(photo), _key(photo.reshape(64, 32, 3)), _key(photo[:, ::-1]), _key(photo + np.uint8(1))]
+    assert len(set(keys)) == 4
+    assert keys[0] == _key(photo.copy())
+
+
 def test_few_new_photos_do_not_have_all_written_anew(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, _ = photos(40)
     extractor = FeatureExtractor().fit()
@@ -419,14 +455,17 @@ def test_progress_is_told() -> None:
     assert tried == [Tried(done, len(ALPHAS)) for done in range(len(ALPHAS) + 1)]
 
 
-def test_one_look_says_all() -> None:
+@pytest.mark.parametrize("head", HEADS)
+def test_one_look_says_all(head: str) -> None:
     images, labels = photos()
-    classifier = PhotoClassifier(alpha=0.01, random_state=0).fit(images, labels).calibrate(images, labels)
+    classifier = PhotoClassifier(head, random_state=0).fit(images, labels).calibrate(images, labels)
     classifier.temperature_ = 1.5
     answers = classifier.answers(images)
     assert np.array_equal(classifier.classes_[answers.places], classifier.predict(images))
     assert np.array_equal(answers.scores, classifier.scores(images))
-    assert np.array_equal(answers.probabilities, classifier.predict_proba(images))
+    assert (answers.probabilities is None) == (not hasattr(classifier, "predict_proba"))
+    if answers.probabilities is not None:
+        assert np.array_equal(answers.probabilities, classifier.predict_proba(images))
     assert np.array_equal(answers.none, classifier.fits_none(images))
 
 

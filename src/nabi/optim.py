@@ -40,7 +40,7 @@ class Optimizer:
     learning_rate : float
         May be assigned at any time: ``optimizer.learning_rate.assign(schedule(step))``.
     weight_decay : float
-        How strongly parameters are pulled to 0. May be assigned as well, but of an optimiser that was made with 0.
+        How strongly parameters are pulled to 0. May be assigned as well, except of an optimiser that was made with 0.
     moments : sequence of str
         What is kept of each parameter from step to step.
 
@@ -78,12 +78,12 @@ class Optimizer:
         self.step = tensor(0)
 
     def formula(
-        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, decay: Tensor | None
+        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, weight_decay: Tensor | None
     ) -> tuple[Tensor, Moments]:
         """From a parameter, its gradient and its moments to the new parameter and moments.
 
-        ``learning_rate`` and ``decay`` are of the parameter's dtype; there may be no decay. ``self.step`` is 1 in the
-        first update.
+        ``learning_rate`` and ``weight_decay`` are of the parameter's dtype; there may be no weight decay.
+        ``self.step`` is 1 in the first update.
         """
         raise NotImplementedError
 
@@ -126,6 +126,7 @@ class Optimizer:
 
     def __repr__(self) -> str:
         plain = {name: value for name, value in vars(self).items() if isinstance(value, bool | int | float)}
+        plain |= {} if self.weight_decay is None else {"weight_decay": float(self.weight_decay)}
         settings = ", ".join(f"{name}={value}" for name, value in plain.items())
         return f"{type(self).__name__}({len(self.parameters)} parameters, {settings})"
 
@@ -223,10 +224,10 @@ class SGD(Optimizer):
         self.nesterov = nesterov
 
     def formula(
-        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, decay: Tensor | None
+        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, weight_decay: Tensor | None
     ) -> tuple[Tensor, Moments]:
-        if decay is not None:
-            g = g + decay * p
+        if weight_decay is not None:
+            g = g + weight_decay * p
         if not self.momentum:
             return p - learning_rate * g, {}
         velocity = self.momentum * moments["velocity"] + g
@@ -257,10 +258,10 @@ class RMSProp(Optimizer):
         self.epsilon = epsilon
 
     def formula(
-        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, decay: Tensor | None
+        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, weight_decay: Tensor | None
     ) -> tuple[Tensor, Moments]:
-        if decay is not None:
-            g = g + decay * p
+        if weight_decay is not None:
+            g = g + weight_decay * p
         square = self.decay * moments["square"] + (1 - self.decay) * (g * g)
         way = g / (ops.sqrt(square) + self.epsilon)
         if not self.momentum:
@@ -294,12 +295,12 @@ class Adam(Optimizer):
         self.epsilon = epsilon
 
     def formula(
-        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, decay: Tensor | None
+        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, weight_decay: Tensor | None
     ) -> tuple[Tensor, Moments]:
-        if decay is not None and self.decoupled:
-            p = p - (learning_rate * decay) * p
-        elif decay is not None:
-            g = g + decay * p
+        if weight_decay is not None and self.decoupled:
+            p = p - (learning_rate * weight_decay) * p
+        elif weight_decay is not None:
+            g = g + weight_decay * p
         first = self.beta1 * moments["first"] + (1 - self.beta1) * g
         second = self.beta2 * moments["second"] + (1 - self.beta2) * (g * g)
         # 1 - βᵗ is a small difference of near numbers: taken in float64, whatever the parameter's dtype
@@ -355,10 +356,10 @@ class Muon(SGD):
         self.filter_momentum = filter_momentum
 
     def formula(
-        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, decay: Tensor | None
+        self, p: Tensor, g: Tensor, moments: Moments, learning_rate: Tensor, weight_decay: Tensor | None
     ) -> tuple[Tensor, Moments]:
         if p.ndim != 4:
-            return super().formula(p, g, moments, learning_rate, decay)
+            return super().formula(p, g, moments, learning_rate, weight_decay)
         velocity = self.filter_momentum * moments["velocity"] + g
         way = ops.reshape(g + self.filter_momentum * velocity, (-1, p.shape[3]))
         kept = p * (math.sqrt(p.shape[3]) / _length(p))

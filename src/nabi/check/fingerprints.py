@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi import threads
+from nabi import cache, threads
 
 SIDE = 64  # of the thumbnails
 SMALLEST = 32  # pixels of the short side: among smaller pictures, those that are not the same look the same
@@ -43,11 +43,12 @@ def all_thumbnails(
     """
     count = sum(map(len, parts))
     found = np.empty((count, SIDE, SIDE), np.uint8)
-    blocks = ((part, start) for part in parts for start in range(0, len(part), SOME))
+    blocks = [(part, start) for part in parts for start in range(0, len(part), SOME)]
     small = lambda block: [thumbnail(picture) for picture in block[0][block[1] : block[1] + SOME]]
     done = 0
-    for some in threads.map_in_order(small, blocks):
+    for (part, _), some in zip(blocks, threads.map_in_order(small, blocks), strict=True):
         found[done : done + len(some)] = some
+        cache.release(part)
         done += len(some)
         report(done, count)
     return found

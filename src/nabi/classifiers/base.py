@@ -145,12 +145,12 @@ class Classifier(ClassifierMixin, BaseEstimator):
         ShapeError, DTypeError
             Inputs of another shape, or floats where it was fitted on uint8, or the reverse.
         """
-        places = self.answers(X).places
+        places = self.scores(X).argmax(axis=1)
         predicted: NDArray[Any] = self.classes_[places]
         return predicted
 
     def answers(self, X: ArrayLike) -> Answers:
-        """Everything that the classifier says of inputs: what else answers gives a part of this."""
+        """Everything that the classifier says of inputs, found out in one look at them."""
         scores = self.scores(X)
         return Answers(scores.argmax(axis=1), scores)
 

@@ -1,5 +1,6 @@
 """Classifiers that others made: the graph of an ONNX file as one of ours."""
 
+import itertools
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from nabi.onnx import reading
 from nabi.onnx.network import MAX_NUMBERS, GraphNetwork, arrays
 from nabi.onnx.reading import Graph, Input, Operator
 from nabi.onnx.tensors import READ
-from nabi.training import Event, evaluation_batch, filled
+from nabi.training import Event, answer_bounds, evaluation_batch, filled
 
 MAX_CLASSES = 2**20
 LARGEST = 2**31 - 1
@@ -92,7 +93,8 @@ class ImportedClassifier(Answering, Classifier):
     def _outputs(self, images: NDArray[Any]) -> list[NDArray[np.float32]]:
         """What the graph gives, for as many inputs at a time as it takes."""
         most = self._at_once
-        parts = [self._apply(filled(images[start : start + most], most)) for start in range(0, len(images), most)]
+        bounds = itertools.pairwise(answer_bounds(len(images), most))
+        parts = [self._apply(filled(np.asarray(images[start:end]), most)) for start, end in bounds]
         return [
             np.concatenate([one.value for one in ones])[: len(images)].astype(np.float32, copy=False)
             for ones in zip(*parts, strict=True)

@@ -206,6 +206,18 @@ class KNNClassifier(Classifier):
         """
         return self.answers(X).scores
 
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The class with the most votes; of several with as many, the first in ``classes_``.
+
+        Returns
+        -------
+        ndarray, (N,)
+            Of the kind that ``classes_`` is.
+        """
+        places = self.answers(X).places
+        predicted: NDArray[Any] = self.classes_[places]
+        return predicted
+
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """The share of each class in the votes.
 
@@ -219,7 +231,6 @@ class KNNClassifier(Classifier):
         return shares
 
     def answers(self, X: ArrayLike) -> Answers:
-        """The class with the most votes, of several with as many the first in ``classes_``; and all votes."""
         votes = self._votes(X)  # and not the scores decide, whose rounding could make a draw of them
         return Answers(votes.argmax(axis=1), votes.astype(np.float32), votes / votes.sum(axis=1, keepdims=True))
 

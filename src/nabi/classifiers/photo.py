@@ -173,7 +173,8 @@ class PhotoClassifier(History, Classifier):
         X, y, validation
             As for `fit`.
         **options
-            ``stop``, as for `nabi.training.run`, asked also before the first event; and what concerns checkpoints, of
+            ``stop``, as for `nabi.training.run`, asked also before the first event, and while decays are tried by
+            several threads at once; and what concerns checkpoints, of
             ``finetune`` alone: without, what takes long is to look at the photos, and their features are in the cache.
         """
         with attempt(self) as tried:
@@ -307,24 +308,28 @@ class PhotoClassifier(History, Classifier):
             features, labels = features[train], labels[train]
         over = threading.Event()
 
-        def learn(alpha: float) -> tuple[float, Classifier, list[Event], Finished]:
+        def learn(alpha: float) -> tuple[float, Classifier, list[Event], Finished] | None:
+            if alpha != ALPHAS[0] and (over.is_set() or stop()):
+                return None
             head = self._head(alpha, seed, whole)
             events = self._fitting(head, features, labels, held, lambda: over.is_set() or stop())
             told: list[Event] = [event for event in events if not isinstance(event, Stepped)]
             end = told.pop()
             assert isinstance(end, Finished)
+            if end.stopped:
+                over.set()
             return alpha, head, told, end
 
         learnt = []
         try:  # side by side: steps on features are too short to be shared by threads
             yield Tried(0, len(ALPHAS))
-            for one in threads.map_in_order(learn, ALPHAS):
-                learnt.append(one)
-                yield Tried(len(learnt), len(ALPHAS))
+            for done, one in enumerate(threads.map_in_order(learn, ALPHAS), 1):
+                learnt += [] if one is None else [one]
+                yield Tried(done, len(ALPHAS))
+            stopped = stop() or over.is_set()
         finally:
             over.set()
-        stopped = stop() or any(end.stopped for *_, end in learnt)
-        learnt = [one for one in learnt if not one[-1].stopped] or learnt[:1]
+        learnt = [one for one in learnt if not one[-1].stopped] or learnt
         tried = {alpha: float((head.answers(held[0]).places == held[1]).mean()) for alpha, head, _, _ in learnt}
         best, head, told, end = max(learnt, key=lambda one: (tried[one[0]], one[0]))  # of equals, the simplest
         return best, tried, (head, [*told, replace(end, stopped=stopped)]) if whole else None
@@ -416,7 +421,7 @@ class PhotoClassifier(History, Classifier):
         check_is_fitted(self, "classes_")
         features = self._features(X)
         found = self.head_.answers(features)
-        if self.temperature_ != 1.0:
+        if found.probabilities is not None and self.temperature_ != 1.0:
             found = found._replace(probabilities=softmax(found.scores, self.temperature_).astype(np.float32))
         if self.threshold_ is not None:
             found = found._replace(none=self._likeness(features) < self.threshold_)
@@ -431,6 +436,22 @@ class PhotoClassifier(History, Classifier):
             In the order of ``classes_``.
         """
         return self.answers(X).scores
+
+    def predict(self, X: Pictures) -> NDArray[Any]:
+        """The most likely class of each photo.
+
+        Parameters
+        ----------
+        X : array of uint8, (N, H, W, 3), or sequence of paths
+
+        Returns
+        -------
+        ndarray, (N,)
+            Of the kind that ``classes_`` is.
+        """
+        places = self.answers(X).places
+        predicted: NDArray[Any] = self.classes_[places]
+        return predicted
 
     def _features(self, X: Pictures) -> NDArray[np.float32]:
         return self.extractor_.transform(self._checked(as_photos(X, self.input_shape_[:2])))

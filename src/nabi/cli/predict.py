@@ -82,7 +82,7 @@ def _answers(classifier: Classifier, paths: list[Path], top: int, none: bool) ->
         found = classifier.answers(images)
         scores = found.scores if found.probabilities is None else found.probabilities
         best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-        strange = [None] * len(batch) if found.none is None or not none else found.none.tolist()
+        strange = [None] * len(batch) if not none or found.none is None else found.none.tolist()
         for (path, _), places, row, fits_none in zip(batch, best, scores, strange, strict=True):
             named = [(str(classifier.classes_[place]), round(float(row[place]), 6)) for place in places]
             yield Answer(path, named, fits_none)

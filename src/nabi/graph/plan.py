@@ -133,7 +133,8 @@ def likeness(plan: Plan) -> Hashable:
         tuple((node.shape, node.dtype) for node in plan.inputs),
         tuple((np.shape(node.held), node.dtype, np.asarray(node.held).tobytes()) for node in plan.constants),
         tuple(
-            (node.operation, tuple(place[source.serial] for source in node.inputs), _settings(node))
+            # Settings as they are, too, which live as long as this: of what is gone another might be written as it was.
+            (node.operation, tuple(place[s.serial] for s in node.inputs), _settings(node), (*node.settings.values(),))
             for node in plan.nodes
         ),
         tuple(place[output.serial] for output in plan.outputs),

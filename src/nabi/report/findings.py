@@ -261,13 +261,15 @@ def _tested(classifier: Classifier, split: Split, places: NDArray[np.int64], nam
     for start in range(0, len(split), BATCH):
         show(f"answering the {name} pictures", start, len(split))
         found.append(classifier.answers(np.asarray(split.images[start : start + BATCH])))
-    predicted, scores, shares, none = (
-        None if some[0] is None else np.concatenate(some) for some in zip(*found, strict=True)
+    shares = [one.probabilities for one in found if one.probabilities is not None]
+    none = [one.none for one in found if one.none is not None]
+    return Tested(
+        places[split.labels],
+        np.concatenate([one.places for one in found]),
+        np.concatenate([one.scores for one in found]),
+        np.concatenate(shares).astype(np.float64) if shares else None,
+        np.concatenate(none) if none else None,
     )
-    assert predicted is not None
-    assert scores is not None
-    probabilities = None if shares is None else shares.astype(np.float64)
-    return Tested(places[split.labels], predicted, scores, probabilities, none)
 
 
 def _suspects(found: Findings, places: NDArray[np.int64], parts: Mapping[str, Split], show: Show) -> Suspects | None:

@@ -3,27 +3,21 @@
 `values` says what a plan asks for in a few kinds of values; `strips` cuts single pictures; `segments` decides what is
 stored and what runs together; `kernels`, `folds`, `contract`, `panels`, `narrow`, `bfloat16`, `tiles`, `convolve` and
 `depthwise` write the loops with what `code`, `lanes` and `reading` offer; `nabi.machine` makes machine code of them;
-`program` puts it together, with `memory` laid out beforehand; `running` runs it, with a `crew` of threads.
+`program` puts it together, with `memory` laid out beforehand, and `programs` keeps it; `running` runs it, with a `crew`
+of threads.
 """
-
-import threading
-from collections.abc import Hashable
 
 import numpy as np
 
 from nabi import machine
 from nabi.engines import Run
+from nabi.engines.cpu import programs
 from nabi.engines.cpu.program import Program
 from nabi.engines.cpu.running import make_run
 from nabi.graph.plan import Plan, likeness
 
-KEPT = 64
-"""Programs that are kept for plans that compute the same: who trains one model after another has few kinds of them."""
 MOST_CONSTANTS = 1 << 16
 """Numbers in the constants of a plan whose program is kept."""
-
-_programs: dict[Hashable, Program] = {}  # the last that was asked for comes last
-_lock = threading.Lock()
 
 
 def prepare(plan: Plan, kept: int, precision: str = "float32", winograd: bool = True) -> Run:
@@ -43,14 +37,7 @@ def prepare(plan: Plan, kept: int, precision: str = "float32", winograd: bool = 
     if sum(np.size(node.held) for node in plan.constants) > MOST_CONSTANTS:
         return make_run(Program(plan, kept, winograd, rounded))
     key = likeness(plan), kept, winograd, rounded, machine.processor()
-    with _lock:
-        program = _programs.pop(key, None)
-    program = program or Program(plan, kept, winograd, rounded)
-    with _lock:
-        _programs[key] = program
-        for oldest in [*_programs][: max(0, len(_programs) - KEPT)]:
-            del _programs[oldest]
-    return make_run(program)
+    return make_run(programs.kept(key, lambda: Program(plan, kept, winograd, rounded)))
 
 
 def lacking() -> str | None:
