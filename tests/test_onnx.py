@@ -221,6 +221,31 @@ def test_an_onnx_file_is_looked_at(written: Any, capsys: Any) -> None:
     assert json.loads(capsys.readouterr().out)["arrays"] == {"graph.weights.w": [4, 3]}
 
 
+def test_a_weight_may_be_large(written: Any, tmp_path: Path) -> None:
+    """As in AlexNet, whose largest has 151 MB."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "v": rng.normal(size=(4, 3000)).astype(np.float32),
+        "w": rng.normal(size=(3000, 1500)).astype(np.float32),
+        "u": rng.integers(0, 9, (1500, 200), np.int32),  # numbers of another kind, likewise
+        "to": np.array([0, -1], np.int64),
+    }
+    nodes = [
+        node("MatMul", ["x", "v"], ["h"]),
+        node("MatMul", ["h", "w"], ["i"]),
+        node("Cast", ["u"], ["f"], to=1),
+        node("MatMul", ["i", "f"], ["j"]),
+        node("Reshape", ["j", "to"], ["y"]),
+    ]
+    classifier = from_onnx(written(model(nodes, constants)))
+    assert constants["w"].nbytes > 1 << 24
+    x = rng.normal(size=(3, 4)).astype(np.float32)
+    expected = x.astype(np.float64) @ constants["v"] @ constants["w"] @ constants["u"]
+    np.testing.assert_allclose(classifier.scores(x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    classifier.save(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(nabi.load(tmp_path / "model.safetensors").scores(x), classifier.scores(x))
+
+
 def test_names_of_classes_in_any_order(written: Any, tmp_path: Path) -> None:
     weight = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     path = written(model([node("MatMul", ["x", "w"], ["s"]), node("Softmax", ["s"], ["y"])], {"w": weight}))

@@ -252,7 +252,7 @@ def test_the_pictures_of_a_split_are_compared(digits: Any, tmp_path: Path, capsy
 
 
 def test_operators_pass_the_tests_of_onnx() -> None:
-    """Of every operator that is read: what is not refused is right, and few are refused."""
+    """Of every operator that is read: what is not refused is right, and that is most of it."""
     from onnx.backend.test.loader import load_model_tests
 
     with warnings.catch_warnings():
@@ -275,7 +275,8 @@ def test_operators_pass_the_tests_of_onnx() -> None:
                 np.testing.assert_allclose(ours, theirs, rtol=test.rtol, atol=test.atol, err_msg=test.name)
             passed += 1
     print(f"{passed} passed, {refused} refused")
-    assert passed >= 650
+    assert passed >= 800
+    assert refused < passed / 2
 
 
 def run(content: bytes, given: list[Any]) -> list[Any]:

@@ -16,6 +16,8 @@ from nabi.onnx.reading import Graph, Operator
 
 MAX_NUMBERS = 2**28
 """That a network may make of one input, all its nodes together."""
+LARGE = 1 << 20
+"""Bytes of a constant of any kind that is a weight like others."""
 _HWIO, _TRANSPOSED = (2, 3, 1, 0), (1, 0)
 
 
@@ -29,9 +31,13 @@ class GraphNetwork(Layer):
 
     Attributes
     ----------
+    graph : Graph
+        Without its constants.
     weights : dict of str to Tensor
-        Its float32 constants of more than one number. What only convolutions and products use lies as our operations
-        take it.
+        Its float32 constants of more than one number, and all that are large. What only convolutions and products use
+        lies as our operations take it.
+    known : dict of str to ndarray
+        The other constants, of which shapes may be made.
     """
 
     label = "graph"
@@ -40,12 +46,8 @@ class GraphNetwork(Layer):
         graph = _laid_out(graph)
         if len(graph.inputs) != 1:
             raise FormatError(f"{len(graph.inputs)} inputs, and a classifier has one")
-        self.graph = graph
-        self.weights = {
-            name: tensor(array, name)
-            for name, array in graph.constants.items()
-            if array.dtype == np.float32 and array.size > 1
-        }
+        self.graph = graph._replace(constants={})
+        self.weights = {name: tensor(array, name) for name, array in graph.constants.items() if _is_weight(array)}
         self.known = {name: array for name, array in graph.constants.items() if name not in self.weights}
 
     def forward(self, x: Any, training: bool) -> Any:
@@ -69,6 +71,11 @@ class GraphNetwork(Layer):
                     found.pop(name, None)
         call = Call(Operator("output", "", (), (), {}), graph.opset, computed)
         return [_as_tensor(call.plain(found[name])) for name in graph.outputs]
+
+
+def _is_weight(array: NDArray[Any]) -> bool:
+    """Whether a constant is a tensor: also what is so large that nobody asks for its numbers while recording."""
+    return (array.dtype == np.float32 and array.size > 1) or array.nbytes > LARGE
 
 
 def _as_tensor(value: Any) -> Any:
