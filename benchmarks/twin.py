@@ -288,7 +288,7 @@ def optimizer(ours: Any, net: nn.Module) -> torch.optim.Optimizer:
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     if len(trained) != len(ours.parameters):
         raise NoTwin(f"{len(ours.parameters)} of {len(trained)} parameters trained")
-    how = {"lr": float(own.pop("learning_rate")), "weight_decay": own.pop("weight_decay")}
+    how = {"lr": float(own.pop("learning_rate")), "weight_decay": float(own.pop("weight_decay") or 0)}
     made: Callable[..., torch.optim.Optimizer]
     match type(ours).__name__:
         case "SGD":

@@ -10,7 +10,7 @@ import nabi
 from nabi import losses, models, nn, optim
 from nabi.errors import SettingError, ShapeError
 
-every_model = pytest.mark.parametrize("model", models.MODELS.values(), ids=models.MODELS)
+every_model = pytest.mark.parametrize("model", [models.linear, models.mlp, models.three_layer, models.convnet])
 
 
 def bytes_(*shape: int) -> Any:

@@ -3,7 +3,6 @@
 import importlib.util
 import math
 import tracemalloc
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -423,14 +422,6 @@ def peak(queries, candidates, metric: str) -> int:
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-
-
-def test_reports_progress() -> None:
-    rows = np.zeros((300, 2), np.uint8)
-    told: list[tuple[int, int]] = []
-    nearest(rows, rows[:7], 1, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (2100, 2100)
-    assert all(one[0] < other[0] for one, other in pairwise(told))
 
 
 def test_no_queries_no_neighbours() -> None:

@@ -1,4 +1,4 @@
-"""Every operation, enumerated from the registry: shapes, gradients to second order, compiled, written as text."""
+"""Every operation, enumerated from the registry: shapes, gradients to second order, compiled."""
 
 import contextlib
 import warnings
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import nabi
 from nabi import engines
-from nabi.graph import namespace, text
+from nabi.graph import namespace
 from nabi.graph.operation import Operation
 from nabi.graph.shapes import Spec, infer
 from operation_inputs import EXAMPLES, OPERATIONS, arrays, calls
@@ -122,31 +122,6 @@ def test_machine_code_gives_what_the_formula_gives(operation: Operation, example
     wanted = engines.prepare("reference", plan)(values)
     for engine in ("cpu", "cpu-direct"):
         compare(plan, values, engines.prepare(engine, plan)(values), wanted, runs=4)
-
-
-FUNCTIONS = {name: getattr(np, name) for name in text.FUNCTIONS if name != "erf"} | {"erf": namespace.numpy.erf}
-
-
-@pytest.mark.parametrize(
-    "operation", [o for o in OPERATIONS if o.kind == "elementwise" and o.name != "astype"], ids=lambda o: o.name
-)
-def test_text_of_an_elementwise_formula_computes_it(operation: Operation) -> None:
-    """Forward and rules, written down as scalar expressions, give what the formulas give."""
-    example = operation.examples[0]
-    values = dict(zip(operation.arrays, arrays(example), strict=True))
-    how = operation.complete(example.settings)
-    names = [text.Text(name) for name in operation.arrays]
-    wanted = operation.forward(namespace.numpy, *values.values(), **how)
-    source = str(operation.forward(text.text, *names, **how))
-    np.testing.assert_allclose(eval(source, dict(FUNCTIONS), dict(values)), wanted, rtol=1e-14)
-    for i in operation.rules:
-        rule = operation.rules[i]
-        g = np.full(np.shape(wanted), 0.7)
-        known = {**values, "upstream": g, "output": wanted}
-        source = str(rule(text.text, text.Text("upstream"), text.Text("output"), *names, **how))
-        found = eval(source, dict(FUNCTIONS), known)
-        expected = rule(namespace.numpy, g, wanted, *values.values(), **how)
-        np.testing.assert_allclose(np.broadcast_to(found, np.shape(expected)), expected, rtol=1e-14)
 
 
 def test_numbers_are_weak_and_integers_become_float32() -> None:

@@ -24,7 +24,7 @@ from nabi.classifiers import FeatureExtractor, LinearClassifier, PhotoClassifier
 from nabi.cli import main
 from nabi.data import Dataset, Split, complete_splits, load
 from nabi.errors import DataError, SettingError, ShapeError
-from nabi.report import Measuring, card, cost, examine, page
+from nabi.report import Measuring, card, examine, page
 from nabi.report.label_errors import (
     FOLDS,
     confident_class,
@@ -483,12 +483,16 @@ def test_a_classifier_of_pixels_has_a_report_without_features(tmp_path: Path) ->
     words = " ".join(read(page(found, "run", "", "", {})).texts)
     assert "this classifier learns from pixels" in words
     classifier.save(tmp_path / "model.safetensors")
-    measured = cost(tmp_path / "model.safetensors", data.test.images)
+    with Measuring() as process:
+        process.prepare(tmp_path / "model.safetensors", data.test.images)
+        measured = process.measured()
     assert measured["milliseconds"] > 0
     assert 20 < measured["peak_mib"] < 2000
     assert measured["file_mib"] == round((tmp_path / "model.safetensors").stat().st_size / 2**20, 2)
-    with pytest.raises(nabi.report.CostError, match="could not be measured"):
-        cost(tmp_path / "none.safetensors", data.test.images)
+    with Measuring() as process:
+        process.prepare(tmp_path / "none.safetensors", data.test.images)
+        with pytest.raises(nabi.report.CostError, match="could not be measured"):
+            process.measured()
     with Measuring() as process:
         pass
     assert process._process.poll() is not None  # nobody waits for the process of a run that was stopped

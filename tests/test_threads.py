@@ -63,8 +63,7 @@ def test_the_pool_has_as_many_threads_as_were_chosen():
     threads.set_num_threads(3)
     try:
         barrier = threading.Barrier(3)
-        futures = [threads.pool().submit(barrier.wait, 10) for _ in range(3)]
-        assert sorted(future.result() for future in futures) == [0, 1, 2]
+        assert sorted(threads.map_in_order(lambda _: barrier.wait(10), range(3))) == [0, 1, 2]
     finally:
         threads.set_num_threads(None)
 

@@ -104,13 +104,8 @@ def set_num_threads(number: int | None) -> None:
     _chosen = number
 
 
-def pool() -> ThreadPoolExecutor:
-    """The pool, with :func:`count` threads; made when it is first needed and when the count has changed."""
-    with _lock:
-        return _fitting_pool()
-
-
 def _fitting_pool() -> ThreadPoolExecutor:
+    """The pool, with :func:`count` threads; made when it is first needed and when the count has changed."""
     global _pool, _pool_size
     wanted = count()
     if _pool is None or _pool_size != wanted:

@@ -16,9 +16,8 @@ from nabi.cli.run_folder import METRICS, MODEL, RunFolder
 from nabi.cli.terminal import Show
 from nabi.cli.trained_on import write_trained_on
 from nabi.data import Dataset, Split
-from nabi.data.files import composed
 from nabi.listeners import Listener
-from nabi.report.findings import why_no_test
+from nabi.report.findings import matched, why_no_test
 from nabi.training import EpochEnded, RangeTest, Started
 
 BATCH = 1000  # pictures between two signs of progress
@@ -120,16 +119,11 @@ def measure(
     matrix : ndarray of int64, (K, K)
         In the order of ``classes``.
     """
-    known = [composed(str(name)) for name in classifier.classes_]
-    given = [composed(name) for name in dataset.classes]
-    present = {given[label] for label in np.unique(split.labels)}
-    classes = known + sorted(present - set(known))
-    place = {name: number for number, name in enumerate(classes)}
-    labels = np.array([place.get(name, -1) for name in given])[split.labels]
-    places = np.array([place[composed(str(name))] for name in classifier.classes_])
+    classes, places = matched(classifier, dataset, [split])
+    labels = places[split.labels]
     predicted = np.concatenate(
         [
-            places[np.searchsorted(classifier.classes_, classifier.predict(split.images[start : start + BATCH]))]
+            np.searchsorted(classifier.classes_, classifier.predict(split.images[start : start + BATCH]))
             for start in shown(range(0, len(split), BATCH), show)
         ]
     )
@@ -143,7 +137,7 @@ def measure(
         "classes": classes,
         "per_class": {
             name: {measure: found[measure][number].item() for measure in found}  # type: ignore[literal-required]
-            for name, number in place.items()
+            for number, name in enumerate(classes)
         },
     }
     if len(classes) > metrics.MAX_CONFUSION_CLASSES:

@@ -2,8 +2,7 @@
 
 The rules that carry gradients are run over it, so that people read the very formulas that are computed. A term knows
 its numbers where it is a single number: then ``where`` takes its branch and says on what condition. Constants are
-folded (``3·x²``, not ``3·x ** (3 - 1)``), everything else is left as it stands. See `nabi.graph.text` for the strict
-notation that kernels are made of.
+folded (``3·x²``, not ``3·x ** (3 - 1)``), everything else is left as it stands.
 """
 
 from collections.abc import Callable, Sequence

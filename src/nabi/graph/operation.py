@@ -10,8 +10,8 @@ An operation is declared once, as functions of ``xp``, an array namespace that i
     sqrt.vjp(x=lambda xp, g, y, x: g / (2 * y))
 
 What ``xp`` is decides what happens: NumPy computes; `operations` makes a graph; ``jax.numpy`` traces for XLA;
-`nabi.graph.shapes` answers shape and dtype alone; `nabi.graph.text` writes the scalar formula down. The first line of
-the docstring is the mathematics that people are shown.
+`nabi.graph.shapes` answers shape and dtype alone; `nabi.graph.mathematics` writes the formula down as people write it.
+The first line of the docstring is what they are shown of it.
 
 Declaring one puts it into `registry`, which every suite, engine and drawing enumerates.
 """

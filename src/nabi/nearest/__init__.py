@@ -12,7 +12,6 @@ of the pairs (`bound_for`); never on a clock.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -56,8 +55,6 @@ def nearest(
     candidates: NDArray[Any],
     k: int,
     metric: str = "l2",
-    *,
-    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The k candidates nearest to each query.
 
@@ -74,8 +71,6 @@ def nearest(
         From 1 to M.
     metric : str
         "l2", the square root of the sum of squared differences; or "l1", the sum of absolute differences.
-    progress : callable, optional
-        Called with how many pairs of a query and a candidate are dealt with, and of how many.
 
     Returns
     -------
@@ -107,7 +102,7 @@ def nearest(
         raise DTypeError(f"queries of {queries.dtype}, candidates of {candidates.dtype}: both must be uint8 or float32")
     with threads.one_blas_thread():
         bound = bound_for(queries, candidates, k, metric)
-        distances, positions = search(queries, candidates, k, metric, bound, progress)
+        distances, positions = search(queries, candidates, k, metric, bound)
     return np.sqrt(distances) if metric == "l2" else distances, positions
 
 
@@ -153,7 +148,6 @@ def search(
     k: int,
     metric: str,
     bound: Bound,
-    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """`nearest` with a bound of the caller's, and squared distances for L2."""
     length = max(1, math.prod(candidates.shape[1:]))
@@ -171,8 +165,8 @@ def search(
         bits = [most.bit_length() for most in (together, farthest + 1, len(candidates))]
         merge = partial(_merge_whole, bits=bits) if sum(bits) < 64 else _merge
 
-    def improve(block: slice, first: int, prepared: list[Any]) -> int:
-        """Take every so-many-th candidate into the best of a block; how many pairs these are."""
+    def improve(block: slice, first: int, prepared: list[Any]) -> None:
+        """Take every so-many-th candidate into the best of a block."""
         asked, images = queries[block], candidates[first::step]
         known = bound.of_queries(asked) if kept is None else kept[block.start]
         lower = np.empty((len(images), len(asked)), bound.dtype)
@@ -195,9 +189,7 @@ def search(
             done = np.partition(lower[::STEP].T, k - 1)[:, k - 1].astype(np.float64)
             take(may_be_near(lower, done))
         take(may_be_near(lower, distances[block, -1], done))
-        return lower.size
 
-    done = 0
     kept: dict[int, Any] | None = None  # what the bound needs of the queries, unless that is much
     with threads.one_blas_thread():
         if len(queries) * bound.size <= MAX_BYTES // 4:
@@ -207,10 +199,8 @@ def search(
             tile = candidates[first::step]
             pieces = [tile[piece] for piece in cut(len(tile), size)]
             prepared = list(threads.map_in_order(bound.of_candidates, pieces))
-            for pairs in threads.map_in_order(partial(improve, first=first, prepared=prepared), blocks):
-                done += pairs
-                if progress is not None:
-                    progress(done, len(queries) * len(candidates))
+            for _ in threads.map_in_order(partial(improve, first=first, prepared=prepared), blocks):
+                pass
     return distances, positions
 
 

@@ -13,8 +13,8 @@ Inside, each file imports only from those above it::
 """
 
 from nabi.report.card import card
-from nabi.report.cost import CostError, Measuring, cost
+from nabi.report.cost import CostError, Measuring
 from nabi.report.findings import Findings, Picture, examine
 from nabi.report.page import page
 
-__all__ = ["CostError", "Findings", "Measuring", "Picture", "card", "cost", "examine", "page"]
+__all__ = ["CostError", "Findings", "Measuring", "Picture", "card", "examine", "page"]

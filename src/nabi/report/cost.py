@@ -35,37 +35,10 @@ class CostError(NabiError):
     """It could not be measured."""
 
 
-def cost(model: str | os.PathLike[str], pictures: ArrayLike) -> dict[str, Any]:
-    """Time and memory that a model needs to answer.
-
-    Parameters
-    ----------
-    model : path-like
-        A model file.
-    pictures : array_like of uint8, (N, H, W, C)
-        What to ask it about; the first few are used.
-
-    Returns
-    -------
-    dict
-        ``milliseconds`` a picture, one at a time; ``milliseconds_in_batches``, of ``batch`` pictures; ``repeats``;
-        ``peak_mib`` of memory of the whole process, None where the system does not tell; ``file_mib``; ``machine``;
-        ``threads``.
-
-    Raises
-    ------
-    CostError
-        The process failed, or took too long.
-    """
-    with Measuring() as process:
-        process.prepare(model, pictures)
-        return process.measured()
-
-
 class Measuring:
-    """`cost` in two steps, for whoever has something else to do while the process begins, which takes seconds.
+    """Time and memory that a model needs to answer: a process that finds out, which takes seconds to begin.
 
-    A context, in which there is the process; what goes wrong with it, `measured` says.
+    A context, in which there is the process: `prepare` it, do something else, and ask what it has `measured`.
     """
 
     def __enter__(self) -> Self:
@@ -98,7 +71,15 @@ class Measuring:
             self._folder.cleanup()
 
     def prepare(self, model: str | os.PathLike[str], pictures: ArrayLike) -> None:
-        """Have the process read the model, and make machine code; nobody waits for that."""
+        """Have the process read the model, and make machine code; nobody waits for that.
+
+        Parameters
+        ----------
+        model : path-like
+            A model file.
+        pictures : array_like of uint8, (N, H, W, C)
+            What to ask it about; the first few are used.
+        """
         self._model = Path(model)
         file = Path(self._folder.name) / "pictures.npy"
         try:
@@ -110,7 +91,20 @@ class Measuring:
             self._problem = str(error)
 
     def measured(self) -> dict[str, Any]:
-        """Have the process measure, and what it found: see `cost`."""
+        """Have the process measure, and what it found.
+
+        Returns
+        -------
+        dict
+            ``milliseconds`` a picture, one at a time; ``milliseconds_in_batches``, of ``batch`` pictures; ``repeats``;
+            ``peak_mib`` of memory of the whole process, None where the system does not tell; ``file_mib``;
+            ``machine``; ``threads``.
+
+        Raises
+        ------
+        CostError
+            The process failed, or took too long.
+        """
         try:
             if self._process is None or self._problem:
                 raise OSError(self._problem)

@@ -1,6 +1,6 @@
 """What is to be said about a trained classifier, as numbers and as rows of pictures to look at."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -219,12 +219,8 @@ def examine(classifier: Classifier, dataset: Dataset, show: Show = lambda what, 
     show : callable, optional
         Called from time to time as ``show(what, done, total)``.
     """
-    known = [composed(str(name)) for name in classifier.classes_]
-    given = [composed(name) for name in dataset.classes]
     parts = {name: split for name in SPLITS if (split := getattr(dataset, name)) is not None and len(split)}
-    present = {given[label] for split in parts.values() for label in np.unique(split.labels)}
-    classes = known + sorted(present - set(known))
-    places = np.array([classes.index(name) if name in classes else -1 for name in given])
+    classes, places = matched(classifier, dataset, parts.values())
     counts = {
         name: dict(zip(classes, np.bincount(places[split.labels], minlength=len(classes)).tolist(), strict=True))
         for name, split in parts.items()
@@ -247,6 +243,19 @@ def examine(classifier: Classifier, dataset: Dataset, show: Show = lambda what, 
     except NabiError as error:
         found.missing["label_errors"] = f"Wrong labels could not be looked for: {error}."
     return found
+
+
+def matched(classifier: Classifier, dataset: Dataset, splits: Iterable[Split]) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of classes, composed: the classifier's, then those that only pictures of these splits have.
+
+    And, for each class of the data set, the place of its name among them, -1 for one that is not there.
+    """
+    known = [composed(str(name)) for name in classifier.classes_]
+    given = [composed(name) for name in dataset.classes]
+    present = {given[label] for split in splits for label in np.unique(split.labels)}
+    classes = known + sorted(present - set(known))
+    place = {name: number for number, name in enumerate(classes)}
+    return classes, np.array([place.get(name, -1) for name in given])
 
 
 def why_no_test(dataset: Dataset) -> str:

@@ -7,7 +7,7 @@ stopped and goes on ends with the same bits as one that never stopped.
 from nabi.training.batches import Examples, answer_bounds, batch_bounds, evaluation_batch, filled
 from nabi.training.events import EpochEnded, Event, Finished, Looked, Started, Stepped, Tried
 from nabi.training.learner import GradientDescent, Learner
-from nabi.training.loop import evaluate, fit, run
+from nabi.training.loop import evaluate, run
 from nabi.training.range_test import RangeTest, find_learning_rate
 
 __all__ = [
@@ -28,6 +28,5 @@ __all__ = [
     "evaluation_batch",
     "filled",
     "find_learning_rate",
-    "fit",
     "run",
 ]

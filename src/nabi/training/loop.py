@@ -21,49 +21,9 @@ from nabi.training.batches import Examples, answer_bounds, batch_bounds, evaluat
 from nabi.training.checkpoint import Arrays, Progress, restore, save
 from nabi.training.culprit import Trail
 from nabi.training.events import EpochEnded, Event, Finished, Started, Stepped
-from nabi.training.learner import GradientDescent, Learner, Loss
+from nabi.training.learner import Learner, Loss
 
 CHECKPOINT_SECONDS = 60.0
-
-
-def fit(
-    model: Any,
-    optimizer: Any,
-    loss: Loss,
-    train: tuple[NDArray[Any], NDArray[np.int64]],
-    validation: tuple[NDArray[Any], NDArray[np.int64]] | None = None,
-    *,
-    epochs: int,
-    batch_size: int,
-    precision: str = "float32",
-    **options: Any,
-) -> Iterator[Event]:
-    """Train a model by gradient descent, one event at a time: `run` with `GradientDescent`.
-
-    Parameters
-    ----------
-    model, optimizer, loss
-        As for `GradientDescent`.
-    train, validation : (images, labels)
-        Arrays of shapes (N, ...) and (N,), labels int64 from 0 to K - 1.
-    epochs, batch_size, **options
-        As for `run`.
-    precision : str
-        Of the steps: see `nabi.compile`.
-
-    Examples
-    --------
-    >>> import nabi
-    >>> digits = nabi.data.load("digits")
-    >>> model = nabi.models.linear((8, 8, 1), 10)
-    >>> optimizer = nabi.optim.SGD(nabi.nn.parameters(model), 0.05)
-    >>> train = digits.train.images, digits.train.labels
-    >>> *_, finished = fit(model, optimizer, nabi.losses.LOSSES["softmax"], train, epochs=3, batch_size=32)
-    >>> finished.history[-1].train_accuracy > 0.8
-    True
-    """
-    learner = GradientDescent(model, optimizer, loss, engine=options.get("engine", "auto"), precision=precision)
-    return run(learner, loss, Examples(*train), validation, epochs=epochs, batch_size=batch_size, **options)
 
 
 def run(
@@ -132,6 +92,18 @@ def run(
         The checkpoint is of another run, or is none; inputs to augment that are no pictures.
     DataError
         There are no training pictures, or none for validation.
+
+    Examples
+    --------
+    >>> import nabi
+    >>> digits = nabi.data.load("digits")
+    >>> from nabi.training import GradientDescent
+    >>> model, loss = nabi.models.linear((8, 8, 1), 10), nabi.losses.LOSSES["softmax"]
+    >>> learner = GradientDescent(model, nabi.optim.SGD(nabi.nn.parameters(model), 0.05), loss)
+    >>> train = Examples(digits.train.images, digits.train.labels)
+    >>> *_, finished = run(learner, loss, train, epochs=3, batch_size=32)
+    >>> finished.history[-1].train_accuracy > 0.8
+    True
     """
     if not len(train.images):
         raise DataError("there are no pictures to train on")
