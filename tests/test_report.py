@@ -413,6 +413,20 @@ def fitted_on(data: Dataset, head: str = "linear") -> PhotoClassifier:
     return classifier.fit(data.train.images, names[data.train.labels])
 
 
+def test_a_page_shows_reliability_before_and_after_the_temperature() -> None:
+    data = dataset_of()
+    classifier = fitted_on(data, "linear")
+    classifier.temperature_ = 3.0
+    found = examine(classifier, data)
+    found.missing["cost"] = "Not measured."
+    text = page(found, "run", "", "", {})
+    said = found.calibration()
+    assert said["ece_before"] != said["ece_after"]
+    assert said["bins_before"] != said["bins"]
+    diagrams = text[text.index("reliability diagram") :].split("</svg>")[0]
+    assert diagrams.count("<g ") == 2
+
+
 @pytest.mark.parametrize("head", ["linear", "knn", "perceptron"])
 def test_a_page_holds_everything_and_runs_nothing(head: str) -> None:
     data = dataset_of()
