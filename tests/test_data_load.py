@@ -70,6 +70,15 @@ def test_validation_by_each_of_its_names(tmp_path, name):
     assert len(data.load(write_tree(tmp_path, tree)).validation) == 2
 
 
+def test_splits_in_other_letters(tmp_path):
+    tree = {file.replace("train/", "Train/").replace("test/", "TEST/"): content for file, content in pets().items()}
+    found = data.load(write_tree(tmp_path, tree))
+    assert found.classes == ("cat", "dog", "snake")
+    assert found.test.names == ["TEST/cat/3.png", "TEST/dog/3.png"]
+    with pytest.raises(DataError, match="has more than one train folder: Train, train"):
+        data.load(write_tree(tmp_path, tree | {"train/cat/9.png": pets()["train/cat/0.png"]}))
+
+
 def test_classes_alone_are_all_for_training(written):
     tree = {name.removeprefix("train/"): content for name, content in pets().items() if name.startswith("train")}
     found = data.load(written(tree))

@@ -208,7 +208,9 @@ def test_an_argument_that_cannot_be_is_named(arguments, message: str) -> None:
 
 def test_more_neighbours_than_there_are() -> None:
     images, labels = noise(4)
-    classifier = KNNClassifier().fit(images, labels)
+    with pytest.raises(SettingError, match="n_neighbors is 5, but it is fitted on n_samples = 4"):
+        KNNClassifier().fit(images, labels)
+    classifier = KNNClassifier(4).fit(images, labels).set_params(n_neighbors=5)
     with pytest.raises(SettingError, match="n_neighbors is 5, but it was fitted on n_samples = 4"):
         classifier.predict(images)
     assert classifier.kneighbors(images, 4)[1].shape == (4, 4)

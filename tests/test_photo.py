@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,6 +126,16 @@ def test_the_head_is_told_what_it_is_to_be_told() -> None:
         PhotoClassifier(finetune=-1).fit(images, labels)
     with pytest.raises(SettingError, match=r"head 'convnet' is not one of linear"):
         PhotoClassifier("convnet").fit(images, labels)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp", "perceptron"])
+def test_one_photo_of_each_class_is_enough(head: str) -> None:
+    images, labels = photos(40)
+    one = [int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)]
+    classifier = PhotoClassifier(head, random_state=0).fit(images[one], labels[one])
+    assert classifier.predict(images[one]).tolist() == labels[one].tolist()
+    with pytest.raises(SettingError, match="n_neighbors is 5, but it is fitted on n_samples = "):
+        PhotoClassifier("knn").fit(images[one], labels[one])
 
 
 def test_a_large_head_ends_when_it_gets_no_better_on_validation_photos() -> None:
@@ -548,6 +559,20 @@ def test_train_looks_at_photos_with_a_backbone(folder: Path, tmp_path: Path, cap
     answers = capsys.readouterr().out.splitlines()
     assert sum("cat" in line.split("  ")[1] for line in answers) > 0.8 * len(answers)
     assert main(["evaluate", str(out), str(folder)]) == 0
+
+
+def test_ctrl_c_while_photos_are_looked_at(folder: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    looked = FeatureExtractor.looked
+
+    def pressed(self, X):
+        yield Looked(0, len(X))
+        signal.raise_signal(signal.SIGINT)
+        return (yield from looked(self, X))
+
+    monkeypatch.setattr(FeatureExtractor, "looked", pressed)
+    assert main(["train", str(folder), "--out", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "nabi: stopped"
+    assert not (tmp_path / "run").exists()
 
 
 @every_head

@@ -413,6 +413,15 @@ def fitted_on(data: Dataset, head: str = "linear") -> PhotoClassifier:
     return classifier.fit(data.train.images, names[data.train.labels])
 
 
+def test_a_page_shows_those_labels_that_another_class_is_likelier_for() -> None:
+    data = dataset_of()
+    found = examine(fitted_on(data, "linear"), data)
+    shown = {picture.file for picture in found.suspects.doubtful()}
+    rows = zip(found.suspects.pictures, found.suspects.found.order.tolist(), strict=True)
+    assert shown == {picture.file for picture, place in rows if found.suspects.found.margin[place] < 0}
+    assert len(shown) < len(found.suspects.pictures)
+
+
 def test_a_page_shows_reliability_before_and_after_the_temperature() -> None:
     data = dataset_of()
     classifier = fitted_on(data, "linear")
@@ -680,6 +689,14 @@ def test_what_was_trained_on_is_no_test_wherever_it_lies(tmp_path: Path, capsys)
     (out / "trained-on.npy").write_bytes(b"something else")
     assert main(["evaluate", str(out), str(other)]) == 2
     assert "trained-on.npy: it is damaged" in capsys.readouterr().err
+    (other / "train").rename(tmp_path / "train")
+    (other / "test").rename(other / "train")
+    for place in (other / "train").iterdir():
+        place.rename(other / "train" / f"no {place.name}")
+    before = (out / "report.html").read_bytes()
+    assert main(["report", str(out), str(other)]) == 2
+    assert "none of its classes (no " in capsys.readouterr().err
+    assert (out / "report.html").read_bytes() == before
 
 
 @pytest.mark.usefixtures("quick_cost")

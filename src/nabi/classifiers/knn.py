@@ -107,6 +107,8 @@ class KNNClassifier(Classifier):
         self.check_settings()
         with attempt(self):
             images, labels = self._learn_input(X, y, fewest=1)
+            if self.n_neighbors > len(images):  # of what cannot answer nobody should hear that it was learnt
+                raise SettingError(f"n_neighbors is {self.n_neighbors}, but it is fitted on n_samples = {len(images)}")
             if validation is not None:
                 self._held_out(validation)
             self._remember(images, labels)

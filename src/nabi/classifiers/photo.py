@@ -304,6 +304,8 @@ class PhotoClassifier(History, Classifier):
             train, kept = held_out_fraction(labels, self.validation_fraction, seed)
             known = np.isin(labels[kept], labels[train])  # a class of few photos may be all among them
             train, kept = np.concatenate([train, kept[~known]]), kept[known]
+            if not len(kept):  # every class has one photo
+                return ALPHAS[0], {}, None
             held = features[kept], labels[kept]
             features, labels = features[train], labels[train]
         over = threading.Event()

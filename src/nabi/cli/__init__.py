@@ -8,6 +8,7 @@ and shows its traceback.
 import atexit
 import contextlib
 import errno
+import functools
 import gc
 import importlib
 import keyword
@@ -91,8 +92,21 @@ def _application(given: list[str]) -> typer.Typer:
         if name == wanted:
             called = f"{name}_" if keyword.iskeyword(name) else name
             function = getattr(importlib.import_module(f"nabi.cli.{called}"), called)
-        application.command(name, short_help=summary)(function)
+        application.command(name, short_help=summary)(_interruptible(function))
     return application
+
+
+def _interruptible(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of what Ctrl-C ended, `main` is to hear: some releases of typer keep it to themselves."""
+
+    @functools.wraps(function)
+    def called(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
+    return called
 
 
 def _print_version(wanted: bool) -> None:

@@ -40,9 +40,6 @@ def evaluate(
     dataset = loaded_for(source, classifier)
     for name, reason in dataset.skipped:
         note(f"skipped {name}: {reason}")
-    if not set(map(composed, dataset.classes)) & {composed(str(name)) for name in classifier.classes_}:
-        theirs, ours = _few(dataset.classes), _few(classifier.classes_)
-        raise DataError(f"{source}: none of its classes ({theirs}) is among the model's ({ours})")
     with bar(console(stderr=True)) as show, compiling(show):
         measured, _ = measure(classifier, dataset, _chosen(dataset, split, source, model), show)
     if as_json:
@@ -58,7 +55,7 @@ def evaluate(
 
 
 def loaded_for(source: str, classifier: Classifier) -> Dataset:
-    """The data, in the shape that the model takes."""
+    """The data, in the shape that the model takes; DataError where the model knows none of their classes."""
     height, width, channels = classifier.input_shape_
     # As they are, where they seem to be of this size: so they were trained on, and are in the cache.
     side = side_of(source)
@@ -75,6 +72,9 @@ def loaded_for(source: str, classifier: Classifier) -> Dataset:
                     raise
                 there = "x".join(map(str, dataset.train.images.shape[1:3]))
                 raise DataError(f"{source}: pictures of {there}, and the model takes {height}x{width}") from None
+    if not set(map(composed, dataset.classes)) & {composed(str(name)) for name in classifier.classes_}:
+        theirs, ours = _few(dataset.classes), _few(classifier.classes_)
+        raise DataError(f"{source}: none of its classes ({theirs}) is among the model's ({ours})")
     return with_channels(dataset, channels)
 
 

@@ -180,7 +180,7 @@ def _said(found: Findings, asked: Mapping[str, Any], source: str) -> str:
     train, validation, test = (
         f"{sum(row[split] for row in found.counts.values()):,}" for split in ("train", "validation", "test")
     )
-    what = f"{type(found.classifier).__name__} of {len(found.classes)} classes, trained on"
+    what = f"{type(found.classifier).__name__} of {len(found.classifier.classes_)} classes, trained on"
     if asked.get("data") == source:
         return f"{what} {train} pictures of {found.dataset.name}; {validation} for validation, {test} for the test."
     return (

@@ -2,7 +2,7 @@
 
 import hashlib
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -247,7 +247,7 @@ def _run(
         )
         try:
             head_only = isinstance(classifier, PhotoClassifier) and not classifier.finetune
-            finished = _show(events, where, listeners, head_only)
+            finished = _show(events, where, listeners, head_only, interrupted)
         except NonFiniteError as error:
             if not getattr(classifier, "best_epoch_", 0):
                 folder.give_up()
@@ -308,8 +308,13 @@ def _decay(classifier: Any) -> str:
     return f"the weight decay is {classifier.alpha_:g}, by accuracy on validation ({tried})"
 
 
-def _show(events: Iterator[Event], where: Console, listeners: Sequence[Listener], quick: bool) -> Finished:
-    """Tell all who listen, until the last event; without a line for each epoch where these are ``quick``."""
+def _show(
+    events: Iterator[Event], where: Console, listeners: Sequence[Listener], quick: bool, stop: Callable[[], bool]
+) -> Finished:
+    """Tell all who listen, until the last event; without a line for each epoch where these are ``quick``.
+
+    While photos are looked at, ``stop`` ends the run at once: features found by then are in the cache.
+    """
     with bar(where) as show, compiling(show):
         line = (lambda event: None) if quick else lines(where.print)
         for event in events:
@@ -319,6 +324,9 @@ def _show(events: Iterator[Event], where: Console, listeners: Sequence[Listener]
             match event:
                 case Looked():
                     show("looking at photos", event.done, event.total)
+                    if stop():
+                        events.close()  # type: ignore[attr-defined]
+                        raise KeyboardInterrupt
                 case Tried():
                     show("choosing the weight decay", event.done, event.total)
                 case Started():

@@ -67,7 +67,8 @@ def layout(names: Iterable[str]) -> Layout:
     """Find out the layout from the names of all files and folders (these end with ``/``).
 
     - One folder that everything is in is taken off, if folders are in it.
-    - A folder ``train`` at the top makes it, ``val``, ``valid`` or ``validation``, and ``test`` the splits.
+    - A folder ``train`` at the top makes it, ``val``, ``valid`` or ``validation``, and ``test`` the splits; so does
+      ``Train``.
     - What is a folder then is a class; its pictures may lie at any depth.
 
     Raises
@@ -87,30 +88,38 @@ def layout(names: Iterable[str]) -> Layout:
     folders = {path[:depth] for path in folders for depth in range(1, min(len(path), 4) + 1)}
     top: tuple[str, ...] = ()
     firsts = {path[0] for path in folders}
-    if len(firsts) == 1 and any(len(path) == 2 for path in folders) and not firsts & set(SPLITS):
+    if len(firsts) == 1 and any(len(path) == 2 for path in folders) and not any(map(_split_of, firsts)):
         top = tuple(firsts)
     inside = {path[len(top) :] for path in folders if len(path) > len(top)}
     tops = {path[0] for path in inside}
-    if "train" in tops:
-        splits = {name for name in tops if name in SPLITS}
+    named = {name: split for name in tops if (split := _split_of(name))}
+    if "train" in named.values():
+        splits = set(named)
         classes = {path[1] for path in inside if len(path) >= 2 and path[0] in splits}
-    elif tops and tops <= set(SPLITS):
+    elif tops and tops <= set(named):
         raise DataError(f"has {', '.join(sorted(tops))} but no train folder")
     else:
         splits, classes = set(), tops
     if not classes:
         raise DataError("has no class folders: expected CLASS/PICTURE or train/CLASS/PICTURE")
-    roles = [SPLITS[name] for name in sorted(splits)]
-    if len(roles) != len(set(roles)):
-        raise DataError(f"has more than one validation folder: {', '.join(sorted(splits - {'train', 'test'}))}")
+    roles = [named[name] for name in sorted(splits)]
+    for twice in (role for role, count in Counter(roles).items() if count > 1):
+        raise DataError(
+            f"has more than one {twice} folder: {', '.join(sorted(name for name in splits if named[name] == twice))}"
+        )
 
     def place(name: str) -> Place | None:
         parts = tuple(composed(name).split("/"))[len(top) :]
         if splits:
-            return Place(SPLITS[parts[0]], parts[1]) if len(parts) >= 3 and parts[0] in splits else None
+            return Place(named[parts[0]], parts[1]) if len(parts) >= 3 and parts[0] in splits else None
         return Place("train", parts[0]) if len(parts) >= 2 else None
 
     return Layout(tuple(sorted(classes)), place, tuple(sorted(set(roles) or {"train"}, key=_ORDER.index)))
+
+
+def _split_of(folder: str) -> str:
+    """Which split a folder of this name is, in whatever letters; none if empty."""
+    return SPLITS.get(folder.lower(), "")
 
 
 def load_folder(path: Path, name: str, size: Size | None, progress: Progress | None) -> Dataset:

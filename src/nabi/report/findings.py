@@ -76,6 +76,11 @@ class Suspects:
     left_out: int
     """Pictures that are the only ones of their class."""
 
+    def doubtful(self) -> list[Picture]:
+        """Those that another class is likelier for than the label, in their order."""
+        rows = zip(self.pictures, self.found.order.tolist(), strict=True)
+        return [picture for picture, place in rows if self.found.margin[place] < 0]
+
 
 @dataclass(eq=False)
 class Findings:

@@ -33,7 +33,7 @@ def page(found: Findings, title: str, said: str, command: str, versions: Mapping
     """
     about = found.as_dict()
     cells = _chosen(found)
-    mistakes, suspects = found.mistakes(), [] if found.suspects is None else found.suspects.pictures
+    mistakes, suspects = found.mistakes(), [] if found.suspects is None else found.suspects.doubtful()
     wanted = [picture for _, pictures, most in cells for picture in pictures[:most]]
     addresses = _addresses(found, [*wanted, *mistakes[:MOST_MISTAKES], *suspects[:MOST_SUSPECTS]])
 
