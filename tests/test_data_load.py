@@ -79,6 +79,15 @@ def test_splits_in_other_letters(tmp_path):
         data.load(write_tree(tmp_path, tree | {"train/cat/9.png": pets()["train/cat/0.png"]}))
 
 
+def test_a_class_may_be_called_train(written):
+    tree = {f"{name}/{number}.png": content for name in ("Bus", "Car", "Train") for number, content in enumerate(
+        [pets()["train/cat/0.png"], pets()["train/dog/0.png"]]
+    )}  # fmt: skip
+    assert data.load(written(tree)).classes == ("Bus", "Car", "Train")
+    deeper = {name.replace("/", "/more/", 1): content for name, content in tree.items()}
+    assert data.load(written(deeper)).classes == ("Bus", "Car", "Train")
+
+
 def test_classes_alone_are_all_for_training(written):
     tree = {name.removeprefix("train/"): content for name, content in pets().items() if name.startswith("train")}
     found = data.load(written(tree))

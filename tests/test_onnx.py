@@ -227,7 +227,7 @@ def test_a_weight_may_be_large(written: Any, tmp_path: Path) -> None:
     constants = {
         "v": rng.normal(size=(4, 3000)).astype(np.float32),
         "w": rng.normal(size=(3000, 1500)).astype(np.float32),
-        "u": rng.integers(0, 9, (1500, 200), np.int32),  # numbers of another kind, likewise
+        "u": rng.integers(0, 9, (1500, 800), np.uint8),  # numbers of another kind, likewise
         "to": np.array([0, -1], np.int64),
     }
     nodes = [

@@ -312,6 +312,7 @@ class PhotoClassifier(History, Classifier):
 
         def learn(alpha: float) -> tuple[float, Classifier, list[Event], Finished] | None:
             if alpha != ALPHAS[0] and (over.is_set() or stop()):
+                over.set()
                 return None
             head = self._head(alpha, seed, whole)
             events = self._fitting(head, features, labels, held, lambda: over.is_set() or stop())

@@ -16,6 +16,7 @@ from nabi.cli.run_folder import METRICS, MODEL, RunFolder
 from nabi.cli.terminal import Show
 from nabi.cli.trained_on import write_trained_on
 from nabi.data import Dataset, Split
+from nabi.data.files import composed
 from nabi.listeners import Listener
 from nabi.report.findings import matched, why_no_test
 from nabi.training import EpochEnded, RangeTest, Started
@@ -121,9 +122,10 @@ def measure(
     """
     classes, places = matched(classifier, dataset, [split])
     labels = places[split.labels]
+    answers = np.array([classes.index(composed(str(name))) for name in classifier.classes_])
     predicted = np.concatenate(
         [
-            np.searchsorted(classifier.classes_, classifier.predict(split.images[start : start + BATCH]))
+            answers[np.searchsorted(classifier.classes_, classifier.predict(split.images[start : start + BATCH]))]
             for start in shown(range(0, len(split), BATCH), show)
         ]
     )

@@ -11,7 +11,7 @@ import math
 import tempfile
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -34,7 +34,7 @@ MAX_UNCACHED = 1 << 30  # of decoded pictures that are held in memory where the 
 MAX_AHEAD = 128 << 20  # of decoded pictures that wait for their turn, and of files that wait to be decoded
 GROUP = 512 << 10  # of decoded pictures that are handed on together
 FEW = 4  # pictures that a thread decodes again at a time
-FORMAT = 3  # of what is cached: to be raised when decoding changes
+FORMAT = 4  # of what is cached: to be raised when decoding changes, or what folders mean
 
 Progress = Callable[[int, int], None]
 Stored = tuple[dict[str, Any], NDArray[np.uint8] | OnDemand]  # what is known of the pictures, and they themselves
@@ -88,11 +88,11 @@ def layout(names: Iterable[str]) -> Layout:
     folders = {path[:depth] for path in folders for depth in range(1, min(len(path), 4) + 1)}
     top: tuple[str, ...] = ()
     firsts = {path[0] for path in folders}
-    if len(firsts) == 1 and any(len(path) == 2 for path in folders) and not any(map(_split_of, firsts)):
+    if len(firsts) == 1 and any(len(path) == 2 for path in folders) and not firsts & set(SPLITS):
         top = tuple(firsts)
     inside = {path[len(top) :] for path in folders if len(path) > len(top)}
     tops = {path[0] for path in inside}
-    named = {name: split for name in tops if (split := _split_of(name))}
+    named = _named(tops, inside)
     if "train" in named.values():
         splits = set(named)
         classes = {path[1] for path in inside if len(path) >= 2 and path[0] in splits}
@@ -117,9 +117,12 @@ def layout(names: Iterable[str]) -> Layout:
     return Layout(tuple(sorted(classes)), place, tuple(sorted(set(roles) or {"train"}, key=_ORDER.index)))
 
 
-def _split_of(folder: str) -> str:
-    """Which split a folder of this name is, in whatever letters; none if empty."""
-    return SPLITS.get(folder.lower(), "")
+def _named(tops: Set[str], inside: Set[tuple[str, ...]]) -> dict[str, str]:
+    """Which folders at the top are splits: in other letters only where no class folder is beside them."""
+    anyhow = {name: SPLITS[name.lower()] for name in tops if name.lower() in SPLITS}
+    if len(anyhow) == len(tops) and any(len(path) > 1 and anyhow[path[0]] == "train" for path in inside):
+        return anyhow
+    return {name: SPLITS[name] for name in tops if name in SPLITS}
 
 
 def load_folder(path: Path, name: str, size: Size | None, progress: Progress | None) -> Dataset:

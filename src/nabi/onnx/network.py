@@ -17,7 +17,7 @@ from nabi.onnx.reading import Graph, Operator
 MAX_NUMBERS = 2**28
 """That a network may make of one input, all its nodes together."""
 LARGE = 1 << 20
-"""Bytes of a constant of any kind that is a weight like others."""
+"""Bytes of a constant of other numbers that is a weight like others."""
 _HWIO, _TRANSPOSED = (2, 3, 1, 0), (1, 0)
 
 
@@ -34,8 +34,8 @@ class GraphNetwork(Layer):
     graph : Graph
         Without its constants.
     weights : dict of str to Tensor
-        Its float32 constants of more than one number, and all that are large. What only convolutions and products use
-        lies as our operations take it.
+        Its float32 constants of more than one number, and large ones of pixels and the like. What only convolutions and
+        products use lies as our operations take it.
     known : dict of str to ndarray
         The other constants, of which shapes may be made.
     """
@@ -74,8 +74,8 @@ class GraphNetwork(Layer):
 
 
 def _is_weight(array: NDArray[Any]) -> bool:
-    """Whether a constant is a tensor: also what is so large that nobody asks for its numbers while recording."""
-    return (array.dtype == np.float32 and array.size > 1) or array.nbytes > LARGE
+    """Whether a constant is a tensor: numbers to compute with, and not places, which are checked while recording."""
+    return (array.dtype == np.float32 and array.size > 1) or (array.dtype.kind not in "iU" and array.nbytes > LARGE)
 
 
 def _as_tensor(value: Any) -> Any:

@@ -170,16 +170,20 @@ class Findings:
         threshold = getattr(self.classifier, "threshold_", None)
         if threshold is None:
             return None
-        shares = {
-            name: None if answers is None or answers.none is None else float(answers.none.mean())
-            for name, answers in (("validation", self.validation), ("test", self.test))
-        }
+
+        def rejected(answers: Tested | None) -> float | None:
+            """Of pictures of its classes, the share that it takes for none of them."""
+            if answers is None or answers.none is None:
+                return None
+            known = answers.labels < len(self.classifier.classes_)
+            return float(answers.none[known].mean()) if known.any() else None
+
         return {
             "score": "largest cosine between a photo's features and the mean of a class's",
             "threshold": threshold,
             "rate": FALSE_REJECTS,
-            "rejected_validation": shares["validation"],
-            "rejected_test": shares["test"],
+            "rejected_validation": rejected(self.validation),
+            "rejected_test": rejected(self.test),
         }
 
     def as_dict(self) -> dict[str, Any]:
@@ -259,7 +263,7 @@ def matched(classifier: Classifier, dataset: Dataset, splits: Iterable[Split]) -
     given = [composed(name) for name in dataset.classes]
     present = {given[label] for split in splits for label in np.unique(split.labels)}
     classes = known + sorted(present - set(known))
-    place = {name: number for number, name in enumerate(classes)}
+    place = {name: number for number, name in reversed([*enumerate(classes)])}
     return classes, np.array([place.get(name, -1) for name in given])
 
 

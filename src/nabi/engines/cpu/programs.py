@@ -24,6 +24,10 @@ _places: dict[Hashable, _Place] = {}  # what was asked for last comes last
 
 def kept(key: Hashable, make: Callable[[], Program]) -> Program:
     """The program with this key, made where there is none."""
+    try:
+        hash(key)
+    except TypeError:  # of a setting of somebody's own operation
+        return make()
     with _lock:
         place = _places.pop(key, None) or _Place()
         _places[key] = place
