@@ -89,8 +89,7 @@ def _seen(classifier: Classifier, picture: NDArray[np.uint8]) -> NDArray[np.uint
 
 def _ours(classifier: Classifier, images: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
     found = classifier.answers(images)
-    numbers = found.scores if found.probabilities is None else found.probabilities
-    return numbers, classifier.classes_[found.places]
+    return found.numbers, classifier.classes_[found.places]
 
 
 def _theirs(session: Session, pictures: list[NDArray[np.uint8]]) -> tuple[NDArray[Any], list[Any]]:

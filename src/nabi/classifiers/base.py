@@ -57,6 +57,11 @@ class Answers(NamedTuple):
     probabilities: NDArray[Any] | None = None
     none: NDArray[np.bool_] | None = None
 
+    @property
+    def numbers(self) -> NDArray[Any]:
+        """Probabilities, or scores where there are none: what people are shown."""
+        return self.scores if self.probabilities is None else self.probabilities
+
 
 class Classifier(ClassifierMixin, BaseEstimator):
     """An image classifier as a scikit-learn estimator.
@@ -171,6 +176,12 @@ class Classifier(ClassifierMixin, BaseEstimator):
         for start, end in itertools.pairwise(bounds):
             scores[start:end] = self._batch_scores(np.asarray(images[start:end]))
         return scores
+
+    def _probabilities(self, X: Any) -> Any:
+        """What `predict_proba` gives, where a subclass has it."""
+        found = self.answers(X).probabilities
+        assert found is not None
+        return found
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float32]:
         """The scores as scikit-learn has them.

@@ -77,8 +77,7 @@ class ImportedClassifier(Answering, Classifier):
     @available_if(_gives_probabilities)
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
         """The probability of each class, as the file gives them, (N, K)."""
-        found: NDArray[np.float32] | None = self.answers(X).probabilities
-        assert found is not None
+        found: NDArray[np.float32] = self._probabilities(X)
         return found
 
     def scores(self, X: ArrayLike) -> NDArray[np.float32]:

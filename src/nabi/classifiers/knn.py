@@ -228,8 +228,7 @@ class KNNClassifier(Classifier):
         ndarray of float64, (N, K)
             In the order of ``classes_``.
         """
-        shares: NDArray[np.float64] | None = self.answers(X).probabilities
-        assert shares is not None
+        shares: NDArray[np.float64] = self._probabilities(X)
         return shares
 
     def answers(self, X: ArrayLike) -> Answers:

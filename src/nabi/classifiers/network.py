@@ -56,8 +56,7 @@ class NetworkClassifier(NetworkSettings, TrainedClassifier):
         ndarray of float32, (N, K)
             In the order of ``classes_``.
         """
-        found: NDArray[np.float32] | None = self.answers(X).probabilities
-        assert found is not None
+        found: NDArray[np.float32] = self._probabilities(X)
         return found
 
     def answers(self, X: ArrayLike) -> Answers:

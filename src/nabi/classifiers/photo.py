@@ -174,8 +174,8 @@ class PhotoClassifier(History, Classifier):
             As for `fit`.
         **options
             ``stop``, as for `nabi.training.run`, asked also before the first event, and while decays are tried by
-            several threads at once; and what concerns checkpoints, of
-            ``finetune`` alone: without, what takes long is to look at the photos, and their features are in the cache.
+            several threads at once; and what concerns checkpoints, of ``finetune`` alone: without, what takes long is
+            to look at the photos, and their features are in the cache.
         """
         with attempt(self) as tried:
             for event in self._events(X, y, validation, options, tried):
@@ -365,8 +365,7 @@ class PhotoClassifier(History, Classifier):
         ndarray of float32, (N, K)
             In the order of ``classes_``.
         """
-        found: NDArray[np.float32] | None = self.answers(X).probabilities
-        assert found is not None
+        found: NDArray[np.float32] = self._probabilities(X)
         return found
 
     def likeness(self, X: Pictures) -> NDArray[np.float32]:

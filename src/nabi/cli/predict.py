@@ -80,10 +80,9 @@ def _answers(classifier: Classifier, paths: list[Path], top: int, none: bool) ->
     while batch := list(itertools.islice(readable, evaluation_batch(classifier.input_shape_))):
         images = np.stack([picture for _, picture in batch])
         found = classifier.answers(images)
-        scores = found.scores if found.probabilities is None else found.probabilities
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+        best = np.argsort(-found.numbers, axis=1, kind="stable")[:, :top]
         strange = [None] * len(batch) if not none or found.none is None else found.none.tolist()
-        for (path, _), places, row, fits_none in zip(batch, best, scores, strange, strict=True):
+        for (path, _), places, row, fits_none in zip(batch, best, found.numbers, strange, strict=True):
             named = [(str(classifier.classes_[place]), round(float(row[place]), 6)) for place in places]
             yield Answer(path, named, fits_none)
 

@@ -16,7 +16,6 @@ from nabi.cli.run_folder import METRICS, MODEL, RunFolder
 from nabi.cli.terminal import Show
 from nabi.cli.trained_on import write_trained_on
 from nabi.data import Dataset, Split
-from nabi.data.files import composed
 from nabi.listeners import Listener
 from nabi.report.findings import matched, why_no_test
 from nabi.training import EpochEnded, RangeTest, Started
@@ -122,7 +121,7 @@ def measure(
     """
     classes, places = matched(classifier, dataset, [split])
     labels = places[split.labels]
-    answers = np.array([classes.index(composed(str(name))) for name in classifier.classes_])
+    answers = np.array([classes.index(name) for name in classes[: len(classifier.classes_)]])
     predicted = np.concatenate(
         [
             answers[np.searchsorted(classifier.classes_, classifier.predict(split.images[start : start + BATCH]))]
