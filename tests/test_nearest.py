@@ -14,17 +14,26 @@ from fuzzing import examples
 from nabi import machine, threads
 from nabi import nearest as module
 from nabi.errors import DTypeError, SettingError, ShapeError
-from nabi.nearest import METRICS, _merge, _merge_whole, bound_for, bounds, kernel, nearest, pairs, search
+from nabi.nearest import METRICS, _merge, _merge_whole, bound_for, bounds, cells, nearest, pairs, projection, search
 from nabi.nearest.bounds import (
     Bound,
+    compared,
     no_bound,
     products_of_bytes,
     products_of_numbers,
     products_of_pixels,
-    projections,
     sums_of_cells,
 )
-from nabi.nearest.pairs import measure
+from nabi.nearest.pairs import measure, squared_norms
+from nabi.nearest.pixels import LONGEST, LONGEST_OF_DOTS, measure_pixels
+from nabi.nearest.products import laid_out, products, reaching
+from nabi.nearest.projection import Projected, projections
+from nabi.nearest.rounding import round_projected
+
+HERE = machine.processor()
+PROCESSORS = [HERE, *(machine.narrower(HERE)._replace(vector=n) for n in (32, 16) if n <= HERE.vector)]
+if HERE.vector == 64:  # the same instructions in narrower registers
+    PROCESSORS.append(HERE._replace(vector=32))
 
 numkong = importlib.util.find_spec("numkong") is not None
 metrics = st.sampled_from(METRICS)
@@ -102,18 +111,20 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
             (module, "MAX_BLOCK", 16),
             (module, "MAX_TILE", 8),
             (module, "MAX_PAIRS", 3),
+            (module, "MAX_FOUND", 5),
+            (module, "PIECES", 3),
             (pairs, "PAIR_BYTES", 64),
             (pairs, "SQUARES", 3),
             (pairs, "DIFFERENCES", 3),
             (bounds, "PART_BYTES", 64),
-            (bounds, "SQUARES", 3),
             (bounds, "EXACT", 5),
             (bounds, "RUN", 5),
             (bounds, "LARGE", 6),
-            (bounds, "GRID", 8),
-            (bounds, "ROW", 8),
-            (bounds, "DIRECTIONS", 4),
-            (bounds, "SAMPLE", 6),
+            (projection, "GRID", 8),
+            (projection, "ROW", 8),
+            (projection, "DIRECTIONS", 4),
+            (projection, "SAMPLE", 6),
+            (projection, "TOGETHER", 64),
         ]:
             monkeypatch.setattr(where, name, value)
 
@@ -173,14 +184,14 @@ def test_any_lower_bound_gives_the_same_answer(searched, metric: str, seed: int)
     queries, candidates, k = searched
     random = np.random.default_rng(seed)
 
-    def between(some, others, lower):
+    def between(some, others):
         columns, rows = (index.reshape(-1) for index in np.indices((len(others), len(some))))
         exact = measure(some, others, rows, columns, metric).reshape(len(others), len(some))
-        lower[...] = exact * random.choice([0.0, 0.5, 0.999, 1.0], exact.shape)
+        return exact * random.choice([0.0, 0.5, 0.999, 1.0], exact.shape)
 
     threads.set_num_threads(1)  # one generator for all
     try:
-        bound = Bound(lambda images: images, lambda images: images, between, 1, np.float64)
+        bound = compared(lambda images: images, lambda images: images, between, 1, np.float64)
         distances, positions = search(queries, candidates, k, metric, bound)
     finally:
         threads.set_num_threads(None)
@@ -191,13 +202,35 @@ def test_any_lower_bound_gives_the_same_answer(searched, metric: str, seed: int)
 
 @pytest.mark.usefixtures("cut")
 @settings(max_examples=150, deadline=None)
-@given(searches(st.one_of(pixels, numbers)), metrics)
-def test_our_bounds_are_bounds(searched, metric: str) -> None:
+@given(searches(st.one_of(pixels, numbers)), metrics, st.integers(0, 2**32))
+def test_our_bounds_are_bounds(searched, metric: str, seed: int) -> None:
     queries, candidates, _ = searched
     exact = all_distances(queries, candidates, metric).astype(np.float64)
+    random = np.random.default_rng(seed)
+    chosen = random.integers(0, len(candidates), len(queries))
+    limit = np.where(random.random(len(queries)) < 0.1, np.inf, exact[np.arange(len(queries)), chosen])
     for bound in bounds_for(candidates, metric):
-        lower = module.lower_bounds(bound, queries, candidates)
-        assert (lower <= exact.T).all()
+        found = near(bound, queries, candidates, limit)
+        assert found[exact <= limit[:, np.newaxis]].all()
+
+
+def near(bound: Bound, queries, candidates, limit):
+    """Whether a bound says of a query (N,) and a candidate (M,) that they may be within the query's limit."""
+    columns, rows = bound.near(bound.of_queries(queries), bound.of_candidates(candidates), limit)
+    assert (np.diff(columns) >= 0).all()
+    found = np.zeros((len(queries), len(candidates)), int)
+    np.add.at(found, (rows, columns), 1)
+    assert found.max(initial=0) <= 1
+    return found.astype(bool)
+
+
+def test_nobody_is_ranked_before_the_picture_itself() -> None:
+    random = np.random.default_rng(0)
+    for images in (random.integers(0, 256, (50, 8, 8, 3), np.uint8), random.random((50, 20), np.float32)):
+        for bound in bounds_for(images, "l2"):
+            rank = bound.rank(bound.of_queries(images[10:]), bound.of_candidates(images))
+            assert rank.shape == (50, 40)
+            assert (rank.min(axis=0) == rank[np.arange(10, 50), np.arange(40)]).all()
 
 
 def test_a_bound_spares_nearly_all_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,9 +240,9 @@ def test_a_bound_spares_nearly_all_comparisons(monkeypatch: pytest.MonkeyPatch) 
     images = (images + random.integers(0, 50, images.shape)).astype(np.uint8)
     counted = []
 
-    def counting(queries, candidates, rows, columns, metric):
+    def counting(queries, candidates, rows, columns, metric, squared):
         counted.append(len(rows))
-        return measure(queries, candidates, rows, columns, metric)
+        return measure(queries, candidates, rows, columns, metric, squared)
 
     monkeypatch.setattr(module, "measure", counting)
     for metric in METRICS:
@@ -239,28 +272,34 @@ def chosen_pairs(draw):
 
 
 @settings(max_examples=150, deadline=None)
-@given(chosen_pairs(), metrics, st.sampled_from([64, 32, 16]), st.booleans())
-def test_the_kernel_measures_in_whole_numbers_on_any_processor(chosen, metric: str, vector: int, gaps: bool) -> None:
+@given(chosen_pairs(), metrics, st.integers(0, 3), st.booleans())
+def test_the_kernel_measures_in_whole_numbers_on_any_processor(chosen, metric: str, which: int, gaps: bool) -> None:
     queries, candidates, rows, columns = chosen
-    here = machine.processor()
-    if vector > here.vector:
-        return
-    other = here if vector == here.vector else machine.narrower(here)._replace(vector=vector)
+    other = PROCESSORS[which % len(PROCESSORS)]
     if gaps:  # rows that lie apart, as those of a tile do
         candidates = np.concatenate([candidates, candidates], axis=1).reshape(10, -1)[::2]
     difference = queries[rows].astype(np.int64) - candidates[columns]
     expected = (difference**2 if metric == "l2" else np.abs(difference)).sum(axis=1)
+    squared = (queries.astype(np.float64) ** 2).sum(axis=1)
     with machine.pretending(other):
-        found = kernel.measure_pixels(queries, candidates, rows, columns, metric)
-    assert found.tolist() == expected.tolist()
+        for known in (None, squared):
+            found = measure_pixels(queries, candidates, rows, columns, metric, known)
+            assert found.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("length", [LONGEST, LONGEST_OF_DOTS])
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_longest_rows_that_the_kernel_takes_do_not_overflow(metric: str) -> None:
-    black, white = (np.full((1, kernel.LONGEST), value, np.uint8) for value in (0, 255))
+def test_the_longest_rows_that_the_kernel_takes_do_not_overflow(metric: str, length: int) -> None:
+    black, white = (np.full((1, length), value, np.uint8) for value in (0, 255))
     zero = np.zeros(1, np.int64)
-    expected = kernel.LONGEST * (255**2 if metric == "l2" else 255)
-    assert kernel.measure_pixels(black, white, zero, zero, metric).tolist() == [expected]
+    expected = length * (255**2 if metric == "l2" else 255)
+    for processor in PROCESSORS:
+        with machine.pretending(processor):
+            for one, other in ((black, white), (white, black)):
+                for known in (None, squared_norms(one)):
+                    found = measure_pixels(one, other, zero, zero, metric, known)
+                    assert found.tolist() == [expected]
+            assert measure_pixels(white, white, zero, zero, metric, squared_norms(white)).tolist() == [0]
 
 
 @pytest.mark.skipif(not numkong, reason="numkong is not installed")
@@ -268,7 +307,7 @@ def test_products_of_bytes_are_exact_to_the_last_bit_of_32() -> None:
     white = np.full((2, bounds.BYTES), 255, np.uint8)
     bound = products_of_bytes(bounds.BYTES)
     assert 255**2 * (bounds.BYTES + 1) >= 2**32
-    lower = module.lower_bounds(bound, white, white)
+    lower = bound.rank(bound.of_queries(white), bound.of_candidates(white))
     scale = 2 * 255**2 * bounds.BYTES
     assert (lower <= 0).all()
     assert (lower >= -2 * 8 * bounds.UNIT * scale).all()
@@ -301,15 +340,12 @@ def extremes():
     return np.concatenate([images, images, constant])
 
 
-@pytest.mark.parametrize("name", ["products of pixels", "projections", "projections of rows"])
-def test_the_room_for_rounding_is_needed_and_enough_and_small(name: str) -> None:
+def test_the_room_for_rounding_is_needed_and_enough_and_small() -> None:
     images = extremes()
-    if name == "projections of rows":
-        images = images.reshape(len(images), -1)
 
     def of_all_pairs():
-        bound = products_of_pixels(3072) if name == "products of pixels" else projections(images)
-        return module.lower_bounds(bound, images, images).astype(np.float64)
+        bound = products_of_pixels(3072)
+        return bound.rank(bound.of_queries(images), bound.of_candidates(images)).astype(np.float64)
 
     exact = all_distances(images.reshape(len(images), -1).astype(np.float32), images.reshape(len(images), -1), "l2")
     with_room = of_all_pairs()
@@ -325,20 +361,45 @@ def test_the_room_for_rounding_is_needed_and_enough_and_small(name: str) -> None
     assert ((without_room - exact) / scale).max() < 1e-4
 
 
-def test_directions_are_whole_and_make_nothing_longer() -> None:
-    random = np.random.default_rng(0)
-    for shape in [(32, 32, 3), (3072,), (9, 11, 1), (90, 110, 3), (20_000,)]:
-        images = random.integers(0, 256, (60, *shape), np.uint8)
-        side, count = bounds._cells_of(shape)
-        sums = np.concatenate([part for _, part, _ in bounds._sums(images, side)])
-        assert np.abs(sums).max() <= 128 * count
-        assert sums.astype(np.float64).sum() == (images.astype(np.float64) - 128).sum()
-        directions = bounds._directions(sums, 128 * count)
-        assert np.array_equal(directions, np.rint(directions))
-        largest = np.abs(directions.astype(np.float64)).sum(axis=1).max() * 128 * count
-        assert largest <= (2**24 if directions.dtype == np.float32 else 2**53)
-        longest = np.linalg.svd(directions.astype(np.float64), compute_uv=False)[0]
-        assert longest**2 <= np.abs(directions.astype(np.float64) @ directions.astype(np.float64).T).sum(axis=1).max()
+@pytest.mark.parametrize("shape", [(32, 32, 3), (3072,)])
+def test_the_room_for_rounding_of_projections_is_needed_and_enough_and_small(shape: tuple[int, ...]) -> None:
+    """Pictures of few colours, so that what they are in a few directions is all that they are."""
+    colours = np.random.default_rng(0).integers(0, 256, (60, 3)).astype(np.uint8)
+    images = np.tile(colours, math.prod(shape) // 3).reshape(60, *shape)
+    exact = all_distances(flat(images).astype(np.float32), flat(images), "l2")
+
+    def missed(farther: float) -> int:
+        """How many pairs are not let through at their own distance, or so many times it."""
+        bound, number = projections(images), 0
+        for shift in range(60):
+            others = np.roll(np.arange(60), shift)
+            found = near(bound, images, images, exact[np.arange(60), others] * farther**2)
+            number += (~found[np.arange(60), others]).sum()
+        return number
+
+    assert missed(1) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(projection, "HALF", 0.0)
+        assert missed(1) > 0
+    assert missed(0.8) > 0.9 * 60 * 59
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (3072,), (9, 11, 1), (90, 110, 3), (20_000,), (512, 512, 3)])
+def test_directions_are_whole_and_make_nothing_longer(shape: tuple[int, ...]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, *shape), np.uint8)
+    side, count = projection.cells_of(shape)
+    parts = [(sums.copy(), squared) for _, sums, squared in projection.of_cells(images[:10], side)]
+    sums, squared = (np.concatenate(each) for each in zip(*parts, strict=True))
+    assert np.abs(sums.astype(np.float64)).max() <= 128 * count
+    assert sums.astype(np.float64).sum() == (images[:10].astype(np.float64) - 128).sum()
+    np.testing.assert_array_equal(squared, (flat(images[:10]).astype(np.int64) ** 2).sum(axis=1))
+    directions = projection.principal_directions(sums, 128 * count)
+    assert directions.dtype == sums.dtype == (np.float64 if count > 256 else np.int16)
+    assert np.array_equal(directions, np.rint(directions))
+    largest = np.abs(directions.astype(np.float64)).sum(axis=1).max() * 128 * count
+    assert largest < (2**31 if directions.dtype == np.int16 else 2**53)
+    longest = np.linalg.svd(directions.astype(np.float64), compute_uv=False)[0]
+    assert longest**2 <= np.abs(directions.astype(np.float64) @ directions.astype(np.float64).T).sum(axis=1).max()
 
 
 def test_photographs_are_projected_and_noise_is_not() -> None:
@@ -347,10 +408,9 @@ def test_photographs_are_projected_and_noise_is_not() -> None:
     smooth = random.integers(0, 200, (4200, 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2).astype(np.uint8) + noise // 8
     for images, projected in [(noise, False), (smooth, True), (smooth.reshape(4200, -1), True)]:
         bound = bound_for(images[:100], images[100:], 3, "l2")
-        assert (bound.size == 4 * (bounds.DIRECTIONS + 3)) == projected
-    assert bound_for(smooth[:10], smooth[10:], 3, "l2").size > 4 * (
-        bounds.DIRECTIONS + 3
-    )  # so few that it does not pay
+        assert isinstance(bound.of_candidates(images[:1]), Projected) == projected
+    few = bound_for(smooth[:10], smooth[10:], 3, "l2")  # so few that it does not pay
+    assert not isinstance(few.of_candidates(smooth[:1]), Projected)
     queries, candidates = smooth[:70], np.concatenate([smooth[70:], smooth[:5]])
     distances, positions = nearest(queries, candidates, 3)
     exact = np.array([np.square(flat(candidates).astype(np.int64) - query).sum(axis=1) for query in flat(queries)])
@@ -496,30 +556,77 @@ def test_cells_are_sums_of_pixels(
     shape = high * side, wide * side, channels
     images = np.random.default_rng(seed).integers(0, 256, (count, *shape)).astype(np.uint8)
     images[:1] = 255
-    if not kernel.adds_cells(shape, side):
-        assert side * channels > kernel.ADDED
+    if not cells.adds_cells(shape, side):
+        assert side * channels > cells.ADDED
         return
+    number = high * wide * channels
+    sums, averages, squared = np.empty((count, number), np.int16), np.empty((count, number), np.uint8), np.empty(count)
     processor = machine.processor()
     with machine.pretending(machine.narrower(processor) if narrow else processor):
-        got = kernel.cells(images, side)
+        cells.add_cells(images, side, sums, averages, squared)
     whole = images.astype(np.int64).reshape(count, high, side, wide, side, channels)
-    wanted = whole.sum(axis=(2, 4)).reshape(count, high * wide * channels) - 128 * side**2
-    assert got.dtype == np.float32
-    np.testing.assert_array_equal(got, wanted)
+    wanted = whole.sum(axis=(2, 4)).reshape(count, number)
+    np.testing.assert_array_equal(sums, wanted - 128 * side**2)
+    np.testing.assert_array_equal(averages, (wanted + side**2 // 2) // side**2)
+    np.testing.assert_array_equal(squared, (flat(images).astype(np.int64) ** 2).sum(axis=1))
 
 
 @pytest.mark.parametrize(
     ("shape", "side"), [((9, 8, 3), 2), ((8, 9, 3), 2), ((34, 34, 1), 17), ((64,), 2), ((8, 8, 65), 2)]
 )
 def test_cells_that_the_kernel_does_not_know(shape: tuple[int, ...], side: int) -> None:
-    assert not kernel.adds_cells(shape, side)
+    assert not cells.adds_cells(shape, side)
 
 
 def test_squared_norms_are_exact() -> None:
     rows = np.random.default_rng(0).integers(0, 256, (300, 3_000)).astype(np.uint8)
     rows[0] = 255
-    np.testing.assert_array_equal(kernel.squared_norms(rows), (rows.astype(np.int64) ** 2).sum(axis=1))
-    np.testing.assert_array_equal(
-        kernel.squared_norms(rows[::2, 1:]), (rows[::2, 1:].astype(np.int64) ** 2).sum(axis=1)
-    )
-    assert kernel.squared_norms(rows[:0]).shape == (0,)
+    for some in (rows, rows[::2, 1:], rows[:0], rows[:, :0]):
+        np.testing.assert_array_equal(squared_norms(some), (some.astype(np.int64) ** 2).sum(axis=1))
+
+
+# --- products of whole numbers by kernels ---
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(
+    rows=st.integers(0, 20),
+    columns=st.integers(1, 100),
+    length=st.sampled_from([1, 2, 3, 16, 47]),
+    most=st.sampled_from([3, 300, 2**12]),
+    which=st.integers(0, 3),
+    seed=st.integers(0, 1000),
+)
+def test_products_of_whole_numbers(rows: int, columns: int, length: int, most: int, which: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    one, other = (random.integers(-most, most + 1, (n, length)).astype(np.int16) for n in (rows, columns))
+    wanted = one.astype(np.int64) @ other.astype(np.int64).T
+    of_rows = random.integers(-most, most + 1, rows).astype(np.int32)
+    of_columns = np.quantile(wanted, random.random(columns)).astype(np.int32) if rows else np.zeros(columns, np.int32)
+    with machine.pretending(PROCESSORS[which % len(PROCESSORS)]):
+        panels = laid_out(other)
+        np.testing.assert_array_equal(products(one, panels), wanted)
+        found = reaching(one, panels, of_rows, of_columns)
+    for got, right in zip(found, np.nonzero(wanted >= of_rows[:, np.newaxis] + of_columns), strict=True):
+        np.testing.assert_array_equal(got, right)
+
+
+@settings(max_examples=examples(30), deadline=None)
+@given(count=st.integers(0, 9), which=st.integers(0, 3), seed=st.integers(0, 1000))
+def test_projections_are_rounded_as_numpy_rounds_them(count: int, which: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    found = random.integers(-(2**27), 2**27, (count, 48)).astype(np.int32)
+    squared = random.integers(0, 2**28, count).astype(np.float64)
+    share, part, scale, black = constants = [2.0**-16, 2.0**-38, 3.5, 2.0**20]
+    shares = found.astype(np.float64)
+    total, shares[:, 0] = shares[:, 0].copy(), 0
+    rest = np.sqrt(np.maximum(squared - 256 * total - black - (shares**2).sum(axis=1) * part, 0)) * scale
+    shares *= share
+    shares[:, 0] = np.minimum(rest, 2**14)
+    found[:, 0] = np.where(rest < 2**14, found[:, 0], 2**27)  # so that nothing remains
+    shares[:, 0] = np.where(rest < 2**14, rest, 0)
+    numbers, norms = np.empty((count, 48), np.int16), np.empty(count, np.int32)
+    with machine.pretending(PROCESSORS[which % len(PROCESSORS)]):
+        round_projected(found, squared, numbers, norms, constants)
+    assert np.abs(numbers - shares).max(initial=0) < 0.5 + 1e-6
+    np.testing.assert_array_equal(norms, (numbers.astype(np.int64) ** 2).sum(axis=1))

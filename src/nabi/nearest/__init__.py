@@ -1,10 +1,12 @@
 """Exact nearest neighbours among rows or pictures, without the matrix of all distances.
 
-Candidates are gone through tile by tile and queries block by block. For each pair of a block and a tile there is
+Candidates are gone through piece by piece and queries block by block. Of each block and piece
 
-1. a *bound*: numbers that no true distance of a pair is below, quick to compute (`nabi.nearest.bounds`);
-2. the filter: which pairs may still matter (`may_be_near`);
-3. `measure`: the exact distances of these pairs alone, merged into the best so far.
+1. a *bound* says which pairs may still matter, quickly: all that are within the distance at which k neighbours of the
+   query are known, and as few others as may be (`nabi.nearest.bounds`, `nabi.nearest.projection`);
+2. `measure` gives the exact distances of these pairs alone, which are merged into the best so far.
+
+That distance is found among a few of the first piece that promise most, and soon falls.
 
 The answer follows from the exact distances, so a bound decides on nothing but the time: another one, tighter or
 quicker, gives the same answer to the bit. Which one is used depends on shapes, and on how much it spares among a few
@@ -28,10 +30,10 @@ from nabi.nearest.bounds import (
     products_of_bytes,
     products_of_numbers,
     products_of_pixels,
-    projections,
     sums_of_cells,
 )
-from nabi.nearest.pairs import cut, measure
+from nabi.nearest.pairs import cut, measure, squared_norms
+from nabi.nearest.projection import projections
 
 METRICS = ("l2", "l1")
 
@@ -39,14 +41,15 @@ METRICS = ("l2", "l1")
 MAX_BLOCK = 2**11  # bytes of bounds on the distances of so many queries to a candidate
 MAX_TILE = 8192  # candidates
 MAX_PAIRS = 2**17  # that are measured together
+MAX_FOUND = 2**15  # that are put in order together
+PROMISING = 2  # times k candidates of a piece that are measured first
 PIECES = 8  # of a tile: prepared side by side
-STEP = 4  # from one candidate to the next among those that show how near the nearest may be
 MAX_BYTES = 2**26  # of a tile's candidates, and of what a bound needs of them
 
 MEASURED = (16, 2**24)  # queries up to which, and numbers of candidates from which on, it is quickest to measure all
 MANY = (64, 4096)  # queries and candidates, from which on it pays to find out what is spared
 ASKED = 32  # queries that are tried
-TRIED = 2048  # candidates that they are tried against
+TRIED = 1024  # candidates that they are tried against
 FEW = 1 / 16  # of the pairs: where more than these survive, the bound is not worth its time
 
 
@@ -129,17 +132,12 @@ def bound_for(queries: NDArray[Any], candidates: NDArray[Any], k: int, metric: s
         for images, number in ((queries, ASKED), (candidates, TRIED))
     )
     near = math.ceil(k * TRIED / len(candidates))  # the same share of these as k are of all
-    distances = lower_bounds(products, asked, tried)
+    columns, rows = np.divmod(np.arange(ASKED * TRIED), ASKED)
+    distances = measure(asked, tried, rows, columns, metric, squared_norms(asked)).reshape(TRIED, ASKED)
     limit = np.partition(distances, near - 1, axis=0)[near - 1]
     bound = projections(candidates)
-    return bound if np.mean(lower_bounds(bound, asked, tried) <= limit) <= FEW else products
-
-
-def lower_bounds(bound: Bound, queries: NDArray[Any], candidates: NDArray[Any]) -> NDArray[Any]:
-    """The bounds on the distances of all pairs (M, N)."""
-    lower = np.empty((len(candidates), len(queries)), bound.dtype)
-    bound.between(bound.of_queries(queries), bound.of_candidates(candidates), lower)
-    return lower
+    spared, _ = bound.near(bound.of_queries(asked), bound.of_candidates(tried), limit)
+    return bound if len(spared) <= FEW * ASKED * TRIED else products
 
 
 def search(
@@ -151,79 +149,76 @@ def search(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """`nearest` with a bound of the caller's, and squared distances for L2."""
     length = max(1, math.prod(candidates.shape[1:]))
-    together = MAX_BLOCK // np.dtype(bound.dtype).itemsize
-    blocks = cut_evenly(len(queries), min(together, MAX_BYTES // (32 * length)))
-    step = math.ceil(
-        len(candidates) / max(1, min(MAX_TILE, MAX_BYTES // max(candidates.itemsize * length, bound.size)))
-    )
-    size = math.ceil(math.ceil(len(candidates) / step) / PIECES)
+    most = MAX_BLOCK // bound.written
+    blocks = cut_evenly(len(queries), min(most, MAX_BYTES // (32 * length)))
+    tile = max(1, min(MAX_TILE, MAX_BYTES // max(candidates.itemsize * length, bound.size)))
+    step = PIECES * math.ceil(len(candidates) / tile)  # a piece has every so-many-th candidate
     distances = np.full((len(queries), k), np.inf)
     positions = np.full((len(queries), k), -1)
     merge = _merge
     if candidates.dtype == np.uint8:
         farthest = length * (255**2 if metric == "l2" else 255)
-        bits = [most.bit_length() for most in (together, farthest + 1, len(candidates))]
+        bits = [number.bit_length() for number in (most, farthest + 1, len(candidates))]
         merge = partial(_merge_whole, bits=bits) if sum(bits) < 64 else _merge
 
     def improve(block: slice, first: int, prepared: list[Any]) -> None:
-        """Take every so-many-th candidate into the best of a block."""
-        asked, images = queries[block], candidates[first::step]
+        """Take the candidates of some pieces into the best of a block."""
+        asked = queries[block]
         known = bound.of_queries(asked) if kept is None else kept[block.start]
-        lower = np.empty((len(images), len(asked)), bound.dtype)
-        for piece, ready in zip(cut(len(images), size), prepared, strict=True):
-            bound.between(known, ready, lower[piece])
+        squared = squared_norms(asked) if asked.dtype == np.uint8 and metric == "l2" else None
+        limit = distances[block, -1]
+        if np.isinf(limit).any():
+            limit = np.minimum(limit, promised(asked, squared, known, candidates[first::step], prepared[0]))
+        found: list[tuple[NDArray[Any], ...]] = []
 
-        def take(places: NDArray[np.int64]) -> None:
-            for part in cut(len(places), MAX_PAIRS):
-                columns, rows = np.divmod(places[part], len(asked))
-                found = measure(asked, images, rows, columns, metric)
-                near = found <= distances[block][rows, -1]  # few are, and only these need sorting
-                distances[block], positions[block] = merge(
-                    distances[block], positions[block], rows[near], found[near], first + step * columns[near]
-                )
+        def merged() -> NDArray[np.float64]:
+            rows, apart, places = (np.concatenate(each) for each in zip(*found, strict=True))
+            found.clear()
+            distances[block], positions[block] = merge(distances[block], positions[block], rows, apart, places)
+            nearer: NDArray[np.float64] = np.minimum(limit, distances[block, -1])
+            return nearer
 
-        done = None
-        if np.isinf(distances[block, -1]).any() and k * STEP <= len(images):
-            # First the most promising, so that what is known then of the others is as good as the answer. As good as
-            # the lowest bounds are those of which k are found among every fourth.
-            done = np.partition(lower[::STEP].T, k - 1)[:, k - 1].astype(np.float64)
-            take(may_be_near(lower, done))
-        take(may_be_near(lower, distances[block, -1], done))
+        for start, ready in enumerate(prepared, first):
+            images = candidates[start::step]
+            columns, rows = bound.near(known, ready, limit)
+            for part in cut(len(rows), MAX_PAIRS):
+                apart = measure(asked, images, rows[part], columns[part], metric, squared)
+                near = apart <= limit[rows[part]]  # few are, and only these need sorting
+                found.append((rows[part][near], apart[near], start + step * columns[part][near]))
+                if sum(len(each) for each, _, _ in found) > MAX_FOUND:
+                    limit = merged()
+            if found and (start + 1).bit_count() == 1:  # twice as many candidates as when it was so the last time
+                limit = merged()
+        if found:
+            merged()
+
+    def promised(
+        asked: NDArray[Any], squared: Any, known: Any, images: NDArray[Any], ready: Any
+    ) -> NDArray[np.float64]:
+        """Distances within which there are k candidates, by those of a piece that promise most."""
+        if k > len(images):
+            return np.full(len(asked), np.inf)
+        rank = np.ascontiguousarray(bound.rank(known, ready).T)
+        most = min(PROMISING * k, len(images))
+        best = np.partition(rank, most - 1, axis=1)[:, most - 1 : most]
+        rows, columns = np.divmod(np.flatnonzero(rank <= best), len(images))
+        apart = measure(asked, images, rows, columns, metric, squared)
+        first = np.searchsorted(rows, np.arange(len(asked)))
+        together: NDArray[np.float64] = apart[first[:, np.newaxis] + np.arange(most)]
+        together.partition(k - 1, axis=1)
+        return together[:, k - 1]
 
     kept: dict[int, Any] | None = None  # what the bound needs of the queries, unless that is much
     with threads.one_blas_thread():
         if len(queries) * bound.size <= MAX_BYTES // 4:
             ready = threads.map_in_order(lambda block: bound.of_queries(queries[block]), blocks)
             kept = {block.start: each for block, each in zip(blocks, ready, strict=True)}
-        for first in range(step):  # every step-th, so that each tile has something of all that a sorted set has
-            tile = candidates[first::step]
-            pieces = [tile[piece] for piece in cut(len(tile), size)]
+        for first in range(0, step, PIECES):
+            pieces = [candidates[start::step] for start in range(first, first + PIECES)]
             prepared = list(threads.map_in_order(bound.of_candidates, pieces))
             for _ in threads.map_in_order(partial(improve, first=first, prepared=prepared), blocks):
                 pass
     return distances, positions
-
-
-def may_be_near(
-    lower: NDArray[Any], limit: NDArray[np.float64], done: NDArray[np.float64] | None = None
-) -> NDArray[np.int64]:
-    """The pairs that may still be among the nearest, by lower bounds on their distances: their places in ``lower``.
-
-    Parameters
-    ----------
-    lower : ndarray of float32 or float64, (M, N)
-    limit : ndarray, (N,)
-        For each query a distance within which k candidates are known. At this very distance a candidate may still
-        matter: it may come before the others there.
-    done : ndarray, (N,), optional
-        Bounds up to which pairs are dealt with already.
-    """
-    most = limit.astype(lower.dtype)
-    most = np.where(most < limit, np.nextafter(most, np.inf, dtype=lower.dtype), most)  # never rounded down
-    chosen = lower <= most
-    if done is not None:
-        chosen &= lower > done.astype(lower.dtype)
-    return np.flatnonzero(chosen)  # in two dimensions it takes ten times as long where little is found
 
 
 def cut_evenly(length: int, most: int) -> list[slice]:

@@ -236,6 +236,14 @@ class Code:
             self.pointers[slot] = name
         return self.pointers[slot]
 
+    def at(self, pointer: str, kind: str, place: str) -> str:
+        """Where the number at a place is, counted in numbers of a kind."""
+        return self.let(f"getelementptr {kind}, ptr {pointer}, i64 {place}", "p")
+
+    def word(self, slot: int) -> str:
+        """The whole number at a place in the table."""
+        return self.let(f"load i64, ptr {self.at('%table', 'i64', str(slot))}")
+
     def load(self, pointer: str, offset: Index, dtype: np.dtype[Any], width: int) -> str:
         """Numbers from memory: one where all lanes are at one place, otherwise ``width`` of them."""
         kind = TYPES[dtype]

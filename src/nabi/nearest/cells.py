@@ -1,0 +1,140 @@
+"""Sums of pixels over cells of a picture, their averages and squares, in one look at each pixel.
+
+In LLVM's assembly language, as the fast engine's kernels are, and compiled and kept like them.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nabi import machine
+from nabi.engines.cpu.code import Code, Index
+
+ADDED = 128
+"""Pixels of a row of a picture that are added up together, at most."""
+SQUARED = 2**31 // 255**2 * 4
+"""Pixels of a row of cells, at most, so that 32 bits hold the squares that a lane, one of four at least, adds up."""
+BESIDE = 4
+"""Sums of squares that are kept beside one another, since each next one would wait for the one before."""
+
+
+def adds_cells(shape: Sequence[int], side: int) -> bool:
+    """Whether `add_cells` knows pictures of a shape (H, W, C): those of whole cells, whose sums 16 bits hold."""
+    if len(shape) != 3 or not 1 < side <= 16 or shape[0] % side or shape[1] % side:
+        return False
+    return _across(shape, side) > 0 and side * shape[1] * shape[2] <= SQUARED
+
+
+def _across(shape: Sequence[int], side: int) -> int:
+    """How many cells beside one another are added up together."""
+    _, width, channels = shape
+    fitting = [n for n in range(1, ADDED // (side * channels) + 1) if width // side % n == 0]
+    return max(fitting, default=0)
+
+
+@functools.cache
+def cells_text(shape: tuple[int, ...], side: int, processor: machine.Processor) -> str:
+    """The kernel for pictures of a shape: row by row of cells, some beside one another at a time."""
+    height, width, channels = shape
+    across = _across(shape, side)
+    lanes, number = across * side * channels, across * channels
+    pixels, sums, some = f"<{lanes} x i8>", f"<{lanes} x i16>", f"<{number} x i16>"
+    code = Code(processor.vector)
+    images, found, averages, squared = (code.pointer(slot) for slot in range(4))
+    step = code.word(4)
+    rows, groups = height // side, width // side // across
+    strip = side * width * channels
+
+    def cell(image: str, row: Index, group: Index) -> str:
+        corner = row.times(strip).plus(group.times(lanes))
+        lines = [code.integer(corner.plus(line * width * channels)) for line in range(side)]
+        read = [code.let(f"load {pixels}, ptr {code.at(image, 'i8', line)}, align 1") for line in lines]
+        down = functools.reduce(add(sums), [code.let(f"zext {pixels} {each} to {sums}") for each in read])
+        parts = []
+        for column in range(side):
+            places = [(n // channels * side + column) * channels + n % channels for n in range(number)]
+            chosen = ", ".join(f"i32 {place}" for place in places)
+            parts.append(code.let(f"shufflevector {sums} {down}, {sums} poison, <{number} x i32> <{chosen}>"))
+        return functools.reduce(add(some), parts)
+
+    def add(kind: str) -> Callable[[str, str], str]:
+        return lambda x, y: code.let(f"add {kind} {x}, {y}")
+
+    def squares(pixels: str) -> str:
+        """Their sum over a row of cells, whose pixels lie one behind another."""
+        beside = code.vector // 4
+        kind = f"<{beside} x i32>"
+        adds = f"@llvm.vector.reduce.add.v{beside}i32"
+        code.declare(adds, f"declare i32 {adds}({kind})")
+        totals = [code.variable(kind, "zeroinitializer") for _ in range(BESIDE)]
+        whole = strip // (beside * BESIDE) * beside * BESIDE
+        with code.loop(0, whole, beside * BESIDE) as place:
+            code.fetch(code.at(pixels, "i8", step), place, np.dtype(np.uint8), 3)  # of the next picture
+            for number, total in enumerate(totals):
+                at = code.at(pixels, "i8", code.integer(place.plus(number * beside)))
+                read = code.let(f"load <{beside} x i8>, ptr {at}, align 1")
+                wide = code.let(f"zext <{beside} x i8> {read} to {kind}")
+                before = code.let(f"load {kind}, ptr {total}")
+                after = code.let(f"add {kind} {before}, {code.let(f'mul {kind} {wide}, {wide}')}")
+                code.emit(f"store {kind} {after}, ptr {total}")
+        parts = [code.let(f"load {kind}, ptr {total}") for total in totals]
+        answer = code.variable("i32", code.let(f"call i32 {adds}({kind} {functools.reduce(add(kind), parts)})"))
+        with code.loop(whole, strip) as place:
+            one = code.let(f"load i8, ptr {code.at(pixels, 'i8', code.integer(place))}")
+            wide = code.let(f"zext i8 {one} to i32")
+            before = code.let(f"load i32, ptr {answer}")
+            code.emit(f"store i32 {add('i32')(before, code.let(f'mul i32 {wide}, {wide}'))}, ptr {answer}")
+        return code.let(f"zext i32 {code.let(f'load i32, ptr {answer}')} to i64")
+
+    with code.loop("%start", "%stop") as index:
+        place = code.integer(index)
+        image = code.at(images, "i8", code.let(f"mul i64 {place}, {step}"))
+        first = code.integer(index.times(rows * groups * number))
+        target, average = code.at(found, "i16", first), code.at(averages, "i8", first)
+        norm = code.variable("i64", "0")
+        with code.loop(0, rows) as row:
+            with code.loop(0, groups) as group:
+                offset = code.integer(row.times(groups * number).plus(group.times(number)))
+                total = cell(image, row, group)
+                centred = code.let(f"sub {some} {total}, splat (i16 {128 * side * side})")
+                code.emit(f"store {some} {centred}, ptr {code.at(target, 'i16', offset)}, align 2")
+                with_half = code.let(f"add {some} {total}, splat (i16 {side * side // 2})")
+                divided = code.let(f"udiv {some} {with_half}, splat (i16 {side * side})")
+                narrow = code.let(f"trunc {some} {divided} to <{number} x i8>")
+                code.emit(f"store <{number} x i8> {narrow}, ptr {code.at(average, 'i8', offset)}, align 1")
+            more = squares(code.at(image, "i8", code.integer(row.times(strip))))
+            before = code.let(f"load i64, ptr {norm}")
+            code.emit(f"store i64 {add('i64')(before, more)}, ptr {norm}")
+        whole_norm = code.let(f"load i64, ptr {norm}")
+        as_double = code.let(f"uitofp i64 {whole_norm} to double")
+        code.emit(f"store double {as_double}, ptr {code.at(squared, 'double', place)}")
+    return code.text()
+
+
+def add_cells(
+    images: NDArray[np.uint8],
+    side: int,
+    sums: NDArray[np.int16],
+    averages: NDArray[np.uint8],
+    squared: NDArray[np.float64],
+) -> None:
+    """Add pixels up over cells of ``side`` by ``side``, and the squares of all.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, (N, H, W, C)
+    side : int
+    sums : ndarray of int16, (N, H/side · W/side · C)
+        Where the sums of pixels less 128 are written.
+    averages : ndarray of uint8, likewise
+        Where the averages of pixels are written, rounded.
+    squared : ndarray of float64, (N,)
+        Where the squared norms of pictures are written.
+    """
+    if len(images) and not images[0].flags.c_contiguous:
+        images = images.copy()
+    given = np.array([*(each.ctypes.data for each in (images, sums, averages, squared)), images.strides[0]], np.int64)
+    text = cells_text(images.shape[1:], side, machine.processor())
+    machine.compile(text)(given.ctypes.data, 0, len(images), 0, 0)

@@ -1,0 +1,237 @@
+"""A lower bound on squared L2 distances of pixels: what they are in a few directions, and how much remains.
+
+Let S be a matrix that makes no vector longer. Then |v|² = |Sv|² + |v|'², where |v|'² = |v|² - |Sv|² is the square of a
+seminorm. So with u = [Sv, |v|'], which is as long as v, the triangle inequality of the seminorm gives
+
+    |q - x|² ≥ |Sq - Sx|² + (|q|' - |x|')² = |u(q) - u(x)|².
+
+The better S's directions are those in which pictures differ most, the less is lost: principal ones, of a sample of the
+candidates. Source: the inequality is that of partial distances, as in Bei and Gray, "An improvement of the minimum
+distortion encoding algorithm for vector quantization", IEEE Transactions on Communications 33 (1985), with the
+remaining norms added.
+
+All is done in whole numbers, of which twice as many are multiplied at a time. Pixels are centred by 128 and added up
+over cells of c neighbours; the rows of P, the directions, are whole numbers so small that P times these sums is exact.
+The rows of the matrix of cells are orthogonal and at most √c long, so that S = P·cells/√(λ·c) makes no vector longer,
+where λ is above all eigenvalues of PPᵀ. LAPACK computes them with an error of at most a small multiple of d·2⁻⁵³ of the
+largest (LAPACK Users' Guide, 4.7): a part in 10⁹ more is a thousand times that, and next to nothing.
+
+Then u is scaled by a factor s, the same for all, such that no picture's is longer than 2¹⁵ less what rounding adds, and
+rounded to whole numbers û. With D numbers, each off by at most a half, û is off by at most √D/2. What floating point
+adds to that is next to nothing: |Sx|² and |x|'² in float64 are off by no more than (D + 8)·2⁻⁵³·|x|², hence s·|x|' by
+the root of that times 2¹⁵, which is below 0.01 for D < 1000; and products with s by less. So with ε = √D/2 + 1/64
+
+    s·|q - x| ≥ |û(q) - û(x)| - 2ε,
+
+and a pair within a distance r has |û(q) - û(x)|² ≤ (s·r + 2ε)² = T: which is to say, in whole numbers again, that
+û(q)·û(x) ≥ |û(x)|²/2 + (|û(q)|² - T)/2. Products are at most 2³⁰. So one product of matrices says of all pairs whether
+they may be near, and what it leaves are a few in a hundred.
+
+These are then compared as smaller pictures, whose pixels m are the sums over cells divided by c and rounded. Each is
+off by at most a half, and so
+
+    |q - x| ≥ √c·(|m(q) - m(x)| - √cells).
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nabi.nearest.bounds import Bound, Pairs, sums_of_runs
+from nabi.nearest.cells import add_cells, adds_cells
+from nabi.nearest.pairs import cut, flat, measure, squared_norms
+from nabi.nearest.products import Panels, laid_out, products, reaching
+from nabi.nearest.rounding import round_projected
+
+DIRECTIONS = 47  # with what remains, or with the sum of all, numbers that fill registers
+LONGEST = 2**15 - 1  # that û is
+GRID = 1024  # cells of a picture that it begins with, at most
+ROW = 4096  # likewise of a row, whose numbers need not be alike because they are neighbours
+SAMPLE = 512  # candidates that show which directions these are
+HALF = 0.5  # how far a number is off that was rounded, at most
+TOGETHER = 2**21  # bytes of pixels that are prepared together, so that what is made of them stays in the cache
+
+
+class Projected(NamedTuple):
+    """What the bound needs of N pictures.
+
+    Attributes
+    ----------
+    numbers : ndarray of int16, (N, D)
+        û
+    squared : ndarray of int32, (N,)
+        |û|²
+    averages : ndarray of uint8, (N, cells)
+        m
+    """
+
+    numbers: NDArray[np.int16]
+    squared: NDArray[np.int32]
+    averages: NDArray[np.uint8]
+
+
+class Asked(NamedTuple):
+    """The same of queries.
+
+    Attributes
+    ----------
+    panels : Panels
+        û
+    squared : ndarray of int32, (N,)
+        |û|²
+    averages : ndarray of uint8, (N, cells)
+        m
+    averages_squared : ndarray of float64, (N,)
+        |m|²
+    """
+
+    panels: Panels
+    squared: NDArray[np.int32]
+    averages: NDArray[np.uint8]
+    averages_squared: NDArray[np.float64]
+
+
+def projections(candidates: NDArray[np.uint8]) -> Bound:
+    """The bound, with the directions of these candidates."""
+    shape = candidates.shape[1:]
+    side, count = cells_of(shape)
+    sample = candidates[np.linspace(0, len(candidates) - 1, min(SAMPLE, len(candidates))).astype(np.int64)]
+    sums = np.concatenate([some.copy() for _, some, _ in of_cells(sample, side)])
+    directions = principal_directions(sums, 128 * count)
+    length, number = math.prod(shape), len(directions)
+    exact = directions.astype(np.float64)
+    longest: float = max(1.0, np.linalg.eigvalsh(exact @ exact.T)[-1] * (1 + 1e-9)) * count  # λ·c
+    off = HALF * math.sqrt(number + 1) + 1 / 64  # ε
+    off_averages = 2 * HALF * math.sqrt(directions.shape[1])
+    scale = (LONGEST - off) / (128 * math.sqrt(max(1, length)))  # s
+    with_total = np.concatenate([np.ones_like(directions[:1]), directions])
+    constants = [scale / math.sqrt(longest), 1 / longest, scale, length * 2.0**14]
+    columns = laid_out(with_total) if with_total.dtype == np.int16 else with_total.T
+
+    def of_candidates(images: NDArray[np.uint8]) -> Projected:
+        width = columns.width if isinstance(columns, Panels) else number + 1
+        numbers = np.empty((len(images), width), np.int16)
+        squared = np.empty(len(images), np.int32)
+        averages = np.empty((len(images), directions.shape[1]), np.uint8)
+        found = None
+        for part, sums, norms in of_cells(images, side, averages):
+            if isinstance(columns, Panels):
+                found = np.empty((len(sums), width), np.int32) if found is None else found[: len(sums)]
+                products(sums, columns, found)
+                round_projected(found, norms, numbers[part], squared[part], constants)
+                continue
+            shares = sums @ columns
+            # Σ(x - 128)² = Σx² - 2·128·Σ(x - 128) - n·128²
+            whole = norms - 256 * shares[:, 0] - length * 2.0**14
+            shares[:, 0] = 0
+            rest = np.maximum(whole - np.vecdot(shares, shares) / longest, 0)
+            shares *= scale / math.sqrt(longest)
+            shares[:, 0] = scale * np.sqrt(rest)
+            np.rint(shares, out=shares)
+            numbers[part], squared[part] = shares, np.vecdot(shares, shares)
+        return Projected(numbers, squared, averages)
+
+    def of_queries(images: NDArray[np.uint8]) -> Asked:
+        numbers, squared, averages = of_candidates(images)
+        return Asked(laid_out(numbers), squared, averages, squared_norms(averages))
+
+    def rank(queries: Asked, found: Projected) -> NDArray[np.int32]:
+        return (found.squared // 2)[:, np.newaxis] - products(found.numbers, queries.panels)
+
+    def near(queries: Asked, found: Projected, limit: NDArray[np.float64]) -> Pairs:
+        most = (scale * np.sqrt(limit) + 2 * off) ** 2 * (1 + 1e-12)  # T
+        # Without a limit, every product reaches it.
+        least = np.maximum(np.floor((queries.squared - most) / 2), 1 - 2.0**31).astype(np.int32)
+        columns, rows = reaching(found.numbers, queries.panels, found.squared // 2, least)
+        if count == 1:
+            return columns, rows
+        farthest = (np.sqrt(limit / count) + off_averages) ** 2 * (1 + 1e-12)
+        apart = measure(queries.averages, found.averages, rows, columns, "l2", queries.averages_squared)
+        kept = np.flatnonzero(apart <= farthest[rows])
+        return columns[kept], rows[kept]
+
+    return Bound(of_queries, of_candidates, rank, near, 2 * (number + 1) + 4 + directions.shape[1])
+
+
+def principal_directions(sums: NDArray[Any], reach: int) -> NDArray[Any]:
+    """The principal directions of sums over cells (N, cells), in whole numbers (directions, cells).
+
+    They need not be accurate, so that a randomised search will do: Halko, Martinsson and Tropp, "Finding structure with
+    randomness", SIAM Review 53 (2011), algorithms 4.4 and 5.1, one round.
+
+    Parameters
+    ----------
+    sums : ndarray of int16 or float64, (N, cells)
+        Whole numbers of at most ``reach`` in absolute value. The directions are of the same dtype, and all numbers on
+        the way to their product with the sums below 2³¹ or 2⁵³ accordingly.
+    """
+    cells = sums.shape[1]
+    centred = (sums - sums.mean(axis=0)).astype(np.float32)
+    wanted = min(DIRECTIONS + 16, cells, len(sums))
+    drawn = np.random.default_rng(0).standard_normal((wanted, len(sums)), np.float32)
+    basis = np.linalg.qr((drawn @ centred).T)[0]
+    basis = np.linalg.qr(centred.T @ (centred @ basis))[0]
+    shares = centred @ basis
+    turn = np.linalg.eigh(shares.T @ shares)[1][:, ::-1]
+    found = (basis @ turn[:, :DIRECTIONS]).T.astype(np.float64)
+    narrow = sums.dtype == np.int16
+    most = min((2**31 - 1 if narrow else 2**53) // reach, 1024 * cells)  # of the sum of a direction's absolute values
+    sum_of_all, largest = np.abs(found).sum(axis=1).max(initial=1e-9), np.abs(found).max(initial=1e-9)
+    # Rounding adds at most a half to each number.
+    factor = max(0.0, most - cells / 2) / sum_of_all
+    whole: NDArray[Any] = np.rint(found * (min(factor, LONGEST / largest) if narrow else factor)).astype(sums.dtype)
+    return whole
+
+
+def cells_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The side of the cells that pixels of such pictures are added up over, and how many pixels these are."""
+    side = 1
+    if len(shape) == 3:
+        while math.ceil(shape[0] / side) * math.ceil(shape[1] / side) * shape[2] > GRID:
+            side *= 2
+        return side, side * side
+    while math.ceil(math.prod(shape) / side) > ROW:
+        side *= 2
+    return side, side
+
+
+def of_cells(
+    images: NDArray[np.uint8], side: int, averages: NDArray[np.uint8] | None = None
+) -> Iterator[tuple[slice, NDArray[Any], NDArray[np.float64]]]:
+    """Part by part: which images; sums over cells of pixels centred by 128, of int16 if that holds them; squared norms.
+
+    The sums are there until the next are asked for. Averages are written where they are wanted, (N, cells).
+    """
+    shape = images.shape[1:]
+    counts = added(np.ones((1, *shape), np.uint8), side)
+    number, count = counts.shape[1], side ** max(1, len(shape) - 1)
+    if averages is None:
+        averages = np.empty((len(images), number), np.uint8)
+    parts = cut(len(images), TOGETHER // max(1, math.prod(shape)))
+    dtype = np.int16 if 128 * count <= 2**15 else np.float64
+    kept = np.empty((max((part.stop - part.start for part in parts), default=0), number), dtype)
+    for part in parts:
+        sums = kept[: part.stop - part.start]
+        squared = np.empty(len(sums))
+        if adds_cells(shape, side):
+            add_cells(images[part], side, sums, averages[part], squared)
+        else:
+            total = added(images[part], side).astype(np.float64)
+            sums[...] = total - 128.0 * counts
+            averages[part] = np.floor((total + count // 2) / count)
+            squared = squared_norms(images[part])
+        yield part, sums, squared
+
+
+def added(images: NDArray[np.uint8], side: int) -> NDArray[Any]:
+    """Sums over cells (N, cells), in as few bits as hold them."""
+    dtype = np.uint16 if 255 * side**2 < 2**16 else np.float32
+    if images.ndim != 4:
+        return sums_of_runs(flat(images), 1, side, dtype)
+    rows = sums_of_runs(images, 1, side, dtype)
+    # Channel by channel, since loops over a few channels are short ones.
+    channels = [sums_of_runs(rows[..., channel], 2, side, dtype) for channel in range(images.shape[3])]
+    return np.concatenate([flat(sums) for sums in channels], axis=1)
