@@ -7,7 +7,8 @@ parity      predictions of 2,000 test pictures are scikit-learn's wherever neith
 speed       our classifier beside FAISS (its exact index, IndexFlatL2) and scikit-learn (brute force): 1,000 test
             pictures among 50,000, and random bytes of the same shape, k = 1 and 20. What is timed is to fit and to
             find the neighbours; the peers are given float32 rows, which they need, and making these is not timed.
-            One after the other, round by round; a ratio is the median of a round's two times
+            One after the other, round by round, after each has done it once with a tenth of both, and with a pause
+            before each, since threads of others spin; a ratio is the median of a round's two times
 
 All without an option. ``--queries N`` takes the first N of the test pictures, mixed; ``--json FILE`` writes what speed
 found. The data is ``cifar10-jpeg.tar.xz`` in the folder that NABI_DATA names; decoded pictures are kept, so that all
@@ -31,6 +32,7 @@ import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
+from benchmarks.rounds import PAUSE
 from nabi import data, threads
 from nabi.classifiers.knn import KNNClassifier
 
@@ -158,6 +160,8 @@ def speed(queries: int | None) -> list[dict[str, Any]]:
     rows = []
     for data_name, some, others in (("pictures", images, asked), ("random bytes", noise, asked_noise)):
         ready = {name: make(some, labels, others) for name, make in CONTENDERS.items() if name not in missing}
+        for name in ready:
+            CONTENDERS[name](some[::10], labels[::10], others[::10])(1)
         for k in (1, 20):
             what = f"{k}-NN, {data_name}, {len(others):,} x {len(some):,} x {some[0].size:,}"
             rows += compared(what, ready, k)
@@ -170,6 +174,7 @@ def compared(what: str, ready: dict[str, Callable[[int], Any]], k: int) -> list[
     for turn in range(max(ROUNDS.values())):
         for name, work in ready.items():
             if turn < ROUNDS[name]:
+                time.sleep(PAUSE)
                 begun = time.perf_counter()
                 work(k)
                 seconds[name].append(time.perf_counter() - begun)
