@@ -186,6 +186,60 @@ def test_matrix_registers_are_used_where_they_can_be_filled() -> None:
 
 
 @where_it_is
+@pytest.mark.usefixtures("_everywhere")
+@pytest.mark.parametrize(
+    ("count", "side", "kernel", "inputs", "outputs", "turned"),
+    [
+        (1, 8, 3, 32, 64, True),
+        (3, 8, 1, 96, 32, True),
+        (5, (4, 16), 2, 8, 96, True),
+        (2, 16, 3, 32, 32, True),  # picture by picture
+        (2, 8, 3, 32, 48, False),
+        (2, 7, 3, 32, 64, False),
+        (2, (3, 6), 1, 32, 64, False),
+    ],
+)
+def test_gradients_on_filters_that_fill_matrix_registers(
+    count: int, side: Any, kernel: int, inputs: int, outputs: int, turned: bool
+) -> None:
+    """They are computed turned; against float64 products of the rounded operands."""
+    high, wide = side if isinstance(side, tuple) else (side, side)
+    x, g = normal((count, high + kernel - 1, wide + kernel - 1, inputs), (count, high, wide, outputs))
+
+    def gradient(x: Any, g: Any) -> Any:
+        return ops.conv2d_weight_gradient(x, g, kernel_size=(kernel, kernel), stride=1, padding=0, dilation=1, groups=1)
+
+    assert "rounded_convolution_gradient" in kinds(gradient, x, g)
+    with matrix_registers.emulated() as called:
+        (got,) = run("cpu", gradient, x, g)
+    assert ("tdpbf16ps" in called) == turned
+    with matrix_registers.none():
+        (other,) = run("cpu", gradient, x, g)
+    x, g = to_bfloat16(x), to_bfloat16(g).reshape(-1, outputs)
+    for a in range(kernel):
+        for b in range(kernel):
+            window = x[:, a : a + high, b : b + wide].reshape(-1, inputs).T
+            error = error_bound(window, g)
+            for each in (got, other):
+                assert (np.abs(each[a, b] - window.astype(np.float64) @ g) <= error).all()
+
+
+@pytest.mark.parametrize(("side", "channels", "filled"), [(16, 32, True), (12, 32, False), (16, 24, False)])
+def test_convolutions_that_fill_matrix_registers_are_computed_as_they_are_defined(
+    side: int, channels: int, filled: bool
+) -> None:
+    """Where there are none, by fewer multiplications in float32."""
+    x, w, g = normal((8, side, side, channels), (3, 3, channels, channels), (8, side, side, channels))
+    how = {"stride": 1, "padding": 1, "dilation": 1, "groups": 1}
+    forward = plan_of(lambda x, w: ops.conv2d(x, w, **how), x, w)
+    back = plan_of(lambda x, g: ops.conv2d_weight_gradient(x, g, kernel_size=(3, 3), **how), x, g)
+    for registers in (False, True):
+        made = [values.spell(plan, winograd=True, rounded=True, registers=registers)[2][0] for plan in (forward, back)]
+        assert made[0].kind == ("convolution" if registers else "winograd")
+        assert made[1].kind == ("convolution_gradient" if registers and filled else "winograd_gradient")
+
+
+@where_it_is
 def test_stacks_of_matrices_are_near() -> None:
     """Rounded or not: an operand is moved by half a unit of bfloat16 at most."""
     x, y = normal((3, 40, 50), (50, 60))

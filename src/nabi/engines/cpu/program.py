@@ -78,7 +78,7 @@ class Program:
 
     def __init__(self, plan: Plan, kept: int = 0, winograd: bool = True, rounded: bool = False) -> None:
         self.kept = kept
-        xp, self.inputs, self.outputs = spell(plan, winograd, rounded)
+        xp, self.inputs, self.outputs = spell(plan, winograd, rounded, machine.processor().matrix_registers)
         self.outputs = strips.cut(xp, self.outputs, walk(self.outputs))
         layout = lay_out(self.outputs, {v.serial for v in self.inputs[len(self.inputs) - kept :]})
         self.library = blas.find()

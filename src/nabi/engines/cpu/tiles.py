@@ -45,7 +45,7 @@ def in_use(code: Code) -> Iterator[None]:
 
 def tile(
     code: Code, x: Matrix, y: Matrix, result: Matrix, row: Index, height: int, starts: Sequence[int],
-    pairs: tuple[int | str, int | str], add: bool,
+    pairs: tuple[int | str, int | str], add: bool, along: int = 1,
 ) -> None:  # fmt: skip
     """Rows of a product of words, up to 32, by up to two registers of columns, and along the sum by whole registers.
 
@@ -57,6 +57,8 @@ def tile(
         The first columns of the registers.
     pairs : pair of int or str
         From where to where along the sum.
+    along : int
+        Words of the first matrix from a pair to the next; where it is not 1, those of a register follow each other.
     """
     down = range(height // SIDE)
 
@@ -77,7 +79,7 @@ def tile(
                 code.emit(f"call void {_ZERO}(i8 {2 * i + j})")
     with code.loop(*pairs, SIDE) as k:
         for i in down:
-            call(_LOAD, _LEFT + i, x.pointer, x.offset(row.plus(i * SIDE), k), "i32", x.stride)
+            call(_LOAD, _LEFT + i, x.pointer, x.offset(row.plus(i * SIDE), k.times(along)), "i32", x.stride)
         for j, start in enumerate(starts):
             call(_LOAD, _RIGHT + j, y.pointer, y.offset(k, Index((), start)), "i32", y.stride)
         for i in down:

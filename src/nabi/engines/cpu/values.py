@@ -134,9 +134,10 @@ def is_by_rows(value: Value) -> bool:
 class Spelled:
     """The namespace: operations on values give values."""
 
-    def __init__(self, winograd: bool, rounded: bool) -> None:
+    def __init__(self, winograd: bool, rounded: bool, registers: bool) -> None:
         self.winograd = winograd
         self.rounded = rounded
+        self.registers = registers
         self.made: dict[Any, Value] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -323,10 +324,15 @@ class Spelled:
         shape = -(-columns // COLUMNS), -(-depth // 2), min(COLUMNS, -(-columns // WORDS) * WORDS)
         return self._laid_out("rounded_panels", y, shape, np.uint32)
 
-    def _goes_winograds_way(self, window: Window, inputs: int, outputs: int, rounded: bool) -> bool:
-        """Whether a convolution does; ``rounded``: where its product as it is defined would be in bfloat16."""
+    def _goes_winograds_way(self, window: Window, inputs: int, outputs: int, rounded: bool, fills: bool) -> bool:
+        """Whether a convolution does.
+
+        ``rounded``: its product as it is defined would be in bfloat16, and in matrix registers where there are such and
+        it ``fills`` them. These are faster at all its multiplications than vectors are at a quarter of them.
+        """
         suits = self.winograd and _suits_winograd(window, inputs, outputs)
-        return suits and not (rounded and _rounding_is_faster(window, inputs, outputs))
+        in_registers = self.registers and fills
+        return suits and not (rounded and (in_registers or _rounding_is_faster(window, inputs, outputs)))
 
     def _conv2d(self, x: Value, weight: Value, *, stride: Any, padding: Any, dilation: Any, groups: int) -> Value:
         window = Window(_two(x.shape, 1), _two(weight.shape), stride, padding, dilation)
@@ -366,7 +372,7 @@ class Spelled:
         inputs, outputs = weight.shape[2:] if not turned else weight.shape[:1:-1]
         depth = math.prod(window.kernel) * inputs
         rounded = self.rounded and _suits_rounding(n * oh * ow, outputs) and depth >= TWICE
-        if self._goes_winograds_way(window, inputs, outputs, rounded):
+        if self._goes_winograds_way(window, inputs, outputs, rounded, fills=True):
             x = self._pad(x, widths=((0, 0), *_tiled(borders, _two(x.shape, 1), (oh, ow)), (0, 0)))
             wide = panel(outputs)
             shape = (36, outputs // wide, inputs, wide)
@@ -415,8 +421,10 @@ class Spelled:
             padded = window.pad(self, x)
             taps = [self._fold("sum", padded[tap] * g, (0, 1, 2), False) for tap in window.taps()]
             return self._reshape(self._stack(*taps, axis=0), shape=(*window.kernel, 1, outputs))
-        rounded = self.rounded and _suits_rounding(math.prod(window.kernel) * inputs, outputs)
-        if self._goes_winograds_way(window, inputs, outputs, rounded):
+        depth = math.prod(window.kernel) * inputs
+        rounded = self.rounded and _suits_rounding(depth, outputs)
+        fills = fills_registers(window.steps, depth, outputs)
+        if self._goes_winograds_way(window, inputs, outputs, rounded, fills):
             padded = self._pad(x, widths=((0, 0), *_tiled(window.borders, _two(x.shape, 1), window.steps), (0, 0)))
             whole, corner = self._whole_tiles(g, window)
             tiles = {"steps": window.steps, "corner": corner}
@@ -539,6 +547,14 @@ def _rounding_is_faster(window: Window, inputs: int, outputs: int) -> bool:
     return 9 * math.prod(window.steps) < SAVING * 36 * tiles or inputs * outputs > WINOGRAD_WEIGHTS
 
 
+def fills_registers(steps: Sequence[int], depth: int, outputs: int) -> bool:
+    """Whether a convolution's gradient on its weights fills matrix registers: two beside and two below one another.
+
+    Each row of one has words of two neighbouring windows.
+    """
+    return not (steps[1] % 2 or any(length % (2 * WORDS) for length in (math.prod(steps), depth, outputs)))
+
+
 def _suits_rounding(rows: int, columns: int) -> bool:
     """Whether a product in bfloat16 saves more than it takes to round its matrices, however deep it is."""
     return rows * columns > TWICE * (rows + columns)
@@ -577,12 +593,14 @@ def _tiled(borders: Any, size: tuple[int, int], steps: tuple[int, ...]) -> list[
     return [(low, 4 * -(-step // 4) + 2 - n - low) for (low, _), n, step in zip(borders, size, steps, strict=True)]
 
 
-def spell(plan: Plan, winograd: bool, rounded: bool = False) -> tuple[Spelled, list[Value], list[Value]]:
+def spell(
+    plan: Plan, winograd: bool, rounded: bool = False, registers: bool = False
+) -> tuple[Spelled, list[Value], list[Value]]:
     """A plan's inputs and its outputs as values, and what makes more of them.
 
-    ``rounded``: products in bfloat16, where that is faster.
+    ``rounded``: products in bfloat16, where that is faster; ``registers``: for a processor that has matrix registers.
     """
-    xp = Spelled(winograd, rounded)
+    xp = Spelled(winograd, rounded, registers)
     found: dict[int, Any] = {}
     for number, node in enumerate(plan.inputs):
         found[node.serial] = xp.value("input", (), node.shape, node.dtype, {"number": number})
