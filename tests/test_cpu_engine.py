@@ -598,6 +598,35 @@ def test_large_results_are_written_by_the_cache(vector: int, monkeypatch: pytest
     assert overrun() == 0
 
 
+@pytest.mark.parametrize("vector", [64, 32, 16])
+@pytest.mark.parametrize("columns", [64, 37, 3])
+def test_what_is_made_of_each_other_is_written_in_one_loop(
+    vector: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an optimiser's moments and weights are, where each element is made of those at its own place."""
+    monkeypatch.setattr(program, "OUT_OF_CACHE", 0)
+    monkeypatch.setattr(program, "LARGE", 0)
+    rng = np.random.default_rng(0)
+    x, y = (rng.integers(-9, 9, (130, columns)).astype(np.float32) for _ in range(2))
+
+    def step(x: Any, y: Any) -> list[Any]:
+        moment = x * 2.0 + y
+        weight = y - moment * 3.0
+        return [moment, weight, weight - moment]
+
+    def and_elsewhere(x: Any, y: Any) -> list[Any]:
+        moment, weight, _ = step(x, y)
+        return [moment, weight, ops.flip(moment, axis=1) - weight, ops.sum(weight, axis=1) + x[:, 0]]
+
+    with machine.pretending(KINDS[vector](machine.processor())):
+        passes_by = machine.processor().passes_by and columns % 4 == 0
+        assert len(Compiled(plan_of(step, x, y)).passing) == 3 * passes_by
+        for function in (step, and_elsewhere):
+            plan = plan_of(function, x, y)
+            got, wanted = (engines.prepare(engine, plan)([x, y]) for engine in ("cpu", "reference"))
+            assert same_bits(got, wanted)  # of whole numbers, nothing is rounded
+
+
 @pytest.mark.parametrize(
     "function", [lambda x: x[0] * 2.0, lambda x: ops.pad(x, widths=((0, 0), (1, 3)))], ids=["one axis", "padded"]
 )

@@ -68,7 +68,12 @@ def _scatter(reader: Reader, rows: Rows, value: Value) -> None:
 
 def _store(reader: Reader, values: Sequence[Value], indices: list[tuple[Index, ...]]) -> None:
     """Everything is read before anything is written, so that what is read twice is read once."""
-    lanes = [(value, index, reader.define(value, index)) for index in indices for value in values]
+    lanes: list[tuple[Value, tuple[Index, ...], Lane]] = []
+    for index in indices:
+        for value in values:
+            lane = lanes_xp.astype(reader.define(value, index), value.dtype)
+            reader.keep(value, index, lane)  # the next may be made of it
+            lanes.append((value, index, lane))
     for value, index, lane in lanes:
         reader.write(value, index, lane)
 
@@ -238,11 +243,16 @@ class _Flattened(Reader):
         for value in channels:
             self.read(value, ())
 
-    def read(self, value: Value, index: tuple[Index, ...]) -> Lane:
+    def keep(self, value: Value, index: tuple[Index, ...], lane: Lane) -> None:
+        self.code.remember(self._key(value, index), lane)
+
+    def _key(self, value: Value, index: tuple[Index, ...]) -> tuple[Any, ...]:
         if value.serial in self.in_turn:
-            key: tuple[Any, ...] = ("in turn", value.serial, self.phase, self.code.width)
-        else:
-            key = ("flat", value.serial, index, self.code.mask, self.code.width)
+            return ("in turn", value.serial, self.phase, self.code.width)
+        return ("flat", value.serial, index, self.code.mask, self.code.width)
+
+    def read(self, value: Value, index: tuple[Index, ...]) -> Lane:
+        key = self._key(value, index)
         found = self.code.known(key)
         if found is None:
             found = self.code.remember(key, self._read(value, index))

@@ -370,7 +370,9 @@ def _same_loop(group: list[Root], root: Root) -> bool:
     first = group[0]
     if any(r.made is not r.value for r in (first, root)):
         return False
-    if len(group) >= 4 or first.how != root.how or any(r.value.serial in root.reads for r in group):
+    if len(group) >= 4 or first.how != root.how:
+        return False
+    if not _reads_in_place(root, {r.value.serial for r in group}):
         return False
     if root.how == "fold":
         same = root.value.kind == first.value.kind == "sum"
@@ -387,6 +389,24 @@ def _same_loop(group: list[Root], root: Root) -> bool:
     return root.how == "write" and plain and root.value.shape == first.value.shape
 
 
+def _reads_in_place(root: Root, made: set[int]) -> bool:
+    """Whether it reads these values, if at all, element by element, each at its own place."""
+    shape = root.value.shape
+    pending, seen = [(root.value, True)], set()
+    while pending:
+        value, in_place = pending.pop()
+        if (value.serial, in_place) in seen:
+            continue
+        seen.add((value.serial, in_place))
+        for x in value.inputs:
+            still = in_place and value.kind == "elementwise" and x.shape == shape
+            if x.serial in made and not still:
+                return False
+            if x.serial not in root.reads:
+                pending.append((x, still))
+    return True
+
+
 OUT_OF_CACHE = 16 << 20
 """Bytes of results that do not stay in the cache to the next run."""
 LARGE = 1 << 20
@@ -399,9 +419,12 @@ def _passing(layout: Layout, outputs: Sequence[Value]) -> set[int]:
     Weights after a step, say: written by the cache, they need not be fetched before they are written over. All of a
     vector's numbers must then lie at a multiple of 16 bytes, which those of a single axis, cut anywhere, do not.
     """
-    roots = [root for stage in layout.stages for segment in stage for root in segment.roots]
-    read = {serial for root in roots for serial in root.reads}
-    written = {root.value.serial for root in roots if root.how == "write"}
+    groups = [group for stage in layout.stages for segment in stage for group in _alike(segment.roots)]
+    written = {root.value.serial for group in groups for root in group if root.how == "write"}
+    read: set[int] = set()
+    for group in groups:
+        own = {root.value.serial for root in group}  # which are read from registers
+        read |= {serial for root in group for serial in root.reads} - own
     found = {
         v.serial: v.size * v.dtype.itemsize
         for v in outputs

@@ -99,11 +99,15 @@ class Reader:
         offset = self.offset(value, index)
         self.code.store(pointer, offset, value.dtype, width, lane.name, value.serial in self.passing)
 
+    def keep(self, value: Value, index: tuple[Index, ...], lane: Lane) -> None:
+        """Have what was just computed at a place be read from its register there, and not from memory."""
+        place = _broadcast(value, value, index)
+        self.code.remember((value.serial, place, self.code.mask, self.code.width), lane)
+
     def finish(self, made: Value, target: Value, index: tuple[Index, ...], lane: Lane) -> None:
         """Write what is to be stored of what a kernel has just computed: itself, or what alone is made of it."""
         if target is not made:
-            place = _broadcast(made, made, index)
-            self.code.remember((made.serial, place, self.code.mask, self.code.width), lane)
+            self.keep(made, index, lane)
             lane = self.define(target, index)
         self.write(target, index, lane)
 
