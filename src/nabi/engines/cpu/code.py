@@ -280,9 +280,10 @@ class Code:
         return self.let(f"trunc {vector} {found} to <{width} x i1>") if dtype.kind == "b" else found
 
     def store(
-        self, pointer: str, offset: Index, dtype: np.dtype[Any], width: int, value: str, passes_by: bool = False
+        self, pointer: str, offset: Index, dtype: np.dtype[Any], width: int, value: str, passes_by: int = 0
     ) -> None:
-        """Numbers to memory; ``passes_by``: whole vectors by the cache, to places that are multiples of 16 bytes."""
+        """Numbers to memory; ``passes_by``: whole vectors by the cache, to places that are multiples of so many bytes,
+        or of a vector's if these are fewer."""
         kind = TYPES[dtype]
         size = dtype.itemsize
         if dtype.kind == "b":
@@ -291,9 +292,10 @@ class Code:
         place = self.address(pointer, offset, kind)
         if width == 1:
             self.emit(f"store {kind} {value}, ptr {place}, align {size}")
-        elif self.mask is None and passes_by and width * size >= 16:
+        elif self.mask is None and min(passes_by, width * size) >= 16:
             self.passes_by = True
-            self.emit(f"store <{width} x {kind}> {value}, ptr {place}, align 16, !nontemporal !0")
+            align = min(passes_by, width * size)
+            self.emit(f"store <{width} x {kind}> {value}, ptr {place}, align {align}, !nontemporal !0")
         elif self.mask is None:
             self.emit(f"store <{width} x {kind}> {value}, ptr {place}, align {size}")
         else:

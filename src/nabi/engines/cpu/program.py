@@ -1,6 +1,7 @@
 """A plan as segments of machine code in memory that is laid out beforehand, and how a run goes through them."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from nabi.engines.cpu import bfloat16, blas, contract, convolve, depthwise, fold
 from nabi.engines.cpu.code import ZERO, Code
 from nabi.engines.cpu.folds import FOLDS
 from nabi.engines.cpu.kernels import Rows
-from nabi.engines.cpu.memory import aligned, share_out
+from nabi.engines.cpu.memory import ALIGNED, aligned, share_out
 from nabi.engines.cpu.profile import About, about
 from nabi.engines.cpu.reading import Place, Reader
 from nabi.engines.cpu.segments import Layout, Root, Segment, folds_rows, lay_out, partial_size, walk
@@ -102,7 +103,7 @@ class Program:
                     if root.value.serial not in local and root.value.serial not in self.slots:
                         self._give_slot(root.value)
         self.scratch = 0
-        self.passing = _passing(layout, self.outputs) if machine.processor().passes_by else set()
+        self.passing = _passing(layout, self.outputs) if machine.processor().passes_by else {}
         self.homes = {
             root.value.serial: segment
             for stage in layout.stages
@@ -413,11 +414,12 @@ LARGE = 1 << 20
 """Bytes of one of them, at least."""
 
 
-def _passing(layout: Layout, outputs: Sequence[Value]) -> set[int]:
-    """Results that nobody reads in this run, and that are so large that the next finds nothing of them in the cache.
+def _passing(layout: Layout, outputs: Sequence[Value]) -> dict[int, int]:
+    """Results that nobody reads in this run, and that are so large that the next finds nothing of them in the cache;
+    and the bytes that their vectors lie at multiples of.
 
-    Weights after a step, say: written by the cache, they need not be fetched before they are written over. All of a
-    vector's numbers must then lie at a multiple of 16 bytes, which those of a single axis, cut anywhere, do not.
+    Weights after a step, say: written by the cache, they need not be fetched before they are written over. A vector
+    must then lie at a multiple of 16 bytes, which those of a single axis, cut anywhere, do not; best of a cache line.
     """
     groups = [group for stage in layout.stages for segment in stage for group in _alike(segment.roots)]
     written = {root.value.serial for group in groups for root in group if root.how == "write"}
@@ -432,7 +434,9 @@ def _passing(layout: Layout, outputs: Sequence[Value]) -> set[int]:
         if v.kind != "pad"  # whose inside begins anywhere
     }
     large = {serial: size for serial, size in found.items() if size >= LARGE}
-    return set(large) if sum(large.values()) >= OUT_OF_CACHE else set()
+    if sum(large.values()) < OUT_OF_CACHE:
+        return {}
+    return {v.serial: math.gcd(ALIGNED, v.shape[-1] * v.dtype.itemsize) for v in outputs if v.serial in large}
 
 
 def _local(layout: Layout, outputs: set[int]) -> set[int]:

@@ -5,8 +5,9 @@ max-pooling reads the rectified, normalised outputs of a convolution at four pla
 outputs was ever in memory.
 """
 
-from collections.abc import Set
+from collections.abc import Mapping
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,12 +40,18 @@ class Reader:
         The first of the rows at hand: local values begin there.
     rows : int
         How many rows there are in all; 0 where each value has its own.
-    passing : set of int
-        Values that are written by the cache: nobody reads them soon.
+    passing : mapping of int to int
+        Values that are written by the cache, since nobody reads them soon, and the bytes that their vectors lie at
+        multiples of.
     """
 
     def __init__(
-        self, code: Code, places: dict[int, Place], first: Index, rows: int, passing: Set[int] = frozenset()
+        self,
+        code: Code,
+        places: dict[int, Place],
+        first: Index,
+        rows: int,
+        passing: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         self.code = code
         self.places = places
@@ -97,7 +104,7 @@ class Reader:
         lane = lanes_xp.astype(lane, value.dtype).spread(width)
         pointer = self.pointer(value)
         offset = self.offset(value, index)
-        self.code.store(pointer, offset, value.dtype, width, lane.name, value.serial in self.passing)
+        self.code.store(pointer, offset, value.dtype, width, lane.name, self.passing.get(value.serial, 0))
 
     def keep(self, value: Value, index: tuple[Index, ...], lane: Lane) -> None:
         """Have what was just computed at a place be read from its register there, and not from memory."""

@@ -2,6 +2,7 @@
 
 import ctypes
 import itertools
+import math
 import sys
 import time
 from array import array
@@ -38,9 +39,17 @@ class Leg(NamedTuple):
     external: list[External]
 
 
+class _Memory(np.ndarray[Any, np.dtype[np.uint8]]):
+    """Memory that a result lies in.
+
+    Of another type than the result, so that NumPy has views of the result hold that, and not this.
+    """
+
+
 def _result(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """An array for what is handed out."""
-    return np.empty(shape, dtype)
+    """An array for what is handed out: it begins at a cache line."""
+    memory = _Memory(math.prod(shape) * np.dtype(dtype).itemsize + ALIGNED, np.uint8)
+    return np.ndarray(shape, dtype, memory, offset=-memory.ctypes.data % ALIGNED)
 
 
 class Seat:
@@ -259,16 +268,18 @@ def make_run(program: Program) -> Run:
                 values[number] = values[number][()]
             rooms.append(here)
             return values
+        elsewhere = [
+            inputs[places[v.serial]] if v.kind == "input" else external.get(v.serial, v.held)
+            for v, number in wanted
+            if number < 0
+        ]
+        others = iter(owned(elsewhere, inputs))
         values = [
-            (results[number] if v.shape else results[number][()])
-            if number >= 0
-            else inputs[places[v.serial]]
-            if v.kind == "input"
-            else external.get(v.serial, v.held)
+            (results[number] if v.shape else results[number][()]) if number >= 0 else next(others)
             for v, number in wanted
         ]
         rooms.append(here)
-        return owned(values, inputs)
+        return values
 
     return run
 
