@@ -1,5 +1,6 @@
 """The engine that makes machine code, in what it is for: convolutions by Winograd's way, and steps of training."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 import nabi
-from nabi import engines, machine, nn, ops, optim
+from nabi import engines, machine, nn, ops, optim, threads
+from nabi.engines.cpu import profile, segments
 from nabi.engines.cpu.program import Program as Compiled
 from nabi.graph.plan import Plan
 from nabi.losses import softmax_cross_entropy
@@ -372,6 +374,143 @@ def test_weights_that_were_assigned_are_seen() -> None:
     np.testing.assert_array_equal(
         forward["cpu"](x).numpy(), np.maximum(np.broadcast_to(layer.bias.numpy(), x.shape), 0)
     )
+
+
+PRECISIONS = [
+    "float32",
+    pytest.param("bf16", marks=pytest.mark.skipif(not machine.processor().bfloat16, reason="no bfloat16 here")),
+]
+WIDTHS = [(257, 100, 130), (257, 100, 100, 3), (192, 130, 130, 130), (256, 64, 256)]
+"""Rows and columns of weights: odd ones, such as fill no panel, and alike ones, which are gone through together."""
+
+
+class Descent:
+    """Steps of training of a few layers, in which all depends on the panels of weights that a step leaves behind."""
+
+    def __init__(self, widths: tuple[int, ...], precision: str) -> None:
+        rng = np.random.default_rng(0)
+        draw = lambda *shape: (rng.standard_normal(shape) / 8).astype(np.float32)
+        self.weights = [nabi.tensor(draw(*pair), requires_grad=True) for pair in itertools.pairwise(widths)]
+        self.optimizer = optim.SGD(self.weights, 0.05, momentum=0.9)
+        self.precision = precision
+        self.batch = draw(160, widths[0])
+        self.step = self.compiled()
+
+    def compiled(self) -> Any:
+        """A step that no other has left anything for."""
+
+        def step(x: Any) -> Any:
+            for weight in self.weights:
+                x = ops.tanh(x @ weight)
+            loss = ops.mean(x * x)
+            self.optimizer.minimize(loss)
+            return loss
+
+        return nabi.compile(step, state=self.optimizer, engine="cpu", precision=self.precision)
+
+    @property
+    def state(self) -> list[Any]:
+        return list(nabi.graph.nest.tensors(self.optimizer).values())
+
+    def laid_out(self) -> int:
+        """How many of a step's kernels lay out panels, beside those that do in any step."""
+        with profile.profiling() as found:
+            self.step(self.batch)
+        return round(sum(share for about, share in found.strands.items() if "panels" in about.what))
+
+    def check(self, steps: int = 1) -> None:
+        """Steps as they are, each with the bits that it has without what was left behind."""
+        for _ in range(steps):
+            before = [t.held for t in self.state]
+            anew = self.compiled()(self.batch).numpy()
+            wanted = [t.numpy() for t in self.state]
+            for tensor, array in zip(self.state, before, strict=True):
+                tensor.held = array
+            assert self.step(self.batch).numpy() == anew
+            for tensor, array in zip(self.state, wanted, strict=True):
+                np.testing.assert_array_equal(tensor.numpy(), array)
+
+
+@pytest.fixture
+def _default_threads() -> Iterator[None]:
+    yield
+    threads.set_num_threads(None)
+
+
+@pytest.mark.usefixtures("_default_threads")
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+def test_a_step_lays_weights_out_for_the_next(widths: tuple[int, ...], precision: str) -> None:
+    """The forward pass's panels: only the first step lays them out by themselves."""
+    descent = Descent(widths, precision)
+    threads.set_num_threads(2)
+    descent.check(2)
+    threads.set_num_threads(1)
+    descent.check(2)
+    again = descent.laid_out()
+    descent.weights[0].assign(descent.weights[0].numpy())
+    assert descent.laid_out() == again + 1
+    assert descent.laid_out() == again
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_weights_that_are_changed_between_steps_are_seen(precision: str) -> None:
+    """Whoever changes them, and however: what a step left behind is for the weights that it made, and no others."""
+    descent = Descent(WIDTHS[0], precision)
+    first, second = descent.weights
+    other = descent.compiled()
+    at_first = [t.held for t in descent.state]
+    rng = np.random.default_rng(0)
+    descent.check(2)
+    for _ in range(2):  # in some of these every weight is another array, in some one of two
+        first.assign(first * -1.5)
+        descent.check(2)
+        second.assign(rng.standard_normal(second.shape, np.float32) / 8)
+        descent.check()
+        other(descent.batch)
+        descent.check()
+        other(descent.batch[:150])
+        descent.check()
+        earlier = [t.held for t in descent.state]
+        descent.check(3)
+        for tensor, array in zip(descent.state, earlier, strict=True):
+            tensor.held = array
+        descent.check()
+        for tensor, array in zip(descent.state, at_first, strict=True):
+            tensor.assign(array)
+        descent.check(2)
+
+
+@pytest.mark.parametrize("vector", [32, 16])
+def test_panels_for_the_next_step_on_a_narrower_processor(vector: int) -> None:
+    processor = machine.narrower(machine.processor())
+    with machine.pretending(processor._replace(vector=vector)):
+        Descent(WIDTHS[0], "float32").check(3)
+
+
+def test_panels_for_the_next_step_in_strands_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "FEW_OPERATIONS", 0)
+    monkeypatch.setattr(segments, "BLOCK", 1 << 10)
+    for precision in ("float32", "auto"):
+        Descent(WIDTHS[0], precision).check(3)
+
+
+def test_panels_that_are_still_read_are_not_written_over() -> None:
+    """Where new weights do not wait for the product with the old ones."""
+    rng = np.random.default_rng(0)
+    weight = nabi.tensor(rng.standard_normal((256, 256), np.float32))
+    x = rng.standard_normal((256, 256), np.float32)
+
+    def step(x: Any) -> Any:
+        y = x @ weight
+        weight.assign(weight * 0.5)
+        return y
+
+    run = nabi.compile(step, state=weight, engine="cpu")
+    first = run(x).numpy()
+    for power in range(1, 4):
+        np.testing.assert_array_equal(run(x).numpy(), first * np.float32(0.5) ** power)
+    assert not Compiled(run.plan(x), 1, updates=[0]).carried
 
 
 def test_an_array_that_is_changed_in_place_is_seen() -> None:

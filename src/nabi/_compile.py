@@ -310,9 +310,11 @@ class Compiled:
             outputs, again = nest.flatten(result)
             is_output = [isinstance(o, Tensor) for o in outputs]
             traced = [recorder.lift(o, None) for o in outputs if isinstance(o, Tensor)]
-        updates = [t for t in state.values() if recorder.state[id(t)] is not recorder.first[id(t)]]
+        tensors = list(state.values())
+        changed = [i for i, t in enumerate(tensors) if recorder.state[id(t)] is not recorder.first[id(t)]]
+        updates = [tensors[i] for i in changed]
         plan = make_plan(
-            [*symbols, *(recorder.first[id(t)] for t in state.values())],
+            [*symbols, *(recorder.first[id(t)] for t in tensors)],
             [*traced, *(recorder.state[id(t)] for t in updates)],
         )
 
@@ -323,11 +325,11 @@ class Compiled:
         return Recording(
             parts,
             plan,
-            engines.prepare(self.engine, plan, len(state), self.precision),
+            engines.prepare(self.engine, plan, len(tensors), self.precision, changed),
             again if all(is_output) else rebuild,
-            list(state.values()),
+            tensors,
             updates,
-            tuple(t for t in state.values() if t.requires_grad),
+            tuple(t for t in tensors if t.requires_grad),
             [bool(o.requires_grad) for o in traced],
         )
 

@@ -1,9 +1,9 @@
 """Engines: what runs a plan.
 
-An engine is a module with a function ``prepare(plan, kept, precision)``, which gives a function from the values of
-the plan's inputs to the values of its outputs, each in an array of its own. It is loaded when it is first asked for. An
-operation needs nothing from an engine: every engine runs the operation's own formula over some ``xp``, unless it knows
-a better way, which must give the same.
+An engine is a module with a function ``prepare(plan, kept, precision, updates)``, which gives a function from the
+values of the plan's inputs to the values of its outputs, each in an array of its own. It is loaded when it is first
+asked for. An operation needs nothing from an engine: every engine runs the operation's own formula over some ``xp``,
+unless it knows a better way, which must give the same.
 """
 
 import importlib
@@ -79,19 +79,19 @@ def check(engine: str, precision: str) -> None:
             )
 
 
-def _suited(plan: Plan, kept: int, precision: str) -> Run:
+def _suited(plan: Plan, kept: int, precision: str, updates: Sequence[int]) -> Run:
     """The suited engine's run, or the reference engine's, where the other cannot make code on this machine."""
     name = suited(plan)
     try:
-        return prepare(name, plan, kept, precision)
+        return prepare(name, plan, kept, precision, updates)
     except Exception:
         if name == "reference":
             raise
         log.warning("no machine code for a function: the reference engine runs it, in its own time", exc_info=True)
-        return prepare("reference", plan, kept, precision)
+        return prepare("reference", plan, kept, precision, updates)
 
 
-def prepare(engine: str, plan: Plan, kept: int = 0, precision: str = "float32") -> Run:
+def prepare(engine: str, plan: Plan, kept: int = 0, precision: str = "float32", updates: Sequence[int] = ()) -> Run:
     """A function that runs the plan on an engine.
 
     Parameters
@@ -103,6 +103,9 @@ def prepare(engine: str, plan: Plan, kept: int = 0, precision: str = "float32") 
         How many of the plan's inputs, the last ones, are state: arrays that are replaced, but never changed in place.
     precision : str
         One of `PRECISIONS`.
+    updates : sequence of int
+        For each of the plan's last outputs, the state that it is the next value of, by its number. The next run may be
+        given that, as in training, or any other array.
 
     Raises
     ------
@@ -111,7 +114,7 @@ def prepare(engine: str, plan: Plan, kept: int = 0, precision: str = "float32") 
     """
     check(engine, precision)
     if engine == "auto":
-        return _suited(plan, kept, precision)
+        return _suited(plan, kept, precision, updates)
     module, how = ENGINES[engine]
-    run: Run = importlib.import_module(module).prepare(plan, kept, precision, **how)
+    run: Run = importlib.import_module(module).prepare(plan, kept, precision, updates, **how)
     return run

@@ -58,7 +58,7 @@ class Step(NamedTuple):
     dead: list[int]
 
 
-def prepare(plan: Plan, kept: int, precision: str = "float32") -> Run:
+def prepare(plan: Plan, kept: int, precision: str = "float32", updates: Sequence[int] = ()) -> Run:
     """A function that runs the plan; see `nabi.engines`. With the precision "auto" it computes in float32."""
     xp = rounding if precision == "bf16" else namespace.numpy
     slots: dict[int, int] = {}

@@ -1,11 +1,13 @@
 """The fast engine: a plan becomes machine code for the processor at hand, run by all threads.
 
 `values` says what a plan asks for in a few kinds of values; `strips` cuts single pictures; `segments` decides what is
-stored and what runs together; `kernels`, `folds`, `contract`, `panels`, `narrow`, `bfloat16`, `tiles`, `convolve` and
-`depthwise` write the loops with what `code`, `lanes` and `reading` offer; `nabi.machine` makes machine code of them;
-`program` puts it together, with `memory` laid out beforehand, and `programs` keeps it; `running` runs it, with a `crew`
-of threads.
+stored and what runs together; `kernels`, `carried`, `folds`, `contract`, `panels`, `narrow`, `bfloat16`, `tiles`,
+`convolve` and `depthwise` write the loops with what `code`, `lanes` and `reading` offer; `nabi.machine` makes machine
+code of them; `program` puts it together, with `memory` laid out beforehand, and `programs` keeps it; `running` runs it,
+with a `crew` of threads.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,7 +22,9 @@ MOST_CONSTANTS = 1 << 16
 """Numbers in the constants of a plan whose program is kept."""
 
 
-def prepare(plan: Plan, kept: int, precision: str = "float32", winograd: bool = True) -> Run:
+def prepare(
+    plan: Plan, kept: int, precision: str = "float32", updates: Sequence[int] = (), winograd: bool = True
+) -> Run:
     """A function that runs the plan; see `nabi.engines`.
 
     Parameters
@@ -29,15 +33,16 @@ def prepare(plan: Plan, kept: int, precision: str = "float32", winograd: bool = 
     kept : int
     precision : str
         With "bf16", and where the processor can also with "auto", products are in bfloat16 where that is faster.
+    updates : sequence of int
     winograd : bool
         Whether 3×3 convolutions may be computed by Winograd's way: with a quarter of the multiplications, and a
         relative error near 1e-5 where the direct way has 1e-6.
     """
     rounded = precision != "float32" and lacking() is None
     if sum(np.size(node.held) for node in plan.constants) > MOST_CONSTANTS:
-        return make_run(Program(plan, kept, winograd, rounded))
-    key = likeness(plan), kept, winograd, rounded, machine.processor()
-    return make_run(programs.kept(key, lambda: Program(plan, kept, winograd, rounded)))
+        return make_run(Program(plan, kept, winograd, rounded, updates))
+    key = likeness(plan), kept, winograd, rounded, tuple(updates), machine.processor()
+    return make_run(programs.kept(key, lambda: Program(plan, kept, winograd, rounded, updates)))
 
 
 def lacking() -> str | None:

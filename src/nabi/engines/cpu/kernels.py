@@ -41,7 +41,7 @@ def write(reader: Reader, rows: Rows, values: Sequence[Value]) -> None:
         _write_flat(reader, rows, values, period)
         return
     for tile in tiled_places(code, rows, value.shape, in_step(reader, values)):
-        _store(reader, values, tile)
+        store(reader, values, tile)
 
 
 def _scatter(reader: Reader, rows: Rows, value: Value) -> None:
@@ -66,7 +66,7 @@ def _scatter(reader: Reader, rows: Rows, value: Value) -> None:
         over(())
 
 
-def _store(reader: Reader, values: Sequence[Value], indices: list[tuple[Index, ...]]) -> None:
+def store(reader: Reader, values: Sequence[Value], indices: list[tuple[Index, ...]]) -> None:
     """Everything is read before anything is written, so that what is read twice is read once."""
     lanes: list[tuple[Value, tuple[Index, ...], Lane]] = []
     for index in indices:
@@ -200,7 +200,7 @@ def _write_flat(reader: Reader, rows: Rows, values: Sequence[Value], period: int
     start, flat = rows.first.times(inner), _Flattened(reader)
     if period == 1:
         for place in vectors(code, count, lanes_for(code, count)):
-            _store(flat, values, [(start.plus(place),)])
+            store(flat, values, [(start.plus(place),)])
         return
     width = lanes_for(code, "many")
     step = math.lcm(period, width)
@@ -212,14 +212,14 @@ def _write_flat(reader: Reader, rows: Rows, values: Sequence[Value], period: int
         with code.loop(0, whole, step) as place:
             for phase in range(0, step, width):
                 flat.phase = phase % period
-                _store(flat, values, [(start.plus(place).plus(phase)._replace(lanes=1),)])
+                store(flat, values, [(start.plus(place).plus(phase)._replace(lanes=1),)])
         with code.loop(whole, count, step) as place:
             left = code.let(f"sub i64 {count}, {code.integer(place)}")
             for phase in range(0, step, width):
                 flat.phase = phase % period
                 rest = code.let(f"sub i64 {left}, {phase}")
                 with code.masked(code.first_lanes(rest, width)):
-                    _store(flat, values, [(start.plus(place).plus(phase)._replace(lanes=1),)])
+                    store(flat, values, [(start.plus(place).plus(phase)._replace(lanes=1),)])
 
 
 class _Flattened(Reader):

@@ -87,6 +87,7 @@ def about(segment: Segment, local: set[int], stored: dict[int, Value], inputs: l
         read |= {serial for serial in root.reads if serial not in local and serial in known}
         if root.how != "fold" and root.value.serial not in local:
             moved += root.value.size * root.value.dtype.itemsize
+        moved += sum(panels.size * panels.dtype.itemsize for panels in root.carried)
     made = {root.value.serial for root in segment.roots}
     moved += sum(known[s].size * known[s].dtype.itemsize for s in read - made if known[s].kind not in LEAVES[1:])
     rows = f"{segment.rows} rows: " if segment.rows else ""

@@ -7,14 +7,26 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from nabi import machine
-from nabi.engines.cpu import bfloat16, blas, contract, convolve, depthwise, folds, kernels, narrow, panels, strips
+from nabi.engines.cpu import (
+    bfloat16,
+    blas,
+    carried,
+    contract,
+    convolve,
+    depthwise,
+    folds,
+    kernels,
+    narrow,
+    panels,
+    strips,
+)
 from nabi.engines.cpu.code import ZERO, Code
 from nabi.engines.cpu.folds import FOLDS
 from nabi.engines.cpu.kernels import Rows
 from nabi.engines.cpu.memory import ALIGNED, aligned, share_out
 from nabi.engines.cpu.profile import About, about
 from nabi.engines.cpu.reading import Place, Reader
-from nabi.engines.cpu.segments import Layout, Root, Segment, folds_rows, lay_out, partial_size, walk
+from nabi.engines.cpu.segments import Layout, Root, Segment, bounds, folds_rows, lay_out, partial_size, walk
 from nabi.engines.cpu.values import Value, is_in_panels, spell
 from nabi.graph.plan import Plan
 
@@ -42,11 +54,14 @@ class Prepared(NamedTuple):
     ----------
     asks : int
         The place in the table that says whether it must be.
+    carried : int or None
+        The output that a run does it for, too: for a next run that is given this output as its input.
     """
 
     task: Task
     inputs: tuple[int, ...]
     asks: int
+    carried: int | None
 
 
 class External(NamedTuple):
@@ -58,14 +73,6 @@ class External(NamedTuple):
 Step = Task | Prepared | External
 
 
-def bounds(segment: Segment) -> list[tuple[int, int]]:
-    """The rows of each strand."""
-    return [
-        (strand * segment.rows // segment.strands, (strand + 1) * segment.rows // segment.strands)
-        for strand in range(segment.strands)
-    ]
-
-
 class Program:
     """What is to be run for a plan, made once.
 
@@ -75,13 +82,21 @@ class Program:
         For each value that is an array, its place in the table of addresses.
     kept : int
         How many of the inputs, the last, are never changed in place.
+    carried : dict of int to int
+        For panels of an input that a run writes for the next one, too, the output that this must be given for it.
     """
 
-    def __init__(self, plan: Plan, kept: int = 0, winograd: bool = True, rounded: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, kept: int = 0, winograd: bool = True, rounded: bool = False, updates: Sequence[int] = ()
+    ) -> None:
         self.kept = kept
         xp, self.inputs, self.outputs = spell(plan, winograd, rounded, machine.processor().matrix_registers)
         self.outputs = strips.cut(xp, self.outputs, walk(self.outputs))
-        layout = lay_out(self.outputs, {v.serial for v in self.inputs[len(self.inputs) - kept :]})
+        state = self.inputs[len(self.inputs) - kept :]
+        new = self.outputs[len(self.outputs) - len(updates) :]
+        following = {state[number].serial: v.serial for number, v in zip(updates, new, strict=True)}
+        layout = lay_out(self.outputs, {v.serial for v in state}, following)
+        self.carried = {panels.serial: root.value.serial for root in layout.roots for panels in root.carried}
         self.library = blas.find()
         self.slots: dict[int, int] = {}
         self.partials: dict[int, int] = {}
@@ -104,6 +119,7 @@ class Program:
                         self._give_slot(root.value)
         self.scratch = 0
         self.passing = _passing(layout, self.outputs) if machine.processor().passes_by else {}
+        self.passing |= {panels: ALIGNED for panels, new in self.carried.items() if new in self.passing}
         self.homes = {
             root.value.serial: segment
             for stage in layout.stages
@@ -160,7 +176,8 @@ class Program:
             read = {numbers[serial] for root in segment.roots for serial in root.reads if serial in numbers}
             asks = self.count
             self.count += 1
-            return [Prepared(task, tuple(sorted(read)), asks) for task in _strands(segment, call, told)]
+            new = self.carried.get(first.serial)
+            return [Prepared(task, tuple(sorted(read)), asks, new) for task in _strands(segment, call, told)]
         return [*_strands(segment, call, told)]
 
     def _write(self, segment: Segment, local: set[int]) -> tuple[str, int]:
@@ -271,6 +288,8 @@ class Program:
             if folds_rows(value):
                 rows = Rows(ZERO, value.inputs[0].shape[0])
             folds.fold(reader, rows, value)
+        elif any(r.carried for r in roots):
+            carried.write(reader, rows, [(r.value, r.carried) for r in roots])
         else:
             kernels.write(reader, rows, [r.value for r in roots])
 

@@ -142,7 +142,9 @@ def make_run(program: Program) -> Run:
     legs = _legs(program)
     go = crew.code()
     # What need not be done again while its inputs are the same, by the place in the table that says whether it must.
-    again = {step.asks: step.inputs for stage in program.stages for step in stage if isinstance(step, Prepared)}
+    prepared = [step for stage in program.stages for step in stage if isinstance(step, Prepared)]
+    again = {step.asks: step.inputs for step in prepared}
+    carried = {step.asks: numbers[step.carried] for step in prepared if step.carried is not None}
 
     def room() -> Room:
         memory, base = _empty(program.size)
@@ -261,6 +263,8 @@ def make_run(program: Program) -> Run:
                     for step in leg.external:
                         _compute(step, program, here, held, stored, external)
         here.arrays.clear()
+        for asks, number in carried.items():
+            here.prepared[asks] = [results[number]]
         # Results are taken before the room is given back: what nobody holds, the next run writes over.
         if simple:
             values = [*results]

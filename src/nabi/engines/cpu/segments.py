@@ -10,9 +10,11 @@ Everything here follows from shapes alone: how rows are cut into strands and blo
 there are, so that sums are added in one order.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from nabi.engines.cpu import convolve, depthwise
 from nabi.engines.cpu.folds import FOLDS
@@ -85,12 +87,15 @@ class Root:
         The stored values that it reads, and whether row by row.
     made : Value
         What its kernel computes: the value itself, or what the value is made of, element by element.
+    carried : list of Value
+        Panels of an input that the next run is likely to be given this value for: they are written along with it.
     """
 
     value: Value
     how: str
     reads: dict[int, bool] = field(default_factory=dict)
     made: Value = field(kw_only=True)
+    carried: list[Value] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -116,6 +121,8 @@ class Segment:
         0 where all is done at once, by one thread.
     prepared : bool
         Whether it is made of state alone, and worth being kept while that is the same.
+    together : int
+        So many rows are never cut apart.
     """
 
     rows: int
@@ -124,6 +131,7 @@ class Segment:
     roots: list[Root] = field(default_factory=list)
     strands: int = 1
     block: int = 1
+    together: int = 1
 
 
 @dataclass(eq=False)
@@ -133,9 +141,21 @@ class Layout:
     stages: list[list[Segment]]
     stored: dict[int, Value]
 
+    @property
+    def roots(self) -> Iterator[Root]:
+        return (root for stage in self.stages for segment in stage for root in segment.roots)
 
-def lay_out(outputs: Sequence[Value], kept: Set[int]) -> Layout:
-    """Decide what is stored, and in which segment of which stage. ``kept``: inputs that are never changed in place."""
+
+def lay_out(outputs: Sequence[Value], kept: Set[int], following: Mapping[int, int] = MappingProxyType({})) -> Layout:
+    """Decide what is stored, and in which segment of which stage.
+
+    Parameters
+    ----------
+    kept : set of int
+        Inputs that are never changed in place.
+    following : mapping of int to int
+        For some of these, the output that the next run is likely to be given in their place.
+    """
     everything = walk(outputs)
     stored = _choose(everything, outputs)
     finished = _finished(stored, {v.serial for v in outputs})
@@ -144,6 +164,7 @@ def lay_out(outputs: Sequence[Value], kept: Set[int]) -> Layout:
     roots = [root for value in everything if value.serial in stored for root in _roots(value, stored, finished)]
     serial = sum(_work(root.made) for root in roots) < FEW_OPERATIONS
     stages = _place(roots, kept, serial)
+    _carry(stages, following)
     for stage in stages:
         for segment in stage:
             _cut(segment)
@@ -497,14 +518,44 @@ def _place(roots: Sequence[Root], kept: Set[int], serial: bool) -> list[list[Seg
     return [list(stage.values()) for stage in stages if stage]
 
 
+def _carry(stages: Sequence[Sequence[Segment]], following: Mapping[int, int]) -> None:
+    """Have panels of weights written along with the weights' new values, which need not be read again for it then.
+
+    They come to lie where the panels of this run do, once nobody reads those any longer.
+    """
+    found = [(n, segment, root) for n, stage in enumerate(stages) for segment in stage for root in segment.roots]
+    places = {root.value.serial: (n, segment, root) for n, segment, root in found}
+    last = {serial: n for n, _, root in found for serial in root.reads}
+    for _, segment, root in found:
+        panels = root.value
+        if not segment.prepared or not is_in_panels(panels) or panels.settings["turned"]:
+            continue
+        new = following.get(panels.inputs[0].serial)
+        if new not in places:
+            continue
+        n, home, update = places[new]
+        by_rows = update.how == "write" and update.value.kind == "elementwise" and home.rows == update.rows
+        if by_rows and update.made is update.value and last[panels.serial] < n:
+            update.carried.append(panels)
+            home.together = max(home.together, 2 if panels.kind == "rounded_panels" else 1)
+
+
 def _cut(segment: Segment) -> None:
     """Cut rows into strands, and strands into blocks that fit into the cache."""
     if not segment.rows:
         segment.block = 0
         return
     segment.strands = _strands(segment)
-    longest = -(-segment.rows // segment.strands)
+    longest = max(stop - start for start, stop in bounds(segment))
     segment.block = min(_block(segment, longest), longest)
+    segment.block = -(-segment.block // segment.together) * segment.together
+
+
+def bounds(segment: Segment) -> list[tuple[int, int]]:
+    """The rows of each strand."""
+    rows, strands, together = segment.rows, segment.strands, segment.together
+    groups = -(-rows // together)
+    return [*itertools.pairwise(min(rows, n * groups // strands * together) for n in range(strands + 1))]
 
 
 def _far(segment: Segment) -> bool:
