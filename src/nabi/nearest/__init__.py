@@ -49,7 +49,7 @@ MAX_BYTES = 2**26  # of a tile's candidates, and of what a bound needs of them
 MEASURED = (16, 2**24)  # queries up to which, and numbers of candidates from which on, it is quickest to measure all
 MANY = (64, 4096)  # queries and candidates, from which on it pays to find out what is spared
 ASKED = 32  # queries that are tried
-TRIED = 1024  # candidates that they are tried against
+TRIED = 512  # candidates that they are tried against
 FEW = 1 / 16  # of the pairs: where more than these survive, the bound is not worth its time
 
 
@@ -165,7 +165,7 @@ def search(
         """Take the candidates of some pieces into the best of a block."""
         asked = queries[block]
         known = bound.of_queries(asked) if kept is None else kept[block.start]
-        squared = squared_norms(asked) if asked.dtype == np.uint8 and metric == "l2" else None
+        squared = None if norms is None else norms[block]
         limit = distances[block, -1]
         if np.isinf(limit).any():
             limit = np.minimum(limit, promised(asked, squared, known, candidates[first::step], prepared[0]))
@@ -208,6 +208,7 @@ def search(
         together.partition(k - 1, axis=1)
         return together[:, k - 1]
 
+    norms = squared_norms(queries) if queries.dtype == np.uint8 and metric == "l2" else None
     kept: dict[int, Any] | None = None  # what the bound needs of the queries, unless that is much
     with threads.one_blas_thread():
         if len(queries) * bound.size <= MAX_BYTES // 4:
