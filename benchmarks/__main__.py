@@ -21,11 +21,16 @@ def main(arguments: list[str] | None = None) -> int:
     if given.list:
         print(listing())
         return 0
-    read = lambda file: json.loads(file.read_text(encoding="utf-8"))
-    results = [read(file) for file in given.merge] if given.merge else [run(given)]
+    results = [result for file in given.merge for result in read(file)] if given.merge else [run(given)]
     if given.markdown:
         given.markdown.write_text(tables.document(results), encoding="utf-8")
     return 1 if any(result["errors"] for result in results) else 0
+
+
+def read(file: Path) -> list[tables.Result]:
+    """The runs that a file tells of: one, or a list of them."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return found if isinstance(found, list) else [found]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -276,9 +276,9 @@ def description(machine: dict[str, Any]) -> str:
 HEAD = """\
 # Benchmarks
 
-Written by `python -m benchmarks --sizes --threads 1,2 --json FILE --markdown docs/benchmarks.md`; nothing here was
-typed in. From several such files, of one machine or more: `python -m benchmarks --from FILE FILE --markdown FILE`. Time
-to accuracy is measured by `python -m benchmarks.accuracy --json FILE`, which says what it counts.
+Written by `python -m benchmarks --from benchmarks/results/*.json --markdown docs/benchmarks.md`; nothing here was typed
+in. Such a file is written by `python -m benchmarks --sizes --threads 1,2 --json FILE`, and, of time to accuracy, by
+`python -m benchmarks.accuracy --json FILE`, which says what it counts.
 
 Ours and all peers run in turn, A B C A B C, each in a process of its own, as users have them, with the same number of
 threads. The threads of PyTorch and JAX go on spinning for up to 20 ms after their turn (they are left as people have

@@ -401,6 +401,13 @@ def test_the_suite_runs(tmp_path: Path) -> None:
     assert "**These figures are of `--quick`" in written.read_text(encoding="utf-8")
 
 
+def test_the_document_is_what_the_kept_results_say(tmp_path: Path) -> None:
+    kept = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    written = tmp_path / "benchmarks.md"
+    assert command.main(["--from", *map(str, kept), "--markdown", str(written)]) == 0
+    assert written.read_text(encoding="utf-8") == (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+
+
 def test_a_failure_is_told_and_does_not_stop_the_others(tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     done = quick("small", "size", "--engine", "nonsense", "--json", str(found), "--peers", "none")
