@@ -493,6 +493,20 @@ def test_many_pictures_are_counted_and_not_shown() -> None:
     assert "and 16 more" in words  # of 40 mistakes 24 are shown
 
 
+def test_a_class_without_test_pictures_has_no_shares() -> None:
+    """Neither on the page nor on the card: 0.000 would say that all of its pictures were wrong."""
+    data = dataset_of(mislabelled=0)
+    kept = np.flatnonzero(data.test.labels != data.classes.index("a"))
+    test = Split(data.test.images[kept], data.test.labels[kept], [data.test.names[i] for i in kept])
+    found = examine(fitted_on(data), Dataset(data.name, data.classes, data.train, test, data.validation))
+    found.missing["cost"] = ""
+    text, written = page(found, "run", "", "", {}), card(found, "run", "model.safetensors")
+    assert re.search(r"<tr><td>a</td><td>–</td><td>–</td><td>–</td>", text)
+    assert re.search(r"<tr><td>나비</td><td>\d\.\d{3}</td>", text)
+    assert "| a | – | – | 0 |" in written
+    assert re.search(r"\| 나비 \| \d\.\d{3} \|", written)
+
+
 def test_a_classifier_of_pixels_has_a_report_without_features(tmp_path: Path) -> None:
     data = dataset_of()
     names = np.array(data.classes)

@@ -48,10 +48,10 @@ def evaluate(
     print(f"{printable(dataset.name)}, {split}: {said(measured)}")
     width = max(len(printable(name)) for name in measured["classes"])
     for name, numbers in measured["per_class"].items():
-        print(
-            f"  {printable(name):{width}}  precision {numbers['precision']:.3f}  recall {numbers['recall']:.3f}  "
-            f"{numbers['support']:,} pictures"
+        precision, recall = (
+            f"{numbers[share]:.3f}" if numbers["support"] else "    –" for share in ("precision", "recall")
         )
+        print(f"  {printable(name):{width}}  precision {precision}  recall {recall}  {numbers['support']:,} pictures")
 
 
 def loaded_for(source: str, classifier: Classifier) -> Dataset:
