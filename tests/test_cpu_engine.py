@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import pickle
 import platform
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +389,30 @@ def test_what_was_handed_out_is_never_written_to(step: Any) -> None:
     for results, copy in zip(held, copies, strict=True):
         assert same_bits(results, copy)
     np.testing.assert_array_equal(part, as_it_was)
+
+
+def test_large_results_begin_apart_and_are_arrays_as_any(tmp_path: Path) -> None:
+    """At cache lines, but not all of them alike, where places of the cache would be shared."""
+    x = np.random.default_rng(0).standard_normal((600, 1024), np.float32)
+    run = engines.prepare("cpu", plan_of(lambda x: [x + 1.0, x * 2.0, x - 3.0], x))
+    wanted = [x + np.float32(1), x * np.float32(2), x - np.float32(3)]
+    held = run([x])
+    assert all(a.ctypes.data % ALIGNED == 0 for a in held)
+    made = [running._result((40 << 20,), np.uint8) for _ in range(4)]  # which begin where pages do, else
+    assert len({a.ctypes.data % running.PAGE for a in made}) == 4
+    parts = [a[5:7, ::3] for a in run([x])]  # views, of what nobody holds by itself
+    turned = run([x])[0].T
+    np.savez(tmp_path / "results.npz", *held)
+    with np.load(tmp_path / "results.npz") as kept:
+        copies = [pickle.loads(pickle.dumps(held)), deepcopy(held), [a.copy() for a in held], [*kept.values()]]
+    for _ in range(6):
+        run([-x])
+    assert same_bits(held, wanted)
+    assert same_bits(parts, [a[5:7, ::3] for a in wanted])
+    assert same_bits([turned], [wanted[0].T])
+    for a in held:
+        a[...] = 0.0  # they may be written to
+    assert all(same_bits(made, wanted) for made in copies)
 
 
 def test_memory_is_used_again_where_nobody_holds_it(step: Any) -> None:

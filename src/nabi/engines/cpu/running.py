@@ -20,7 +20,7 @@ from nabi import threads
 from nabi.engines import Run, owned
 from nabi.engines.cpu import blas, crew, profile
 from nabi.engines.cpu.memory import ALIGNED, aligned
-from nabi.engines.cpu.program import ELSEWHERE, External, Prepared, Program, Task
+from nabi.engines.cpu.program import ELSEWHERE, LARGE, External, Prepared, Program, Task
 from nabi.graph import namespace
 
 NAP = 5e-5
@@ -29,6 +29,13 @@ SEATS = 3
 """Sets of arrays that a run may choose from: two for a step of training, and one where a result is still held."""
 LISTED: int = next(map(sys.getrefcount, [object()]))
 """What `sys.getrefcount` says, asked by `map`, of an array that only a list holds: Python's versions differ."""
+
+PAGE = 1 << 12
+"""Bytes after which places in memory share one of the cache."""
+STAGGER = 20 * ALIGNED
+"""Bytes that a large result begins farther into a page than the one before. A step goes through several side by side,
+weights and moments say: these would all share places of the cache if each began where its pages do."""
+_large = itertools.count()
 
 
 class Leg(NamedTuple):
@@ -47,9 +54,11 @@ class _Memory(np.ndarray[Any, np.dtype[np.uint8]]):
 
 
 def _result(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """An array for what is handed out: it begins at a cache line."""
-    memory = _Memory(math.prod(shape) * np.dtype(dtype).itemsize + ALIGNED, np.uint8)
-    return np.ndarray(shape, dtype, memory, offset=-memory.ctypes.data % ALIGNED)
+    """An array for what is handed out: it begins at a cache line, and large ones begin apart from each other."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    stagger = next(_large) * STAGGER % PAGE if size >= LARGE else 0
+    memory = _Memory(size + stagger + ALIGNED, np.uint8)
+    return np.ndarray(shape, dtype, memory, offset=-memory.ctypes.data % ALIGNED + stagger)
 
 
 class Seat:
