@@ -9,13 +9,14 @@ import pytest
 
 import nabi
 from nabi import engines, machine, nn, ops, optim, threads
-from nabi.engines.cpu import profile, segments
+from nabi.engines.cpu import panels, profile, program, programs, segments, values
 from nabi.engines.cpu.program import Program as Compiled
 from nabi.graph.plan import Plan
 from nabi.losses import softmax_cross_entropy
 from nabi.models import convnet, mlp
 from nabi.training.learner import GradientDescent
 from random_graphs import WINOGRAD, compare, noisy_run, within
+from test_cpu_engine import KINDS, guarded, plan_of, same_bits, surrounded
 
 UNIT = float(np.finfo(np.float32).eps) / 2
 
@@ -511,6 +512,190 @@ def test_panels_that_are_still_read_are_not_written_over() -> None:
     for power in range(1, 4):
         np.testing.assert_array_equal(run(x).numpy(), first * np.float32(0.5) ** power)
     assert not Compiled(run.plan(x), 1, updates=[0]).carried
+
+
+# --- updates in a product's registers ---
+
+UPDATES: dict[str, tuple[Make, dict[str, Any]]] = {
+    "sgd": (lambda p: optim.SGD(p, 0.1), {}),
+    "momentum": (lambda p: optim.SGD(p, 0.05, momentum=0.9), {}),
+    "nesterov, decay": (lambda p: optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=0.01), {}),
+    "rmsprop": (lambda p: optim.RMSProp(p, 0.01, momentum=0.9, weight_decay=0.01), {}),
+    "adam": (lambda p: optim.Adam(p, 0.01, weight_decay=0.01), {}),
+    "adamw": (lambda p: optim.AdamW(p, 0.01, weight_decay=0.1), {}),
+    "the gradient is asked for": (lambda p: optim.SGD(p, 0.05, momentum=0.9), {"asks": True}),
+    "all gradients are read before": (lambda p: optim.SGD(p, 0.05, momentum=0.9), {"clip_norm": 0.01}),
+    "the new weights are read": (lambda p: optim.SGD(p, 0.05, momentum=0.9), {"average": 0.9}),
+    "more than a group holds": (lambda p: optim.Adam(p, 0.01), {"average": 0.9}),
+}
+
+
+class Updates:
+    """Steps of two layers, where gradients on the first one's weights are products in panels."""
+
+    def __init__(self, how: str, rows: int = 256, inputs: int = 200, hidden: int = 130) -> None:
+        make, reads = UPDATES[how]
+        clip_norm, average, asks = (reads.get(name) for name in ("clip_norm", "average", "asks"))
+        rng = np.random.default_rng(0)
+        self.given = [rng.standard_normal((rows, inputs), np.float32), rng.integers(0, 7, rows)]
+        network = mlp((inputs,), 7, hidden=(hidden,))
+        weights = nn.parameters(network)
+        optimizer = make(weights)
+        averages = None if average is None else optim.MovingAverage(weights, average)
+        self.state = {"network": network, "optimizer": optimizer, "averages": averages}
+        first = next(p for p in weights.values() if p.shape == (inputs, hidden))
+
+        def step(x: Any, labels: Any) -> Any:
+            loss = softmax_cross_entropy(network(x, training=True), labels)
+            gradient = nabi.gradients(loss, [first])[0] if asks else loss
+            optimizer.minimize(loss, clip_norm)
+            if averages is not None:
+                averages.update()
+            return loss, gradient
+
+        self.step = nabi.compile(step, state=self.state, engine="cpu")
+
+    def run(self, steps: int = 3) -> list[bytes]:
+        """The bits of all that steps give, and of the state after them."""
+        given = [t.numpy().tobytes() for _ in range(steps) for t in self.step(*self.given)]
+        return [*given, *(t.numpy().tobytes() for t in nabi.graph.nest.tensors(self.state).values())]
+
+
+@pytest.fixture
+def _made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No program is shared with one that was made in another way."""
+    monkeypatch.setattr(programs, "kept", lambda key, make: make())
+
+
+def made_in_tiles(monkeypatch: pytest.MonkeyPatch) -> list[list[bool]]:
+    """Of each product with what is made of it in registers: whether they are written; as code is made."""
+    found: list[list[bool]] = []
+    write = panels.matmul
+
+    def listing(reader: Any, rows: Any, most: int, made: Any, work: str) -> None:
+        if len(made) > 1:
+            found.append([value.serial in reader.places for value, _ in made])
+        write(reader, rows, most, made, work)
+
+    monkeypatch.setattr(panels, "matmul", listing)
+    return found
+
+
+def in_loops_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "_is_in_tiles", lambda root: False)
+
+
+FORWARD = [True, True]
+"""The product, which the way back reads, and what the rectifier leaves of it."""
+WRITTEN: dict[str, list[list[bool]]] = {
+    "sgd": [[False, True]],
+    "momentum": [[False, True, True]],
+    "nesterov, decay": [[False, True, True]],
+    "rmsprop": [[False, True, True, True]],
+    "adam": [[False, True, True, True]],
+    "adamw": [[False, True, True, True]],
+    "the gradient is asked for": [[True, True, True]],
+    "all gradients are read before": [],
+    "the new weights are read": [[False, True, True, True]],
+    "more than a group holds": [[False, True, True, True]],
+}
+"""The gradient, moments, weights, and their average: what is written of them."""
+
+
+@pytest.mark.usefixtures("_made_anew", "_default_threads")
+@pytest.mark.parametrize("how", UPDATES)
+def test_updates_in_registers(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit by bit as from memory, for any number of threads; and nothing is written that nobody reads."""
+    threads.set_num_threads(2)
+    found = made_in_tiles(monkeypatch)
+    got = Updates(how).run()
+    assert found == [FORWARD, *WRITTEN[how]]
+    for number in (1, 3):
+        threads.set_num_threads(number)
+        assert Updates(how).run() == got
+    found.clear()
+    in_loops_of_their_own(monkeypatch)
+    assert Updates(how).run() == got
+    assert found == []
+
+
+@pytest.mark.usefixtures("_made_anew")
+@pytest.mark.parametrize("vector", KINDS)
+@pytest.mark.parametrize("shape", [(256, 77, 64), (259, 130, 67), (128, 300, 129)], ids=str)
+@pytest.mark.parametrize("longest", [None, 100])
+def test_updates_in_registers_of_all_shapes(
+    shape: tuple[int, int, int], vector: int, longest: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows and columns that fill no tile; vectors of all lengths; and sums that are cut, whose parts lie in memory."""
+    monkeypatch.setattr(values, "FAR_WEIGHTS", 0)
+    monkeypatch.setattr(segments, "FEW_OPERATIONS", 0)
+    monkeypatch.setattr(segments, "BLOCK", 1 << 14)
+    monkeypatch.setattr(program, "OUT_OF_CACHE", 0)
+    monkeypatch.setattr(program, "LARGE", 0)
+    if longest is not None:
+        monkeypatch.setattr(panels, "LONGEST", longest)
+    found = made_in_tiles(monkeypatch)
+    with machine.pretending(KINDS[vector](machine.processor())):
+        got = Updates("nesterov, decay", *shape).run()
+        assert found == [FORWARD, [longest is not None, True, True]]
+        in_loops_of_their_own(monkeypatch)
+        assert Updates("nesterov, decay", *shape).run() == got
+
+
+@pytest.mark.usefixtures("_made_anew")
+@pytest.mark.parametrize("vector", KINDS)
+def test_updates_in_registers_write_nothing_else(vector: int) -> None:
+    """Nor read what was not written; and the values are the reference's."""
+    ours, theirs = Updates("adam", 259, 130, 67), Updates("adam", 259, 130, 67)
+    state = [t.held for t in nabi.graph.nest.tensors(ours.state).values()]
+    plan = ours.step.plan(*ours.given)
+    with machine.pretending(KINDS[vector](machine.processor())), guarded() as overrun:
+        got = engines.prepare("cpu", plan, len(state))([*map(surrounded, ours.given), *state])
+        assert overrun() == 0
+    wanted = engines.prepare("reference", plan)([*theirs.given, *state])
+    compare(plan, [*ours.given, *state], got, wanted, runs=3)
+
+
+@pytest.mark.skipif(not machine.processor().passes_by, reason="nothing is written by the cache here")
+@pytest.mark.parametrize(("columns", "wanted"), [(64, 2), (68, 0), (72, 0)])
+def test_updates_in_registers_pass_by_the_cache_in_whole_lines(
+    columns: int, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A product comes panel by panel: where these do not end with a line, both would write to it."""
+    monkeypatch.setattr(values, "FAR_WEIGHTS", 0)
+    monkeypatch.setattr(program, "OUT_OF_CACHE", 0)
+    monkeypatch.setattr(program, "LARGE", 64 * 200 * 4)
+    descent = Updates("momentum", hidden=columns)
+    assert len(Compiled(descent.step.plan(*descent.given)).passing) == wanted
+
+
+@pytest.mark.usefixtures("_made_anew")
+def test_what_is_not_made_in_a_products_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads it elsewhere than at its own place, or not element by element, or has another shape."""
+    found = made_in_tiles(monkeypatch)
+    rng = np.random.default_rng(0)
+    x, y = (rng.integers(-4, 4, shape).astype(np.float32) for shape in ((128, 256), (256, 128)))
+    others: list[Callable[[Any], Any]] = [
+        lambda z: ops.flip(z, axis=1) + z,
+        lambda z: z + ops.permute_dims(z, (1, 0)),
+        lambda z: z - z[0],
+        lambda z: z - ops.sum(z, axis=0),
+        lambda z: z[:, :100] * 2.0,
+        lambda z: z[:, 1] * 2.0,
+    ]
+    for other in others:
+        plan = plan_of(lambda x, y, other=other: [x @ y, other(x @ y)], x, y)
+        got, wanted = (engines.prepare(engine, plan)([x, y]) for engine in ("cpu", "reference"))
+        assert same_bits(got, wanted)  # of whole numbers, nothing is rounded
+    assert found == []
+    plan = plan_of(lambda x, y: [ops.relu(x @ y), ops.sum(x @ y, axis=1)], x, y)
+    got, wanted = (engines.prepare(engine, plan)([x, y]) for engine in ("cpu", "reference"))
+    assert same_bits(got, wanted)
+    assert found.pop() == [True, True]
+    plan = plan_of(lambda x, y: [x @ y, x @ y * 2.0 > y[0, 0], ops.astype(x @ y + y[0, :], dtype="float64")], x, y)
+    got, wanted = (engines.prepare(engine, plan)([x, y]) for engine in ("cpu", "reference"))
+    assert same_bits(got, wanted)
+    assert found == [[True, True, True]]
 
 
 def test_an_array_that_is_changed_in_place_is_seen() -> None:

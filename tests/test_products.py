@@ -13,7 +13,7 @@ import pytest
 import nabi
 from fuzzing import examples
 from nabi import engines, machine, ops, threads
-from nabi.engines.cpu import narrow, panels, segments, values
+from nabi.engines.cpu import narrow, panels, programs, segments, values
 from nabi.engines.cpu.program import Prepared, Program
 from nabi.graph.plan import Plan
 from test_cpu_engine import KINDS, guarded, plan_of
@@ -122,6 +122,42 @@ def test_products_of_formulas(turned: tuple[bool, bool]) -> None:
     (got,) = run(plan, x, y)
     x, y = x * np.float32(2) + np.float32(1), np.abs(y) + np.float32(1)
     check(got, *(a.T if turn else a for a, turn in zip((x, y), turned, strict=True)))
+
+
+@pytest.mark.parametrize("vector", KINDS)
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("rows", [1, 13, 65, 183])
+@pytest.mark.parametrize("columns", [5, 100])
+def test_how_blocks_are_cut_changes_no_bit(
+    rows: int, columns: int, turned: bool, vector: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether all have as many rows or the last has fewer, and whatever tiles they are cut into for it."""
+    monkeypatch.setattr(values, "_suits_panels", lambda *shape: True)
+    monkeypatch.setattr(segments, "FEW_OPERATIONS", 0)
+    monkeypatch.setattr(segments, "TINY", 0)
+    monkeypatch.setattr(programs, "kept", lambda key, make: make())
+    x, y = operands(np.random.default_rng(0), (rows, 130, columns), (turned, False))
+    plan = plan_of(product((turned, False)), x, y)
+    found = []
+    with machine.pretending(KINDS[vector](machine.processor())):
+        for block in (1, 9, 28, rows):
+            monkeypatch.setattr(segments, "_block", lambda segment, longest, block=block: block)
+            found += run(plan, x, y)
+        monkeypatch.setattr(segments.Segment, "even", False)
+        found += run(plan, x, y)
+    check(found[0], x.T if turned else x, y)
+    assert len({one.tobytes() for one in found}) == 1
+
+
+@pytest.mark.parametrize("rows", [256, 320, 512, 1000, 3072])
+def test_blocks_have_as_many_rows_where_they_can(rows: int) -> None:
+    plan = plan_of(lambda x, y: x @ y, np.zeros((rows, 256), np.float32), np.zeros((256, 2048), np.float32))
+    layout = segments.lay_out(values.spell(plan, winograd=True)[2], set())
+    (found,) = (s for stage in layout.stages for s in stage if any(r.value.kind == "matmul" for r in s.roots))
+    lengths = {stop - start for start, stop in segments.bounds(found)}
+    assert found.even == (len(lengths) == 1)
+    assert max(lengths) - found.block < segments.STRAND_ROWS
+    assert max(lengths) % found.block == 0
 
 
 def test_which_products_are_in_panels() -> None:

@@ -12,6 +12,7 @@ from nabi.engines.cpu.bfloat16 import beside, nothing
 from nabi.engines.cpu.code import Index
 from nabi.engines.cpu.kernels import Places, Rows, store
 from nabi.engines.cpu.lanes import Lane
+from nabi.engines.cpu.panels import in_panels, put
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import COLUMNS, Value
 
@@ -44,7 +45,7 @@ def write(reader: Reader, rows: Rows, values: Sequence[tuple[Value, Sequence[Val
                     lanes = [reader.read_whole(value, place) for place in places] if carried else []
                     with code.masked(None):
                         for panels in carried:
-                            _put(reader, panels, first, block, start, lanes)
+                            _put(reader, panels, (first, column), lanes)
 
     height = 2 if any(panels.dtype == WORD for _, carried in values for panels in carried) else 1
     whole = code.whole_steps(rows.length, height)
@@ -55,15 +56,15 @@ def write(reader: Reader, rows: Rows, values: Sequence[tuple[Value, Sequence[Val
             across(rows.first.plus(row), 1)
 
 
-def _put(reader: Reader, panels: Value, row: Index, block: Index, start: int, lanes: Sequence[Lane]) -> None:
+def _put(reader: Reader, panels: Value, place: tuple[Index, Index], lanes: Sequence[Lane]) -> None:
     """A vector of one row, or of each of two, to its place in panels."""
-    code, pointer, (_, _, wide) = reader.code, reader.pointer(panels), panels.shape
-    passes_by = reader.passing.get(panels.serial, 0)
-    panel = block.times(COLUMNS // wide).plus(start // wide)
-    column = panel.times(panels.strides[0]).plus(Index((), start % wide, 1))
-    if panels.dtype == WORD:  # of two rows, the first of which is even
-        low, high = lanes if len(lanes) == 2 else (*lanes, nothing(code))
-        code.store(pointer, column.plus(row.times(wide // 2)), WORD, code.width, beside(low, high), passes_by)
+    row, column = place
+    if panels.dtype == FLOAT:
+        for i, lane in enumerate(lanes):
+            put(reader, panels, (row.plus(i), column), lane)
         return
-    for i, lane in enumerate(lanes):
-        code.store(pointer, column.plus(row.plus(i).times(wide)), FLOAT, code.width, lane.name, passes_by)
+    code, wide = reader.code, panels.shape[2]  # words of two rows, the first of which is even
+    low, high = lanes if len(lanes) == 2 else (*lanes, nothing(code))
+    spot = in_panels(panels, column).plus(row.times(wide // 2))
+    passes_by = reader.passing.get(panels.serial, 0)
+    code.store(reader.pointer(panels), spot, WORD, code.width, beside(low, high), passes_by)

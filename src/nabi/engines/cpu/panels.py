@@ -1,10 +1,12 @@
 """Products in float32 of rows and a matrix that is laid out in panels: so many of its columns side by side.
 
 A panel is read from its beginning to its end, tile of rows after tile of rows, wherever the matrix lay in memory. It is
-laid out once for all threads, where BLAS does it for each of them.
+laid out once for all threads, where BLAS does it for each of them. What is made of a product element by element, as new
+weights are of a gradient, is computed while a tile is in registers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy as np
 from nabi.engines.cpu.code import ZERO, Code, Index
 from nabi.engines.cpu.contract import Matrix, operand
 from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
-from nabi.engines.cpu.lanes import Lane, add_product, constant
+from nabi.engines.cpu.lanes import Lane, add_product, constant, lanes_xp
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.values import Value
 
@@ -27,6 +29,8 @@ ALIKE = 1 << 12
 """Bytes after which places in memory share one of the cache."""
 SPREAD = 16
 """Elements that rows are moved apart by: a cache line."""
+LINE = 16
+"""Elements of a cache line."""
 LONGEST = 768
 """Pairs of a sum that is not cut: so much of a panel, and of the rows, stays in the cache."""
 
@@ -52,6 +56,8 @@ Finish = Callable[[Index, Index, Lane], None]
 """What is done with a vector of a product: called with its row, its first column, and the lanes."""
 Find = Callable[[Index, int], tuple[Matrix, Index]]
 """Where the rows of a tile lie: called with the first and how many they are, it gives a matrix and the row there."""
+Prefetch = Callable[[Index, Index], None]
+"""Has memory brought near that the next panel takes: called with a panel, and with each of the rows."""
 
 
 def falls_together(depth: int) -> bool:
@@ -79,8 +85,8 @@ def panels_product(
     ``work``: where rows are laid out first; see `spread_size`. ``some``: the panels that are wanted, all of them whole.
     """
     high = _high(code)
-    rows = x.rows
-    assert isinstance(x.columns, int)
+    rows, depth = x.rows, x.columns
+    assert isinstance(depth, int)
 
     def across(first: Index, length: int | str, heights: Sequence[int]) -> None:
         left = x if work is None else _spread(code, x, first, length, work)
@@ -91,12 +97,12 @@ def panels_product(
         def put(row: Index, column: Index, lane: Lane) -> None:
             finish(first.plus(row), column, lane)
 
-        _across(code, find, x.columns, y, (length, heights), columns, put, some)
+        _across(code, find, depth, y, (length, heights), columns, put, some)
 
     if isinstance(rows, str):
         across(ZERO, rows, (high, 4, 1))
         return
-    near = _near(rows, high, max(1, NEAR // (high * x.columns * FLOAT.itemsize)) * high)
+    near = _near(rows, high, max(1, NEAR // (high * depth * FLOAT.itemsize)) * high)
     whole = rows // near * near
     with code.loop(0, whole, near) as first:
         across(first, near, _heights(near, high))
@@ -105,12 +111,12 @@ def panels_product(
 
 
 def _across(
-    code: Code, find: Find, depth: int | str, y: Panels, rows: tuple[int | str, Sequence[int]], columns: int,
-    finish: Finish, some: Rows | None = None, begun: Matrix | None = None,
+    code: Code, find: Find, depth: int, y: Panels, rows: tuple[int | str, Sequence[int]], columns: int, finish: Finish,
+    some: Rows | None = None, begun: Matrix | None = None, prefetch: Prefetch | None = None,
 ) -> None:  # fmt: skip
     """All panels, or some, each for all rows: how many these are, and how high their tiles may be.
 
-    ``begun``: what is added to.
+    ``begun``: what is added to. ``prefetch``: fetches what the next panel takes, which otherwise the last tiles fetch.
     """
     width, (length, heights) = code.vector // FLOAT.itemsize, rows
     whole = columns // y.wide
@@ -125,9 +131,10 @@ def _across(
                     place = panel.times(y.apart).plus(start)
                     column = panel.times(y.wide).plus(start)
                     left, there = find(row, height)
-                    last = height == heights[-1]
-                    tile = _Tile(left, y, depth, (there, row), height, (place, column), side_by_side, last)
-                    tile.write(code, finish, begun)
+                    fetches = prefetch is None and height == heights[-1]
+                    tile = _Tile(left, y, depth, (there, row), height, (place, column), side_by_side, fetches)
+                    soon = None if prefetch is None or start else partial(prefetch, panel)
+                    tile.write(code, finish, begun, soon)
                 begin = end
 
     panels = some or Rows(ZERO, whole)
@@ -183,33 +190,52 @@ class _Tile(NamedTuple):
 
     x: Matrix
     y: Panels
-    depth: int | str
+    depth: int
     rows: tuple[Index, Index]
     height: int
     columns: tuple[Index, Index]
     side_by_side: Sequence[tuple[int, int, str | None]]
     fetches: bool
 
-    def write(self, code: Code, finish: Finish, begun: Matrix | None) -> None:
-        x, y, (row, result), (place, column) = self.x, self.y, self.rows, self.columns
+    def write(
+        self, code: Code, finish: Finish, begun: Matrix | None, prefetch: Callable[[Index], None] | None = None
+    ) -> None:
+        """Sum, and finish. ``prefetch`` is called with each of the rows."""
+        (_, result), (_, column) = self.rows, self.columns
         totals = [[code.variable(*first) for first in line] for line in self._begin(code, begun)]
-        with code.loop(0, self.depth) as k:
-            right = []
-            for start, lanes, _ in self.side_by_side:
-                spot = place.plus(k.times(y.wide)).plus(start)._replace(lanes=1)
-                right.append(Lane(code, code.load(y.pointer, spot, FLOAT, lanes), FLOAT, lanes))
-                if self.fetches:
-                    code.fetch(y.pointer, spot.plus(y.apart), FLOAT, near=2)
-            for i, line in enumerate(totals):
-                left = Lane(code, code.load(x.pointer, x.offset(row.plus(i), k), FLOAT, 1), FLOAT, 1)
-                for total, factor in zip(line, right, strict=True):
-                    add_product(total, left.spread(factor.width), factor)
+        done = 0 if prefetch is None else self._fetch_and_add(code, totals, prefetch)
+        with code.loop(done, self.depth) as k:
+            self._add(code, totals, k)
         for i, line in enumerate(totals):
             for total, (start, lanes, mask) in zip(line, self.side_by_side, strict=True):
                 kind = constant(code, 0, FLOAT).spread(lanes).kind
                 made = Lane(code, code.let(f"load {kind}, ptr {total}"), FLOAT, lanes)
                 with code.of_width(lanes), code.masked(mask):
                     finish(result.plus(i), column.plus(start)._replace(lanes=1), made)
+
+    def _fetch_and_add(self, code: Code, totals: Sequence[Sequence[str]], prefetch: Callable[[Index], None]) -> int:
+        """Add with fetching in between, row by row, so that memory keeps up; gives how many steps that were."""
+        (_, result), steps = self.rows, self.depth // self.height
+        with code.loop(0, self.height) as row:
+            prefetch(result.plus(row))
+            first = code.integer(row.times(steps))
+            with code.loop(first, code.let(f"add i64 {first}, {steps}")) as k:
+                self._add(code, totals, k)
+        return self.height * steps
+
+    def _add(self, code: Code, totals: Sequence[Sequence[str]], k: Index) -> None:
+        """One step along the sum."""
+        x, y, (row, _), (place, _) = self.x, self.y, self.rows, self.columns
+        right = []
+        for start, lanes, _ in self.side_by_side:
+            spot = place.plus(k.times(y.wide)).plus(start)._replace(lanes=1)
+            right.append(Lane(code, code.load(y.pointer, spot, FLOAT, lanes), FLOAT, lanes))
+            if self.fetches:
+                code.fetch(y.pointer, spot.plus(y.apart), FLOAT, near=2)
+        for i, line in enumerate(totals):
+            left = Lane(code, code.load(x.pointer, x.offset(row.plus(i), k), FLOAT, 1), FLOAT, 1)
+            for total, factor in zip(line, right, strict=True):
+                add_product(total, left.spread(factor.width), factor)
 
     def _begin(self, code: Code, begun: Matrix | None) -> Iterator[list[tuple[str, str]]]:
         """What the sums begin with: types and values, row by row."""
@@ -234,8 +260,14 @@ def workspace(value: Value, rows: int) -> int:
     """Bytes of the rows of a first matrix that are laid out anew."""
     x = value.inputs[0]
     step = _step(x.shape[1])
-    grouped = (rows + EVEN) * step if x.kind == "permute_dims" else 0  # unless it is stored as well
+    grouped = (rows + TALL) * step if x.kind == "permute_dims" else 0  # unless it is stored as well
     return max(grouped, rows * (step + SPREAD) if falls_together(x.shape[1]) else 0) * FLOAT.itemsize
+
+
+def is_cut(value: Value) -> bool:
+    """Whether a product's sums are cut into parts, between which they lie in memory."""
+    depth = value.inputs[0].shape[1]
+    return _step(depth) < depth
 
 
 def _step(depth: int) -> int:
@@ -243,31 +275,110 @@ def _step(depth: int) -> int:
     return -(-depth // -(-depth // LONGEST))
 
 
-def matmul(reader: Reader, rows: Rows, value: Value, work: str) -> None:
-    """Rows of a product of a stored matrix, perhaps another's transpose, and one in panels."""
-    code, (x, y) = reader.code, value.inputs
-    depth, columns = x.shape[1], value.shape[1]
-    left = operand(reader, x, rows)
-    right, wide = reader.pointer(y), y.shape[2]
-    result = Matrix(reader.pointer(value, rows.first), rows.length, columns, columns)
-    high = EVEN if code.vector == 64 else LOW
+def matmul(reader: Reader, rows: Rows, most: int, values: Sequence[tuple[Value, Sequence[Value]]], work: str) -> None:
+    """Rows of a product of a stored matrix, perhaps another's transpose, and one in panels; and of what is made of it.
 
-    def put(row: Index, column: Index, lane: Lane) -> None:
-        code.store(result.pointer, result.offset(row, column), FLOAT, code.width, lane.spread(code.width).name)
+    Parameters
+    ----------
+    most : int
+        How many rows are at hand, at most.
+    values : sequence of (Value, sequence of Value)
+        The product, and what is made of it element by element, while it is in registers; each with panels that the same
+        rows are laid out in. Of these values those are written that have a place in memory.
+    """
+    code, value = reader.code, values[0][0]
+    (x, y), columns = value.inputs, value.shape[1]
+    depth, step = x.shape[1], _step(x.shape[1])
+    left, right, wide = operand(reader, x, rows), reader.pointer(y), y.shape[2]
+    heights: tuple[int, ...] = (EVEN if code.vector == 64 else LOW, 4, 1)
+    if isinstance(rows.length, int):
+        heights = _heights(rows.length, _high(code))
+    is_stored = value.serial in reader.places
+    result = Matrix(reader.pointer(value, rows.first), rows.length, columns, columns) if is_stored else None
 
-    def add_up(k: Index, length: int, begun: Matrix | None) -> None:
+    def leave(row: Index, column: Index, lane: Lane) -> None:
+        """A part of a sum, for the next part."""
+        assert result is not None
+        code.store(result.pointer, result.offset(row, column), FLOAT, code.width, lane.name)
+
+    def finish(row: Index, column: Index, lane: Lane) -> None:
+        place = rows.first.plus(row), column
+        made = [lane]
+        reader.keep(value, place, lane)
+        for other, _ in values[1:]:
+            made.append(lanes_xp.astype(reader.define(other, place), other.dtype))
+            reader.keep(other, place, made[-1])
+        for (one, panels), lane in zip(values, made, strict=True):
+            if one.serial in reader.places:
+                reader.write(one, place, lane)
+            for each in panels:
+                put(reader, each, place, lane)
+
+    def add_up(k: Index, length: int, last: bool) -> None:
         pointer = code.address(left.pointer, left.offset(ZERO, k), "float")
         part = Matrix(pointer, rows.length, length, left.stride, left.turned)
         panels = Panels(code.address(right, k.times(wide), "float"), wide, y.strides[0])
-        find = _grouped(code, part, high, work) if left.turned else _in_rows(code, part, work, falls_together(depth))
-        _across(code, find, length, panels, (rows.length, (high, 4, 1)), columns, put, begun=begun)
+        spread = falls_together(depth)
+        find = _grouped(code, part, heights[0], work) if left.turned else _in_rows(code, part, work, spread)
+        made = [one for one, _ in values] if last else [value]
+        _across(
+            code, find, length, panels, (rows.length, heights), columns, finish if last else leave,
+            begun=None if k == ZERO else result, prefetch=_prefetch(reader, rows.first, most, made, panels, length),
+        )  # fmt: skip
 
-    step = _step(depth)
-    add_up(ZERO, step, None)
-    with code.loop(step, depth // step * step, step) as k:
-        add_up(k, step, result)
-    if depth % step:
-        add_up(Index((), depth // step * step), depth % step, result)
+    begin = (depth - 1) // step * step  # of the last part
+    if begin:
+        add_up(ZERO, step, last=False)
+        with code.loop(step, begin, step) as k:
+            add_up(k, step, last=False)
+    add_up(Index((), begin), depth - begin, last=True)
+
+
+def _prefetch(reader: Reader, first: Index, most: int, values: Sequence[Value], y: Panels, depth: int) -> Prefetch:
+    """For each row its share of the next panel, and its places there in what is read and written for values.
+
+    Parameters
+    ----------
+    first : Index
+        The first of the rows at hand.
+    most : int
+        How many they are, at most.
+    depth : int
+        Rows of a panel.
+    """
+    code, share, beside = reader.code, -(-depth // most) * y.wide, _beside(reader, values)
+    lines = [*range(0, y.wide, LINE)]
+    if values[0].shape[1] % LINE:  # rows begin inside a line
+        lines.append(y.wide - 1)
+
+    def prefetch(panel: Index, row: Index) -> None:
+        following = panel.plus(1)
+        for start in range(0, share, LINE):
+            place = following.times(y.apart).plus(row.times(share)).plus(start)
+            code.fetch(y.pointer, place, FLOAT, near=2)
+        for x in beside:
+            for start in lines:
+                place = reader.offset(x, (first.plus(row), following.times(y.wide).plus(start)))
+                code.fetch(reader.pointer(x), place, FLOAT, near=2)
+
+    return prefetch
+
+
+def _beside(reader: Reader, values: Sequence[Value]) -> list[Value]:
+    """What lies in memory and is read to make others of a product element by element, and what is written with it."""
+    found: dict[int, Value] = {}
+    own = {value.serial: value for value in values}
+    pending = [x for value in values[1:] for x in value.inputs]
+    while pending:
+        x = pending.pop()
+        if x.shape == values[0].shape and x.serial not in found.keys() | own.keys():
+            if x.serial in reader.places:
+                found[x.serial] = x
+            else:
+                pending += x.inputs
+    if found:
+        found |= {s: x for s, x in own.items() if s in reader.places and s not in reader.passing}
+    return [x for x in found.values() if not reader.places[x.serial].local]
 
 
 def _in_rows(code: Code, x: Matrix, work: str, spread: bool) -> Find:
@@ -303,6 +414,23 @@ def _grouped(code: Code, x: Matrix, high: int, work: str) -> Find:
 
 
 # --- laying out ---
+
+
+def put(reader: Reader, panels: Value, place: tuple[Index, Index], lane: Lane) -> None:
+    """A vector of a matrix to its place in panels in float32."""
+    assert panels.dtype == FLOAT
+    code, (row, column), wide = reader.code, place, panels.shape[2]
+    spot = in_panels(panels, column).plus(row.times(wide))
+    passes_by = reader.passing.get(panels.serial, 0)
+    code.store(reader.pointer(panels), spot, FLOAT, code.width, lane.spread(code.width).name, passes_by)
+
+
+def in_panels(panels: Value, column: Index) -> Index:
+    """Where a vector lies in the first row of its panel: its column is a multiple of a panel's, and a place there."""
+    inside = column.constant % panels.shape[2]
+    panel = column.plus(-inside)._replace(lanes=0).divided(panels.shape[2])
+    assert panel is not None
+    return panel.times(panels.strides[0]).plus(Index((), inside, 1))
 
 
 def lay_out(reader: Reader, rows: Rows, value: Value) -> None:

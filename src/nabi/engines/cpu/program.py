@@ -27,7 +27,7 @@ from nabi.engines.cpu.memory import ALIGNED, aligned, share_out
 from nabi.engines.cpu.profile import About, about
 from nabi.engines.cpu.reading import Place, Reader
 from nabi.engines.cpu.segments import Layout, Root, Segment, bounds, folds_rows, lay_out, partial_size, walk
-from nabi.engines.cpu.values import Value, is_in_panels, spell
+from nabi.engines.cpu.values import Value, is_by_panels, is_in_panels, spell
 from nabi.graph.plan import Plan
 
 ELSEWHERE = ("input", "constant", "array", "external", "external_part")
@@ -184,7 +184,8 @@ class Program:
         """The text of a segment's function, and the bytes of scratch memory that it needs."""
         processor = machine.processor()
         code = Code(processor.vector, processor.rounds_once, processor.matrix_registers)
-        used, offsets = _passing_through(segment, local)
+        groups = _alike(segment.roots)
+        used, offsets = _passing_through(groups, segment, local - _unwritten(groups))
         places = self.places | {serial: Place(-1, offset) for serial, offset in offsets.items()}
         sums: dict[int, str] = {}
         for root in segment.roots:
@@ -205,7 +206,7 @@ class Program:
                 _clear(code, partial[root.value.serial], size)
         if not segment.rows:
             reader = Reader(code, places, ZERO, 0)
-            for roots in _alike(segment.roots):
+            for roots in groups:
                 self._kernel(reader, None, roots, partial, sums, work, segment)
             return self._finished(code), used
         with code.loop("%start", "%stop", segment.block) as start:
@@ -213,7 +214,7 @@ class Program:
             short = code.let(f"icmp slt i64 {left}, {segment.block}")
             count = code.let(f"select i1 {short}, i64 {left}, i64 {segment.block}", "rows")
             reader = Reader(code, places, start, segment.rows, self.passing)
-            for roots in _alike(segment.roots):
+            for roots in groups:
                 self._kernel(reader, Rows(start, count), roots, partial, sums, work, segment)
         for root in segment.roots:
             serial = root.value.serial
@@ -262,8 +263,10 @@ class Program:
             depthwise.depthwise_columns(reader, rows, root.made, value)
         elif root.how == "columns":
             contract.columns(reader, rows, value, self.library, work)
-        elif value.kind == "matmul" and value.inputs[1].kind == "panels":
-            panels.matmul(reader, rows, value, work)
+        elif is_by_panels(value):
+            if segment.even:
+                rows = rows._replace(length=block)
+            panels.matmul(reader, rows, block, [(r.value, r.carried) for r in roots], work)
         elif value.kind == "matmul" and narrow.suits(value, segment.block or value.shape[0]):
             narrow.matmul(reader, rows, value, work)
         elif value.kind == "matmul":
@@ -333,12 +336,12 @@ def _strands(segment: Segment, call: Callable[..., None], told: About) -> Iterat
             yield Task(call, start, stop, strand, told, (stop - start) / segment.rows)
 
 
-def _passing_through(segment: Segment, local: set[int]) -> tuple[int, dict[int, int]]:
+def _passing_through(groups: list[list[Root]], segment: Segment, local: set[int]) -> tuple[int, dict[int, int]]:
     """Bytes of what a block's kernels leave to each other, and where each value lies, as long as it is needed."""
     born: dict[int, int] = {}
     dies: dict[int, int] = {}
     sizes: dict[int, int] = {}
-    for number, roots in enumerate(_alike(segment.roots)):
+    for number, roots in enumerate(groups):
         for root in roots:
             value = root.value
             if value.serial in local:
@@ -364,7 +367,7 @@ def _workspace(root: Root, segment: Segment) -> int:
         return convolve.patches_size(value, 1)
     rows = segment.block or (value.inputs[0].shape[0] if value.inputs and value.inputs[0].shape else 1)
     if value.kind == "matmul":
-        if value.inputs[1].kind == "panels":
+        if is_by_panels(value):
             return panels.workspace(value, rows)
         suits = narrow.suits(value, segment.block or value.shape[0])
         return narrow.workspace(value) if suits else contract.workspace(value)
@@ -394,6 +397,8 @@ def _same_loop(group: list[Root], root: Root) -> bool:
         return False
     if not _reads_in_place(root, {r.value.serial for r in group}):
         return False
+    if _is_in_tiles(first):
+        return any(r.value.serial in root.reads for r in group)
     if root.how == "fold":
         same = root.value.kind == first.value.kind == "sum"
         return (
@@ -427,6 +432,23 @@ def _reads_in_place(root: Root, made: set[int]) -> bool:
     return True
 
 
+def _is_in_tiles(root: Root) -> bool:
+    """Whether it is a product in tiles of registers, where others can be made of it element by element."""
+    return root.how == "write" and is_by_panels(root.value)
+
+
+def _unwritten(groups: list[list[Root]]) -> set[int]:
+    """What nobody reads but those that are made of it in registers."""
+    found: set[int] = set()
+    for group in groups:
+        if _is_in_tiles(group[0]):
+            elsewhere = {serial for other in groups if other is not group for root in other for serial in root.reads}
+            found |= {root.value.serial for root in group} - elsewhere
+            if panels.is_cut(group[0].value):
+                found.discard(group[0].value.serial)
+    return found
+
+
 OUT_OF_CACHE = 16 << 20
 """Bytes of results that do not stay in the cache to the next run."""
 LARGE = 1 << 20
@@ -441,15 +463,18 @@ def _passing(layout: Layout, outputs: Sequence[Value]) -> dict[int, int]:
     must then lie at a multiple of 16 bytes, which those of a single axis, cut anywhere, do not; best of a cache line.
     """
     groups = [group for stage in layout.stages for segment in stage for group in _alike(segment.roots)]
-    written = {root.value.serial for group in groups for root in group if root.how == "write"}
+    written: dict[int, int] = {}  # and what bytes of a row must be a multiple of
     read: set[int] = set()
     for group in groups:
         own = {root.value.serial for root in group}  # which are read from registers
         read |= {serial for root in group for serial in root.reads} - own
+        if group[0].how == "write":  # tiles end in the midst of a row, and must not end in the midst of a line
+            written |= dict.fromkeys(own, ALIGNED if _is_in_tiles(group[0]) else 16)
     found = {
         v.serial: v.size * v.dtype.itemsize
         for v in outputs
-        if v.serial in written - read and len(v.shape) > 1 and v.shape[-1] * v.dtype.itemsize % 16 == 0
+        if v.serial in written.keys() - read and len(v.shape) > 1
+        if v.shape[-1] * v.dtype.itemsize % written[v.serial] == 0
         if v.kind != "pad"  # whose inside begins anywhere
     }
     large = {serial: size for serial, size in found.items() if size >= LARGE}

@@ -133,6 +133,11 @@ class Segment:
     block: int = 1
     together: int = 1
 
+    @property
+    def even(self) -> bool:
+        """Whether all blocks have as many rows."""
+        return self.rows > 0 and all((stop - start) % self.block == 0 for start, stop in bounds(self))
+
 
 @dataclass(eq=False)
 class Layout:
@@ -619,6 +624,7 @@ def _block(segment: Segment, longest: int) -> int:
         return longest
     if _far(segment):
         block = max(block, min(longest, STRAND_ROWS))
+        block = -(-longest // max(1, longest // block))  # the last as large as the others, where that can be
     if _rounded(segment):
         blocks = max(1, longest // max(ROUNDED_ROWS, min(block, STRAND_ROWS)))
         block = -(-longest // (6 * blocks)) * 6  # in whole tiles of vectors, the last as large as the others

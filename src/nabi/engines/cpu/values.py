@@ -560,6 +560,11 @@ def _suits_rounding(rows: int, columns: int) -> bool:
     return rows * columns > TWICE * (rows + columns)
 
 
+def is_by_panels(value: Value) -> bool:
+    """Whether it is a product in float32 with a matrix in panels."""
+    return value.kind == "matmul" and value.inputs[1].kind == "panels"
+
+
 def is_in_panels(value: Value) -> bool:
     """Whether a matrix is laid out in panels for a product, by a kernel of its own."""
     return value.kind == "rounded_panels" or (value.kind == "panels" and value.ndim == 3)
