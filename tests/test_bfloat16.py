@@ -224,6 +224,25 @@ def test_gradients_on_filters_that_fill_matrix_registers(
                 assert (np.abs(each[a, b] - window.astype(np.float64) @ g) <= error).all()
 
 
+@where_it_is
+@pytest.mark.usefixtures("_everywhere")
+def test_gradients_on_filters_that_are_computed_together() -> None:
+    """In one kernel: each has a place of its own for what is turned back."""
+    x, g, h = normal((4, 10, 10, 32), (4, 8, 8, 32), (4, 8, 8, 64))
+    how = {"kernel_size": (3, 3), "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+
+    def gradients(x: Any, g: Any, h: Any) -> Any:
+        return ops.conv2d_weight_gradient(x, g, **how), ops.conv2d_weight_gradient(x, h, **how)
+
+    with matrix_registers.emulated() as called:
+        both = run("cpu", gradients, x, g, h)
+    assert "tdpbf16ps" in called
+    with matrix_registers.emulated():
+        alone = [run("cpu", lambda x, g: ops.conv2d_weight_gradient(x, g, **how), x, each)[0] for each in (g, h)]
+    for one, other in zip(both, alone, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(("side", "channels", "filled"), [(16, 32, True), (12, 32, False), (16, 24, False)])
 def test_convolutions_that_fill_matrix_registers_are_computed_as_they_are_defined(
     side: int, channels: int, filled: bool

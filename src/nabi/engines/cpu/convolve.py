@@ -316,8 +316,8 @@ def _turned_gradient(code: Code, windows: Matrix, upstream: str, work: str, resu
     """
     side, outputs, pairs = registers.SIDE, result.stride, windows.rows
     kind = f"<{side} x float>"
-    code.top.append(f"  %square = alloca [{4 * side * side} x float], align 64")
-    square = Matrix("%square", 2 * side, 2 * side, 2 * side)
+    square = Matrix(code.name("square"), 2 * side, 2 * side, 2 * side)
+    code.top.append(f"  {square.pointer} = alloca [{4 * side * side} x float], align 64")
     with code.of_width(side), code.loop(0, pairs, side) as pair, code.loop(0, outputs, side) as output:
         words = []
         for i in range(side):
