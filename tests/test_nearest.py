@@ -402,6 +402,33 @@ def test_directions_are_whole_and_make_nothing_longer(shape: tuple[int, ...]) ->
     assert longest**2 <= np.abs(directions.astype(np.float64) @ directions.astype(np.float64).T).sum(axis=1).max()
 
 
+@pytest.mark.parametrize("shape", [(48, 1600, 3), (16, 2500, 3), (2, 2, 1500), (3, 4, 5, 6)])
+def test_long_rows_and_many_channels_and_axes_are_added_up(shape: tuple[int, ...]) -> None:
+    """Bright ones: sums of squares that pass 32 bits, and cells of numbers where there are no pixels."""
+    random = np.random.default_rng(0)
+    images = np.repeat(random.integers(232, 241, (9, *shape)), 2, axis=0).astype(np.uint8)
+    images[::2] += random.integers(0, 3, images[::2].shape).astype(np.uint8)
+    images[-1] = 255
+    side, count = projection.cells_of(shape)
+    assert count == (side**2 if len(shape) == 3 and shape[2] < 1000 else side)
+    squared = np.concatenate([squared for _, _, squared in projection.of_cells(images, side)])
+    np.testing.assert_array_equal(squared, (flat(images).astype(np.int64) ** 2).sum(axis=1))
+    found = [search(images[:6], images, 5, "l2", bound) for bound in (projections(images), no_bound())]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_trying_a_bound_takes_little_memory() -> None:
+    images = np.zeros((4096, 160, 160, 3), np.uint8)  # of which hardly a page is ever touched
+    images[::64] = 7
+    tracemalloc.start()
+    try:
+        bound_for(images[:64], images, 2, "l2")
+        assert tracemalloc.get_traced_memory()[1] < 60 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
 def test_photographs_are_projected_and_noise_is_not() -> None:
     random = np.random.default_rng(0)
     noise = random.integers(0, 256, (4200, 16, 16, 3), np.uint8)

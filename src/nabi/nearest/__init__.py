@@ -128,16 +128,16 @@ def bound_for(queries: NDArray[Any], candidates: NDArray[Any], k: int, metric: s
     if length < LARGE or len(queries) < MANY[0] or len(candidates) < MANY[1]:
         return products
     asked, tried = (
-        images[np.linspace(0, len(images) - 1, number).astype(np.int64)]
+        images[np.linspace(0, len(images) - 1, min(number, MAX_BYTES // (8 * length) + 1)).astype(np.int64)]
         for images, number in ((queries, ASKED), (candidates, TRIED))
     )
-    near = math.ceil(k * TRIED / len(candidates))  # the same share of these as k are of all
-    columns, rows = np.divmod(np.arange(ASKED * TRIED), ASKED)
-    distances = measure(asked, tried, rows, columns, metric, squared_norms(asked)).reshape(TRIED, ASKED)
+    near = math.ceil(k * len(tried) / len(candidates))  # the same share of these as k are of all
+    columns, rows = np.divmod(np.arange(len(tried) * len(asked)), len(asked))
+    distances = measure(asked, tried, rows, columns, metric, squared_norms(asked)).reshape(len(tried), len(asked))
     limit = np.partition(distances, near - 1, axis=0)[near - 1]
     bound = projections(candidates)
     spared, _ = bound.near(bound.of_queries(asked), bound.of_candidates(tried), limit)
-    return bound if len(spared) <= FEW * ASKED * TRIED else products
+    return bound if len(spared) <= FEW * distances.size else products
 
 
 def search(

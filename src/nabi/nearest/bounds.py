@@ -1,8 +1,8 @@
 """Lower bounds on distances, quick to compute for all pairs of queries and candidates.
 
-Each is of the form ``between(of_queries(q), of_candidates(x))``, and what it gives for a pair is never above what
-`nabi.nearest.pairs.measure` gives: how much rounding can have added is derived with each, and subtracted. The bound for
-photographs is in `nabi.nearest.projection`.
+Each says of queries and candidates, prepared by themselves, which pairs may be within a distance; and leaves out none
+for which `nabi.nearest.pairs.measure` gives that distance or less: how much rounding can have added is derived with
+each, and allowed for. The bound for photographs is in `nabi.nearest.projection`.
 """
 
 import importlib.util

@@ -14,8 +14,8 @@ from nabi.engines.cpu.code import Code, Index
 
 ADDED = 128
 """Pixels of a row of a picture that are added up together, at most."""
-SQUARED = 2**31 // 255**2 * 4
-"""Pixels of a row of cells, at most, so that 32 bits hold the squares that a lane, one of four at least, adds up."""
+SQUARED = 2**32 // 255**2
+"""Pixels of a row of cells, at most, so that 32 bits hold the sum of their squares."""
 BESIDE = 4
 """Sums of squares that are kept beside one another, since each next one would wait for the one before."""
 

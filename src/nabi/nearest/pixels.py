@@ -218,9 +218,8 @@ def dots_text(processor: machine.Processor) -> str:
     def times(number: str, factor: int) -> str:
         return code.let(f"mul i64 {number}, {factor}")
 
-    def product(given: Callable[[str, str], list[tuple[str, str]]]) -> list[str]:
-        """Products of rows of bytes and of signed bytes: of the pairs of them that are given for a type and a place."""
-        number = len(given(kind, "0"))
+    def product(given: Callable[[str, str], list[tuple[str, str]]], number: int) -> list[str]:
+        """Products of rows of bytes and of signed bytes, so many pairs of which are given for a type and a place."""
         totals = [[code.variable(sums, "zeroinitializer") for _ in range(BESIDE)] for _ in range(number)]
         for begin, end, many in (("0", most, BESIDE), (most, whole, 1)):
             with code.loop(begin, end, lanes * many) as index:
@@ -273,11 +272,11 @@ def dots_text(processor: machine.Processor) -> str:
         before = code.let(f"load i64, ptr {last}")
         changed = code.let(f"icmp ne i64 {column}, {before}")
         with code.loop(0, code.let(f"zext i1 {changed} to i64")):
-            squares, total = product(of_candidate_alone)
+            squares, total = product(of_candidate_alone, 2)
             # Σx² = Σx(x - 128) + 128 Σx, less twice the 128 Σx of the product with a query.
             code.emit(f"store i64 {plus(squares, times(total, -128))}, ptr {alone}")
             code.emit(f"store i64 {column}, ptr {last}")
-        (both,) = product(of_both)
+        (both,) = product(of_both, 1)
         of_query = code.let(f"load double, ptr {code.at(squared, 'double', row)}")
         own = plus(code.let(f"fptosi double {of_query} to i64"), code.let(f"load i64, ptr {alone}"))
         distance = code.let(f"sitofp i64 {plus(own, times(both, -2))} to double")

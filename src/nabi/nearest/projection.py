@@ -19,7 +19,7 @@ largest (LAPACK Users' Guide, 4.7): a part in 10⁹ more is a thousand times tha
 Then u is scaled by a factor s, the same for all, such that no picture's is longer than 2¹⁵ less what rounding adds, and
 rounded to whole numbers û. With D numbers, each off by at most a half, û is off by at most √D/2. What floating point
 adds to that is next to nothing: |Sx|² and |x|'² in float64 are off by no more than (D + 8)·2⁻⁵³·|x|², hence s·|x|' by
-the root of that times 2¹⁵, which is below 0.01 for D < 1000; and products with s by less. So with ε = √D/2 + 1/64
+the root of that times 2¹⁵, which is below 0.01 for D < 800; and products with s by less. So with ε = √D/2 + 1/64
 
     s·|q - x| ≥ |û(q) - û(x)| - 2ε,
 
@@ -98,10 +98,12 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
     """The bound, with the directions of these candidates."""
     shape = candidates.shape[1:]
     side, count = cells_of(shape)
-    sample = candidates[np.linspace(0, len(candidates) - 1, min(SAMPLE, len(candidates))).astype(np.int64)]
-    sums = np.concatenate([some.copy() for _, some, _ in of_cells(sample, side)])
+    length = math.prod(shape)
+    places = np.linspace(0, len(candidates) - 1, min(SAMPLE, len(candidates))).astype(np.int64)
+    samples = (candidates[places[part]] for part in cut(len(places), TOGETHER // max(1, length)))
+    sums = np.concatenate([some.copy() for sample in samples for _, some, _ in of_cells(sample, side)])
     directions = principal_directions(sums, 128 * count)
-    length, number = math.prod(shape), len(directions)
+    number = len(directions)
     exact = directions.astype(np.float64)
     longest: float = max(1.0, np.linalg.eigvalsh(exact @ exact.T)[-1] * (1 + 1e-9)) * count  # λ·c
     off = HALF * math.sqrt(number + 1) + 1 / 64  # ε
@@ -186,10 +188,15 @@ def principal_directions(sums: NDArray[Any], reach: int) -> NDArray[Any]:
     return whole
 
 
+def has_pixels(shape: tuple[int, ...]) -> bool:
+    """Whether cells are squares of a picture (H, W, C), whose channels are few; else they are runs of numbers."""
+    return len(shape) == 3 and shape[2] <= GRID
+
+
 def cells_of(shape: tuple[int, ...]) -> tuple[int, int]:
     """The side of the cells that pixels of such pictures are added up over, and how many pixels these are."""
     side = 1
-    if len(shape) == 3:
+    if has_pixels(shape):
         while math.ceil(shape[0] / side) * math.ceil(shape[1] / side) * shape[2] > GRID:
             side *= 2
         return side, side * side
@@ -207,7 +214,7 @@ def of_cells(
     """
     shape = images.shape[1:]
     counts = added(np.ones((1, *shape), np.uint8), side)
-    number, count = counts.shape[1], side ** max(1, len(shape) - 1)
+    number, count = counts.shape[1], side * side if has_pixels(shape) else side
     if averages is None:
         averages = np.empty((len(images), number), np.uint8)
     parts = cut(len(images), TOGETHER // max(1, math.prod(shape)))
@@ -216,7 +223,7 @@ def of_cells(
     for part in parts:
         sums = kept[: part.stop - part.start]
         squared = np.empty(len(sums))
-        if adds_cells(shape, side):
+        if has_pixels(shape) and adds_cells(shape, side):
             add_cells(images[part], side, sums, averages[part], squared)
         else:
             total = added(images[part], side).astype(np.float64)
@@ -229,7 +236,7 @@ def of_cells(
 def added(images: NDArray[np.uint8], side: int) -> NDArray[Any]:
     """Sums over cells (N, cells), in as few bits as hold them."""
     dtype = np.uint16 if 255 * side**2 < 2**16 else np.float32
-    if images.ndim != 4:
+    if not has_pixels(images.shape[1:]):
         return sums_of_runs(flat(images), 1, side, dtype)
     rows = sums_of_runs(images, 1, side, dtype)
     # Channel by channel, since loops over a few channels are short ones.
