@@ -424,7 +424,7 @@ def test_trying_a_bound_takes_little_memory() -> None:
     tracemalloc.start()
     try:
         bound_for(images[:64], images, 2, "l2")
-        assert tracemalloc.get_traced_memory()[1] < 60 * 2**20
+        assert tracemalloc.get_traced_memory()[1] < 30 * 2**20
     finally:
         tracemalloc.stop()
 
