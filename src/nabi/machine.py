@@ -11,12 +11,14 @@ import hashlib
 import os
 import sys
 import threading
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import llvmlite
 import llvmlite.binding as llvm
+from numpy.typing import NDArray
 
 from nabi import cache
 from nabi.container import replace_file
@@ -175,6 +177,24 @@ def compile(text: str, kind: Any = KERNEL) -> Function:
         _state["made"][digest] = made
         _state.setdefault("trackers", []).append(tracker)  # the code lives as long as it
         return made
+
+
+def run(text: str, arrays: Sequence[NDArray[Any]], numbers: Sequence[int], count: int, strand: int = 0) -> None:
+    """Compile a kernel and call it for rows from 0 on.
+
+    Parameters
+    ----------
+    text : str
+    arrays : sequence of ndarray
+        The first words of its table: where these lie.
+    numbers : sequence of int
+        The words behind them.
+    count : int
+        Rows.
+    strand : int
+    """
+    table = array("q", [*(each.ctypes.data for each in arrays), *numbers])
+    compile(text)(table.buffer_info()[0], 0, count, strand, 0)
 
 
 def words(pointer: str, fields: Sequence[str]) -> str:

@@ -135,6 +135,5 @@ def add_cells(
     """
     if len(images) and not images[0].flags.c_contiguous:
         images = images.copy()
-    given = np.array([*(each.ctypes.data for each in (images, sums, averages, squared)), images.strides[0]], np.int64)
     text = cells_text(images.shape[1:], side, machine.processor())
-    machine.compile(text)(given.ctypes.data, 0, len(images), 0, 0)
+    machine.run(text, [images, sums, averages, squared], [images.strides[0]], len(images))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nabi import machine
 from nabi.engines.cpu.code import ZERO, Code
+from nabi.nearest.products import MULTIPLY_ADD
 
 LANES = 64
 LONGEST = 32 * (2**32 // (4 * 255**2))  # numbers of a row, so that 32 bits hold each lane's sum
@@ -105,7 +106,6 @@ STEP = {
 }
 
 # Where there is an instruction that multiplies 16-bit numbers and adds each two products: a third of the instructions.
-MULTIPLY_ADD = {64: "@llvm.x86.avx512.pmaddw.d.512", 32: "@llvm.x86.avx2.pmadd.wd"}
 IN_PAIRS = """
   %most = call <LANES x i8> @llvm.umax.vLANESi8(<LANES x i8> %query_bytes, <LANES x i8> %candidate_bytes)
   %least = call <LANES x i8> @llvm.umin.vLANESi8(<LANES x i8> %query_bytes, <LANES x i8> %candidate_bytes)
@@ -173,8 +173,7 @@ def measure_pixels(
         made = dots_text(processor)
     else:
         made = text(metric, processor)
-    given = np.array([*(array.ctypes.data for array in arrays), *steps], np.int64)
-    machine.compile(made)(given.ctypes.data, 0, len(rows), length, 0)
+    machine.run(made, arrays, steps, len(rows), length)
     return found
 
 

@@ -97,8 +97,7 @@ def reaching(
     if panels:
         marks[:, -1] &= np.uint64(2 ** (columns.rows - (panels - 1) * width) - 1)  # behind the last there is none
     places = np.empty((2, int(np.bitwise_count(marks).sum())), np.int64)
-    table = np.array([each.ctypes.data for each in (marks, *places)] + [panels, width], np.int64)
-    machine.compile(_places_text(machine.processor()))(table.ctypes.data, 0, len(rows), 0, 0)
+    machine.run(_places_text(machine.processor()), [marks, *places], [panels, width], len(rows))
     return places[0], places[1]
 
 
@@ -107,9 +106,7 @@ def _call(text: str, rows: NDArray[np.int16], columns: Panels, others: list[NDAr
     if rows.shape[1] < 2 * pairs:
         rows = np.pad(rows, ((0, 0), (0, 1)))
     rows = np.ascontiguousarray(rows)
-    arrays = [rows, columns.numbers, *others]
-    table = np.array([*(each.ctypes.data for each in arrays), pairs, panels], np.int64)
-    machine.compile(text)(table.ctypes.data, 0, len(rows), 0, 0)
+    machine.run(text, [rows, columns.numbers, *others], [pairs, panels], len(rows))
 
 
 def _lanes(processor: machine.Processor) -> int:

@@ -196,13 +196,21 @@ def has_pixels(shape: tuple[int, ...]) -> bool:
 def cells_of(shape: tuple[int, ...]) -> tuple[int, int]:
     """The side of the cells that pixels of such pictures are added up over, and how many pixels these are."""
     side = 1
-    if has_pixels(shape):
-        while math.ceil(shape[0] / side) * math.ceil(shape[1] / side) * shape[2] > GRID:
-            side *= 2
-        return side, side * side
-    while math.ceil(math.prod(shape) / side) > ROW:
+    while number_of_cells(shape, side) > (GRID if has_pixels(shape) else ROW):
         side *= 2
-    return side, side
+    return side, pixels_of(shape, side)
+
+
+def number_of_cells(shape: tuple[int, ...], side: int) -> int:
+    """How many there are of a side."""
+    if has_pixels(shape):
+        return math.ceil(shape[0] / side) * math.ceil(shape[1] / side) * shape[2]
+    return math.ceil(math.prod(shape) / side)
+
+
+def pixels_of(shape: tuple[int, ...], side: int) -> int:
+    """How many pixels a cell of a side has, where none is missing."""
+    return side * side if has_pixels(shape) else side
 
 
 def of_cells(
@@ -213,17 +221,18 @@ def of_cells(
     The sums are there until the next are asked for. Averages are written where they are wanted, (N, cells).
     """
     shape = images.shape[1:]
-    counts = added(np.ones((1, *shape), np.uint8), side)
-    number, count = counts.shape[1], side * side if has_pixels(shape) else side
+    number, count = number_of_cells(shape, side), pixels_of(shape, side)
     if averages is None:
         averages = np.empty((len(images), number), np.uint8)
     parts = cut(len(images), TOGETHER // max(1, math.prod(shape)))
     dtype = np.int16 if 128 * count <= 2**15 else np.float64
     kept = np.empty((max((part.stop - part.start for part in parts), default=0), number), dtype)
+    quick = has_pixels(shape) and adds_cells(shape, side)
+    counts = None if quick else added(np.ones((1, *shape), np.uint8), side)
     for part in parts:
         sums = kept[: part.stop - part.start]
         squared = np.empty(len(sums))
-        if has_pixels(shape) and adds_cells(shape, side):
+        if counts is None:
             add_cells(images[part], side, sums, averages[part], squared)
         else:
             total = added(images[part], side).astype(np.float64)

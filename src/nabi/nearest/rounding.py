@@ -85,7 +85,5 @@ def round_projected(
     constants: Sequence[float],
 ) -> None:
     """Whole numbers of projected pictures, as `nabi.nearest.projection` has them: see there for ``constants``."""
-    kept = np.array(constants, np.float64)
-    arrays: list[NDArray[Any]] = [products, squared, numbers, norms, kept]
-    given = np.array([*(each.ctypes.data for each in arrays), products.shape[1]], np.int64)
-    machine.compile(rounding_text(machine.processor()))(given.ctypes.data, 0, len(products), 0, 0)
+    arrays: list[NDArray[Any]] = [products, squared, numbers, norms, np.array(constants, np.float64)]
+    machine.run(rounding_text(machine.processor()), arrays, [products.shape[1]], len(products))
