@@ -238,8 +238,7 @@ def dots_text(processor: machine.Processor) -> str:
         with code.loop(whole, "%strand") as index:
             for answer, (one, other) in zip(answers, given("i8", code.integer(index)), strict=True):
                 first, second = code.let(f"zext i8 {one} to i64"), code.let(f"sext i8 {other} to i64")
-                so_far = code.let(f"load i64, ptr {answer}")
-                code.emit(f"store i64 {plus(so_far, code.let(f'mul i64 {first}, {second}'))}, ptr {answer}")
+                code.add_to(answer, "i64", code.let(f"mul i64 {first}, {second}"))
         return [code.let(f"load i64, ptr {answer}") for answer in answers]
 
     def pixels(row: str, kind: str, place: str) -> str:

@@ -145,9 +145,7 @@ def _text(processor: machine.Processor, compares: bool) -> str:
             for row, row_totals in zip(rows, totals, strict=True):
                 both = spread(code.at(row, "i32", pair))
                 for total, other in zip(row_totals, column, strict=True):
-                    before = code.let(f"load {sums}, ptr {total}")
-                    after = code.let(f"add {sums} {before}, {_multiplied(code, processor, both, other)}")
-                    code.emit(f"store {sums} {after}, ptr {total}")
+                    code.add_to(total, sums, _multiplied(code, processor, both, other))
         return [[code.let(f"load {sums}, ptr {total}") for total in row_totals] for row_totals in totals]
 
     def compare(found: list[str], limit: str, limits: list[str]) -> str:

@@ -190,6 +190,12 @@ class Code:
         self.emit(f"store {kind} {first}, ptr {name}")
         return name
 
+    def add_to(self, variable: str, kind: str, number: str, by: str = "add") -> None:
+        """Add a number of a kind to such a value."""
+        before = self.let(f"load {kind}, ptr {variable}")
+        after = self.let(f"{by} {kind} {before}, {number}")
+        self.emit(f"store {kind} {after}, ptr {variable}")
+
     # --- numbers and places ---
 
     def known(self, key: Any) -> Any:
