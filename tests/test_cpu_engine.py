@@ -23,7 +23,7 @@ from nabi.cli import main
 from nabi.cli.profiled import where_time_went
 from nabi.engines import cpu
 from nabi.engines.cpu import convolve, profile, program, programs, running, segments, strips, values
-from nabi.engines.cpu.memory import ALIGNED, aligned
+from nabi.engines.cpu.memory import aligned
 from nabi.engines.cpu.program import Program as Compiled
 from nabi.errors import SettingError
 from nabi.graph.plan import Plan
@@ -381,7 +381,7 @@ def test_what_was_handed_out_is_never_written_to(step: Any) -> None:
     _, run, arrays = step
     held = [run(arrays) for _ in range(5)]
     copies = [[np.copy(a) for a in results] for results in held]
-    assert all(a.ctypes.data % ALIGNED == 0 for results in held for a in results if np.ndim(a))
+    assert all(a.ctypes.data % machine.CACHE_LINE == 0 for results in held for a in results if np.ndim(a))
     part = run(arrays)[0][3:5]  # of which only a view is held
     as_it_was = part.copy()
     for factor in (2.0, 3.0, 4.0, 5.0, 6.0):
@@ -397,7 +397,7 @@ def test_large_results_begin_apart_and_are_arrays_as_any(tmp_path: Path) -> None
     run = engines.prepare("cpu", plan_of(lambda x: [x + 1.0, x * 2.0, x - 3.0], x))
     wanted = [x + np.float32(1), x * np.float32(2), x - np.float32(3)]
     held = run([x])
-    assert all(a.ctypes.data % ALIGNED == 0 for a in held)
+    assert all(a.ctypes.data % machine.CACHE_LINE == 0 for a in held)
     made = [running._result((40 << 20,), np.uint8) for _ in range(4)]  # which begin where pages do, else
     assert len({a.ctypes.data % running.PAGE for a in made}) == 4
     parts = [a[5:7, ::3] for a in run([x])]  # views, of what nobody holds by itself
@@ -539,7 +539,7 @@ def test_few_rows_are_multiplied_with_a_far_matrix(rows: int, columns: int, vect
 def surrounded(array: Any) -> Any:
     """The same array, in the midst of what is no number, so that whoever reads beyond its ends has that."""
     room = 1 << 12
-    memory = np.full(array.nbytes + 2 * room + ALIGNED, 0xFF, np.uint8)
+    memory = np.full(array.nbytes + 2 * room + machine.CACHE_LINE, 0xFF, np.uint8)
     start = aligned(memory.ctypes.data + room) - memory.ctypes.data + array.itemsize  # as arrays of others may lie
     found = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     found[...] = array
@@ -580,7 +580,7 @@ def guarded() -> Iterator[Callable[[], int]]:
         held.append(array[end:])
 
     def empty(size: int) -> tuple[Any, int]:
-        memory = np.empty(size + ALIGNED + 2 * room, np.uint8)
+        memory = np.empty(size + machine.CACHE_LINE + 2 * room, np.uint8)
         base = aligned(memory.ctypes.data + room)
         memory[...] = 0xFF  # what is read before it is written is no number
         behind(memory, base - memory.ctypes.data + size)
@@ -590,8 +590,8 @@ def guarded() -> Iterator[Callable[[], int]]:
 
     def result(shape: tuple[int, ...], dtype: Any) -> Any:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        memory = np.empty(size + ALIGNED + room, np.uint8)
-        memory = memory[-memory.ctypes.data % ALIGNED :]
+        memory = np.empty(size + machine.CACHE_LINE + room, np.uint8)
+        memory = memory[-memory.ctypes.data % machine.CACHE_LINE :]
         behind(memory, size)
         return memory[:size].view(dtype).reshape(shape)
 

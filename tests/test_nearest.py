@@ -14,7 +14,19 @@ from fuzzing import examples
 from nabi import machine, threads
 from nabi import nearest as module
 from nabi.errors import DTypeError, SettingError, ShapeError
-from nabi.nearest import METRICS, _merge, _merge_whole, bound_for, bounds, cells, nearest, pairs, projection, search
+from nabi.nearest import (
+    METRICS,
+    _merge,
+    _merge_whole,
+    averages,
+    bound_for,
+    bounds,
+    cells,
+    nearest,
+    pairs,
+    projection,
+    search,
+)
 from nabi.nearest.bounds import (
     Bound,
     compared,
@@ -384,6 +396,70 @@ def test_the_room_for_rounding_of_projections_is_needed_and_enough_and_small(sha
     assert missed(0.8) > 0.9 * 60 * 59
 
 
+@settings(max_examples=examples(25), deadline=None)
+@given(
+    shape=st.sampled_from([(8, 8, 3), (7, 9, 3), (6, 6, 1), (40,), (2, 2, 30)]),
+    grid=st.sampled_from([8, 20, 100]),
+    low=st.integers(0, 250),
+    colours=st.sampled_from([2, 5, 256]),
+    farther=st.sampled_from([1.0, 1.1, 2.0]),
+    processor=st.sampled_from(PROCESSORS),
+    seed=st.integers(0, 1000),
+)
+def test_averages_leave_out_no_pair_that_is_near(
+    shape: tuple[int, ...], grid: int, low: int, colours: int, farther: float, processor: machine.Processor, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    images = random.integers(low, min(256, low + colours), (60, *shape)).astype(np.uint8)
+    exact = all_distances(flat(images).astype(np.float32), flat(images), "l2")
+    columns, rows = np.divmod(np.arange(3600), 60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(projection, "GRID", grid)
+        patch.setattr(projection, "ROW", grid)
+        side, count = projection.cells_of(shape)
+        small = averages.room_for(60, projection.number_of_cells(shape, side))
+        assert sum(len(sums) for _, sums, _ in projection.of_cells(images, side, small)) == 60
+        asked = averages.of_queries(small)
+        limit = np.median(exact, axis=1) * farther
+        with machine.pretending(processor):
+            found = averages.reachable(asked, small, rows.copy(), columns.copy(), limit / count)
+        patch.setattr(averages, "has_dots", lambda processor: False)
+        for one, other in zip(found, averages.reachable(asked, small, rows, columns, limit / count), strict=True):
+            np.testing.assert_array_equal(one, other)
+    kept = np.zeros((60, 60), bool)
+    kept[found] = True
+    assert kept[exact <= limit[:, np.newaxis]].all()
+
+
+def test_what_averages_leave_out_and_their_rounding_decide_about_pairs() -> None:
+    """Of pictures that are alike at a smaller size one that is rougher is left out, and none for being rounded."""
+    random = np.random.default_rng(0)
+    images = np.repeat(np.repeat(random.integers(100, 102, (50, 16, 16, 3)), 2, axis=1), 2, axis=2).astype(np.uint8)
+    images[:, ::2, ::2] += random.integers(0, 3, (50, 16, 16, 3)).astype(np.uint8)
+    rough = images.copy()
+    rough[:, ::2] += 20
+    rough[:, 1::2] -= 20
+    exact = all_distances(flat(images).astype(np.float32), flat(images), "l2")
+    columns, rows = np.divmod(np.arange(2500), 50)
+
+    def kept(others, rounded: float = 1):
+        """Which pairs may be within the distance that pairs of pictures at their places have."""
+        both = [averages.room_for(50, 768) for _ in range(2)]
+        for pictures, small in zip((images, others), both, strict=True):
+            list(projection.of_cells(pictures, 2, small))
+            small.off[...] *= rounded
+        asked, found = averages.of_queries(both[0]), np.zeros((50, 50), bool)
+        for other in range(50):  # the limit of each query is its distance to this one
+            one = columns == other
+            limit = exact[:, other] / 4
+            found[averages.reachable(asked, both[1], rows[one].copy(), columns[one].copy(), limit)] = True
+        return found
+
+    assert kept(images).all()
+    assert not kept(images, rounded=0).all()
+    assert not kept(rough)[~np.eye(50, dtype=bool)].any()
+
+
 @pytest.mark.parametrize("shape", [(32, 32, 3), (3072,), (9, 11, 1), (90, 110, 3), (20_000,), (512, 512, 3)])
 def test_directions_are_whole_and_make_nothing_longer(shape: tuple[int, ...]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, *shape), np.uint8)
@@ -587,15 +663,19 @@ def test_cells_are_sums_of_pixels(
         assert side * channels > cells.ADDED
         return
     number = high * wide * channels
-    sums, averages, squared = np.empty((count, number), np.int16), np.empty((count, number), np.uint8), np.empty(count)
+    sums, facts = np.empty((count, number), np.int16), np.empty((count, 3))
+    rounded = np.zeros((count, number + 5), np.uint8)
     processor = machine.processor()
     with machine.pretending(machine.narrower(processor) if narrow else processor):
-        cells.add_cells(images, side, sums, averages, squared)
+        cells.add_cells(images, side, sums, rounded, facts)
     whole = images.astype(np.int64).reshape(count, high, side, wide, side, channels)
     wanted = whole.sum(axis=(2, 4)).reshape(count, number)
     np.testing.assert_array_equal(sums, wanted - 128 * side**2)
-    np.testing.assert_array_equal(averages, (wanted + side**2 // 2) // side**2)
-    np.testing.assert_array_equal(squared, (flat(images).astype(np.int64) ** 2).sum(axis=1))
+    averaged = (wanted + side**2 // 2) // side**2
+    np.testing.assert_array_equal(rounded[:, :number], averaged)
+    assert not rounded[:, number:].any()
+    squares = [flat(images).astype(np.int64), wanted, wanted - side**2 * averaged]
+    np.testing.assert_array_equal(facts, np.stack([(each**2).sum(axis=1) for each in squares], axis=1))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ compiler.
 
 import contextlib
 import ctypes
+import functools
 import hashlib
+import math
 import os
 import sys
 import threading
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 
 import llvmlite
 import llvmlite.binding as llvm
+import numpy as np
 from numpy.typing import NDArray
 
 from nabi import cache
@@ -27,6 +30,8 @@ FOLDER = "kernels"
 FORMAT = 1  # of kept kernels: to be raised when `_emit` makes others of the same text
 MATRIX_REGISTERS = {"+amx-tile", "+amx-bf16"}
 """What a processor with matrix registers for bfloat16 has, as LLVM calls it."""
+CACHE_LINE = 64
+"""Bytes."""
 MOST_BYTES = 256 << 20
 """Of all kernels kept on disk; the oldest go first."""
 
@@ -194,7 +199,20 @@ def run(text: str, arrays: Sequence[NDArray[Any]], numbers: Sequence[int], count
     strand : int
     """
     table = array("q", [*(each.ctypes.data for each in arrays), *numbers])
-    compile(text)(table.buffer_info()[0], 0, count, strand, 0)
+    _compiled(text, processor())(table.buffer_info()[0], 0, count, strand, 0)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(text: str, target: Processor) -> Function:
+    """`compile`, which takes as long as some of these kernels run."""
+    return compile(text)
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """An array, not yet filled in, that begins at a cache line: what lies across two of them takes twice as long."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + CACHE_LINE, np.uint8)
+    return np.ndarray(shape, dtype, memory, offset=-memory.ctypes.data % CACHE_LINE)
 
 
 def words(pointer: str, fields: Sequence[str]) -> str:

@@ -42,8 +42,8 @@ def cells_text(shape: tuple[int, ...], side: int, processor: machine.Processor) 
     lanes, number = across * side * channels, across * channels
     pixels, sums, some = f"<{lanes} x i8>", f"<{lanes} x i16>", f"<{number} x i16>"
     code = Code(processor.vector)
-    images, found, averages, squared = (code.pointer(slot) for slot in range(4))
-    step = code.word(4)
+    images, found, averages, facts = (code.pointer(slot) for slot in range(4))
+    step, average_step = code.word(4), code.word(5)
     rows, groups = height // side, width // side // across
     strip = side * width * channels
 
@@ -85,11 +85,39 @@ def cells_text(shape: tuple[int, ...], side: int, processor: machine.Processor) 
             code.add_to(answer, "i32", code.let(f"mul i32 {wide}, {wide}"))
         return code.let(f"zext i32 {code.let(f'load i32, ptr {answer}')} to i64")
 
+    def of_sums(sums: str, averages: str) -> list[str]:
+        """Of the sums c·m + d, m an average and d what rounding took: Σ(c·m + d)² = c²·Σm² + 2c·Σmd + Σd², and Σd²."""
+        cells, count = rows * groups * number, side * side
+        totals = [code.variable("i64", "0") for _ in range(3)]
+        end = 0
+        for beside in (code.vector // 4, 1):
+            begin, end = end, end + (cells - end) // beside * beside
+            kind = f"<{beside} x i32>"
+            adds = f"@llvm.vector.reduce.add.v{beside}i32"
+            code.declare(adds, f"declare i32 {adds}({kind})")
+            parts = [code.variable(kind, "zeroinitializer") for _ in totals]
+            with code.loop(begin, end, beside) as place:
+                offset = code.integer(place)
+                average = code.let(f"load <{beside} x i8>, ptr {code.at(averages, 'i8', offset)}, align 1")
+                m = code.let(f"zext <{beside} x i8> {average} to {kind}")
+                centred = code.let(f"load <{beside} x i16>, ptr {code.at(sums, 'i16', offset)}, align 2")
+                less = code.let(f"mul {kind} {m}, splat (i32 {-count})")
+                more = code.let(f"add {kind} {less}, splat (i32 {128 * count})")
+                d = code.let(f"add {kind} {code.let(f'sext <{beside} x i16> {centred} to {kind}')}, {more}")
+                for part, (x, y) in zip(parts, ((m, m), (m, d), (d, d)), strict=True):
+                    code.add_to(part, kind, code.let(f"mul {kind} {x}, {y}"))
+            for total, part in zip(totals, parts, strict=True):
+                short = code.let(f"call i32 {adds}({kind} {code.let(f'load {kind}, ptr {part}')})")
+                code.add_to(total, "i64", code.let(f"sext i32 {short} to i64"))
+        squares, mixed, left = (code.let(f"load i64, ptr {total}") for total in totals)
+        squares, mixed = code.let(f"mul i64 {squares}, {count**2}"), code.let(f"mul i64 {mixed}, {2 * count}")
+        return [functools.reduce(lambda x, y: code.let(f"add i64 {x}, {y}"), (squares, mixed, left)), left]
+
     with code.loop("%start", "%stop") as index:
         place = code.integer(index)
         image = code.at(images, "i8", code.let(f"mul i64 {place}, {step}"))
-        first = code.integer(index.times(rows * groups * number))
-        target, average = code.at(found, "i16", first), code.at(averages, "i8", first)
+        target = code.at(found, "i16", code.integer(index.times(rows * groups * number)))
+        average = code.at(averages, "i8", code.let(f"mul i64 {place}, {average_step}"))
         norm = code.variable("i64", "0")
         with code.loop(0, rows) as row:
             with code.loop(0, groups) as group:
@@ -103,8 +131,9 @@ def cells_text(shape: tuple[int, ...], side: int, processor: machine.Processor) 
                 code.emit(f"store <{number} x i8> {narrow}, ptr {code.at(average, 'i8', offset)}, align 1")
             code.add_to(norm, "i64", squares(code.at(image, "i8", code.integer(row.times(strip)))))
         whole_norm = code.let(f"load i64, ptr {norm}")
-        as_double = code.let(f"uitofp i64 {whole_norm} to double")
-        code.emit(f"store double {as_double}, ptr {code.at(squared, 'double', place)}")
+        for fact, each in enumerate((whole_norm, *of_sums(target, average))):
+            at = code.at(code.at(facts, "[3 x double]", place), "double", str(fact))
+            code.emit(f"store double {code.let(f'uitofp i64 {each} to double')}, ptr {at}")
     return code.text()
 
 
@@ -113,9 +142,9 @@ def add_cells(
     side: int,
     sums: NDArray[np.int16],
     averages: NDArray[np.uint8],
-    squared: NDArray[np.float64],
+    facts: NDArray[np.float64],
 ) -> None:
-    """Add pixels up over cells of ``side`` by ``side``, and the squares of all.
+    """Add pixels up over cells of ``side`` by ``side``, and squares.
 
     Parameters
     ----------
@@ -123,12 +152,12 @@ def add_cells(
     side : int
     sums : ndarray of int16, (N, H/side · W/side · C)
         Where the sums of pixels less 128 are written.
-    averages : ndarray of uint8, likewise
+    averages : ndarray of uint8, (N, as many or more)
         Where the averages of pixels are written, rounded.
-    squared : ndarray of float64, (N,)
-        Where the squared norms of pictures are written.
+    facts : ndarray of float64, (N, 3)
+        Where the sums of squares are written: of pixels, of sums, and of what rounding added to or took from these.
     """
     if len(images) and not images[0].flags.c_contiguous:
         images = images.copy()
     text = cells_text(images.shape[1:], side, machine.processor())
-    machine.run(text, [images, sums, averages, squared], [images.strides[0]], len(images))
+    machine.run(text, [images, sums, averages, facts], [images.strides[0], averages.strides[0]], len(images))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nabi import machine
 from nabi.engines.cpu.code import ZERO, Code
+from nabi.nearest.dots import added_up, has_dots, multiply
 from nabi.nearest.products import MULTIPLY_ADD
 
 LANES = 64
@@ -168,7 +169,7 @@ def measure_pixels(
     arrays: list[NDArray[Any]] = [queries, candidates, rows, columns, found]
     steps = [queries.strides[0], candidates.strides[0]]
     processor = machine.processor()
-    if metric == "l2" and squared is not None and dots(processor) and length <= LONGEST_OF_DOTS:
+    if metric == "l2" and squared is not None and has_dots(processor) and length <= LONGEST_OF_DOTS:
         arrays.append(squared)
         made = dots_text(processor)
     else:
@@ -177,20 +178,12 @@ def measure_pixels(
     return found
 
 
-DOTS = {64: "@llvm.x86.avx512.vpdpbusd.512", 32: "@llvm.x86.avx512.vpdpbusd.256"}
-"""The instruction that multiplies bytes with signed bytes and adds each four products, by the bytes of a register."""
 LONGEST_OF_DOTS = 2**19
 """Pixels of a row, so that 32 bits hold each lane's sum of them: of 4 · 255 · 128 at a time."""
+AHEAD = 8
+"""Pairs before which a candidate is fetched."""
 BESIDE = 4
 """Sums that are kept beside one another, since each next one would wait for the one before."""
-
-
-def dots(processor: machine.Processor) -> bool:
-    """Whether it has that instruction."""
-    words = processor.features.split(",")
-    return (processor.vector == 64 and "+avx512vnni" in words) or (
-        processor.vector == 32 and "+avx512vnni" in words and "+avx512vl" in words
-    )
 
 
 @functools.cache
@@ -204,10 +197,7 @@ def dots_text(processor: machine.Processor) -> str:
     queries, candidates, rows, columns, found, squared = (code.pointer(slot) for slot in range(6))
     query_step, candidate_step = code.word(6), code.word(7)
     lanes = processor.vector
-    kind, sums, wide = f"<{lanes} x i8>", f"<{lanes // 4} x i32>", f"<{lanes // 4} x i64>"
-    called = code.declare(DOTS[lanes], f"declare {sums} {DOTS[lanes]}({sums}, {sums}, {sums})")
-    adds = f"@llvm.vector.reduce.add.v{lanes // 4}i64"
-    code.declare(adds, f"declare i64 {adds}({wide})")
+    kind, sums = f"<{lanes} x i8>", f"<{lanes // 4} x i32>"
     whole = code.let(f"and i64 %strand, -{lanes}")
     most = code.let(f"and i64 %strand, -{lanes * BESIDE}")
 
@@ -224,17 +214,9 @@ def dots_text(processor: machine.Processor) -> str:
             with code.loop(begin, end, lanes * many) as index:
                 for beside in range(many):
                     place = code.integer(index.plus(lanes * beside))
-                    for row_totals, both in zip(totals, given(kind, place), strict=True):
-                        one, other = (code.let(f"bitcast {kind} {each} to {sums}") for each in both)
-                        before = code.let(f"load {sums}, ptr {row_totals[beside]}")
-                        after = code.let(f"call {sums} {called}({sums} {before}, {sums} {one}, {sums} {other})")
-                        code.emit(f"store {sums} {after}, ptr {row_totals[beside]}")
-        answers = []
-        for row_totals in totals:
-            read = [code.let(f"load {sums}, ptr {total}") for total in row_totals]
-            widened = [code.let(f"sext {sums} {each} to {wide}") for each in read]
-            together = functools.reduce(lambda x, y: code.let(f"add {wide} {x}, {y}"), widened)
-            answers.append(code.variable("i64", code.let(f"call i64 {adds}({wide} {together})")))
+                    for row_totals, (one, other) in zip(totals, given(kind, place), strict=True):
+                        multiply(code, row_totals[beside], one, other)
+        answers = [code.variable("i64", added_up(code, row_totals, "i64")) for row_totals in totals]
         with code.loop(whole, "%strand") as index:
             for answer, (one, other) in zip(answers, given("i8", code.integer(index)), strict=True):
                 first, second = code.let(f"zext i8 {one} to i64"), code.let(f"sext i8 {other} to i64")
@@ -248,6 +230,7 @@ def dots_text(processor: machine.Processor) -> str:
         return code.let(f"xor {kind} {numbers}, {'-128' if kind == 'i8' else 'splat (i8 -128)'}")
 
     def of_candidate_alone(kind: str, place: str) -> list[tuple[str, str]]:
+        code.fetch(code.at(coming, "i8", place), ZERO, np.dtype(np.uint8), 2)
         numbers = pixels(candidate, kind, place)
         return [(numbers, less_128(numbers, kind)), (numbers, "1" if kind == "i8" else "splat (i8 1)")]
 
@@ -255,9 +238,16 @@ def dots_text(processor: machine.Processor) -> str:
         code.fetch(code.at(next_query, "i8", place), ZERO, np.dtype(np.uint8), 3)
         return [(pixels(candidate, kind, place), less_128(pixels(query, kind, place), kind))]
 
+    def no_later(pair: str) -> str:
+        return code.least(pair, code.let("sub i64 %stop, 1"))
+
     def query_of(pair: str) -> str:
         row = code.let(f"load i64, ptr {code.at(rows, 'i64', pair)}")
         return code.at(queries, "i8", code.let(f"mul i64 {row}, {query_step}"))
+
+    def candidate_of(pair: str) -> str:
+        column = code.let(f"load i64, ptr {code.at(columns, 'i64', pair)}")
+        return code.at(candidates, "i8", code.let(f"mul i64 {column}, {candidate_step}"))
 
     last, alone = code.variable("i64", "-1"), code.variable("i64", "0")
     with code.loop("%start", "%stop") as index:
@@ -265,8 +255,8 @@ def dots_text(processor: machine.Processor) -> str:
         row = code.let(f"load i64, ptr {code.at(rows, 'i64', pair)}")
         column = code.let(f"load i64, ptr {code.at(columns, 'i64', pair)}")
         query = query_of(pair)
-        next_query = query_of(code.least(plus(pair, "1"), code.let("sub i64 %stop, 1")))
-        candidate = code.at(candidates, "i8", code.let(f"mul i64 {column}, {candidate_step}"))
+        next_query = query_of(no_later(plus(pair, "1")))
+        candidate, coming = candidate_of(pair), candidate_of(no_later(plus(pair, str(AHEAD))))
         before = code.let(f"load i64, ptr {last}")
         changed = code.let(f"icmp ne i64 {column}, {before}")
         with code.loop(0, code.let(f"zext i1 {changed} to i64")):

@@ -49,7 +49,9 @@ def laid_out(rows: NDArray[np.int16]) -> Panels:
     panels, pairs = -(-count // width), -(-length // 2)
     padded = np.zeros((panels * width, 2 * pairs), np.int16)
     padded[:count, :length] = rows
-    return Panels(np.ascontiguousarray(padded.reshape(panels, width, pairs, 2).transpose(0, 2, 1, 3)), count)
+    numbers = machine.empty((panels, pairs, width, 2), np.int16)
+    numbers[...] = padded.reshape(panels, width, pairs, 2).transpose(0, 2, 1, 3)
+    return Panels(numbers, count)
 
 
 def products(rows: NDArray[np.int16], columns: Panels, found: NDArray[np.int32] | None = None) -> NDArray[np.int32]:

@@ -27,10 +27,7 @@ and a pair within a distance r has |û(q) - û(x)|² ≤ (s·r + 2ε)² = T: whi
 û(q)·û(x) ≥ |û(x)|²/2 + (|û(q)|² - T)/2. Products are at most 2³⁰. So one product of matrices says of all pairs whether
 they may be near, and what it leaves are a few in a hundred.
 
-These are then compared as smaller pictures, whose pixels m are the sums over cells divided by c and rounded. Each is
-off by at most a half, and so
-
-    |q - x| ≥ √c·(|m(q) - m(x)| - √cells).
+These are then compared as smaller pictures, whose pixels are averages over cells (`nabi.nearest.averages`).
 """
 
 import math
@@ -40,9 +37,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nabi.nearest import averages
+from nabi.nearest.averages import Averages
 from nabi.nearest.bounds import Bound, Pairs, sums_of_runs
 from nabi.nearest.cells import add_cells, adds_cells
-from nabi.nearest.pairs import cut, flat, measure, squared_norms
+from nabi.nearest.pairs import cut, flat, squared_norms
 from nabi.nearest.products import Panels, laid_out, products, reaching
 from nabi.nearest.rounding import round_projected
 
@@ -64,13 +63,12 @@ class Projected(NamedTuple):
         û
     squared : ndarray of int32, (N,)
         |û|²
-    averages : ndarray of uint8, (N, cells)
-        m
+    averages : Averages
     """
 
     numbers: NDArray[np.int16]
     squared: NDArray[np.int32]
-    averages: NDArray[np.uint8]
+    averages: Averages
 
 
 class Asked(NamedTuple):
@@ -82,16 +80,12 @@ class Asked(NamedTuple):
         û
     squared : ndarray of int32, (N,)
         |û|²
-    averages : ndarray of uint8, (N, cells)
-        m
-    averages_squared : ndarray of float64, (N,)
-        |m|²
+    averages : nabi.nearest.averages.Asked
     """
 
     panels: Panels
     squared: NDArray[np.int32]
-    averages: NDArray[np.uint8]
-    averages_squared: NDArray[np.float64]
+    averages: averages.Asked
 
 
 def projections(candidates: NDArray[np.uint8]) -> Bound:
@@ -107,7 +101,6 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
     exact = directions.astype(np.float64)
     longest: float = max(1.0, np.linalg.eigvalsh(exact @ exact.T)[-1] * (1 + 1e-9)) * count  # λ·c
     off = HALF * math.sqrt(number + 1) + 1 / 64  # ε
-    off_averages = 2 * HALF * math.sqrt(directions.shape[1])
     scale = (LONGEST - off) / (128 * math.sqrt(max(1, length)))  # s
     with_total = np.concatenate([np.ones_like(directions[:1]), directions])
     constants = [scale / math.sqrt(longest), 1 / longest, scale, length * 2.0**14]
@@ -117,9 +110,9 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
         width = columns.width if isinstance(columns, Panels) else number + 1
         numbers = np.empty((len(images), width), np.int16)
         squared = np.empty(len(images), np.int32)
-        averages = np.empty((len(images), directions.shape[1]), np.uint8)
+        small = averages.room_for(len(images), directions.shape[1])
         found = None
-        for part, sums, norms in of_cells(images, side, averages):
+        for part, sums, norms in of_cells(images, side, small):
             if isinstance(columns, Panels):
                 found = np.empty((len(sums), width), np.int32) if found is None else found[: len(sums)]
                 products(sums, columns, found)
@@ -134,11 +127,11 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
             shares[:, 0] = scale * np.sqrt(rest)
             np.rint(shares, out=shares)
             numbers[part], squared[part] = shares, np.vecdot(shares, shares)
-        return Projected(numbers, squared, averages)
+        return Projected(numbers, squared, small)
 
     def of_queries(images: NDArray[np.uint8]) -> Asked:
-        numbers, squared, averages = of_candidates(images)
-        return Asked(laid_out(numbers), squared, averages, squared_norms(averages))
+        numbers, squared, small = of_candidates(images)
+        return Asked(laid_out(numbers), squared, averages.of_queries(small))
 
     def rank(queries: Asked, found: Projected) -> NDArray[np.int32]:
         return (found.squared // 2)[:, np.newaxis] - products(found.numbers, queries.panels)
@@ -150,12 +143,10 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
         columns, rows = reaching(found.numbers, queries.panels, found.squared // 2, least)
         if count == 1:
             return columns, rows
-        farthest = (np.sqrt(limit / count) + off_averages) ** 2 * (1 + 1e-12)
-        apart = measure(queries.averages, found.averages, rows, columns, "l2", queries.averages_squared)
-        kept = np.flatnonzero(apart <= farthest[rows])
-        return columns[kept], rows[kept]
+        rows, columns = averages.reachable(queries.averages, found.averages, rows, columns, limit / count)
+        return columns, rows
 
-    return Bound(of_queries, of_candidates, rank, near, 2 * (number + 1) + 4 + directions.shape[1])
+    return Bound(of_queries, of_candidates, rank, near, 2 * (number + 1) + 20 + directions.shape[1])
 
 
 def principal_directions(sums: NDArray[Any], reach: int) -> NDArray[Any]:
@@ -171,14 +162,11 @@ def principal_directions(sums: NDArray[Any], reach: int) -> NDArray[Any]:
         the way to their product with the sums below 2³¹ or 2⁵³ accordingly.
     """
     cells = sums.shape[1]
-    centred = (sums - sums.mean(axis=0)).astype(np.float32)
+    centred = np.subtract(sums, sums.mean(axis=0), dtype=np.float32)
     wanted = min(DIRECTIONS + 16, cells, len(sums))
     drawn = np.random.default_rng(0).standard_normal((wanted, len(sums)), np.float32)
-    basis = np.linalg.qr((drawn @ centred).T)[0]
-    basis = np.linalg.qr(centred.T @ (centred @ basis))[0]
-    shares = centred @ basis
-    turn = np.linalg.eigh(shares.T @ shares)[1][:, ::-1]
-    found = (basis @ turn[:, :DIRECTIONS]).T.astype(np.float64)
+    basis = principal_basis((drawn @ centred).T)
+    found = principal_basis(centred.T @ (centred @ basis))[:, :DIRECTIONS].T.astype(np.float64)
     narrow = sums.dtype == np.int16
     most = min((2**31 - 1 if narrow else 2**53) // reach, 1024 * cells)  # of the sum of a direction's absolute values
     sum_of_all, largest = np.abs(found).sum(axis=1).max(initial=1e-9), np.abs(found).max(initial=1e-9)
@@ -186,6 +174,18 @@ def principal_directions(sums: NDArray[Any], reach: int) -> NDArray[Any]:
     factor = max(0.0, most - cells / 2) / sum_of_all
     whole: NDArray[Any] = np.rint(found * (min(factor, LONGEST / largest) if narrow else factor)).astype(sums.dtype)
     return whole
+
+
+def principal_basis(columns: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An orthonormal basis of what columns (N, number) span, nearly; first those in which they are longest.
+
+    By the eigenvectors of the small matrix of their products, which takes half as long as a decomposition of the large.
+    """
+    products = columns.T @ columns
+    squares, turn = np.linalg.eigh(products.astype(np.float64))
+    lengths = np.sqrt(np.maximum(squares, 1e-12 * squares[-1:] + 1e-30))
+    basis: NDArray[np.float32] = columns @ (turn / lengths)[:, ::-1].astype(np.float32)
+    return basis
 
 
 def has_pixels(shape: tuple[int, ...]) -> bool:
@@ -214,16 +214,16 @@ def pixels_of(shape: tuple[int, ...], side: int) -> int:
 
 
 def of_cells(
-    images: NDArray[np.uint8], side: int, averages: NDArray[np.uint8] | None = None
+    images: NDArray[np.uint8], side: int, small: Averages | None = None
 ) -> Iterator[tuple[slice, NDArray[Any], NDArray[np.float64]]]:
     """Part by part: which images; sums over cells of pixels centred by 128, of int16 if that holds them; squared norms.
 
-    The sums are there until the next are asked for. Averages are written where they are wanted, (N, cells).
+    The sums are there until the next are asked for. Averages are written where they are wanted.
     """
     shape = images.shape[1:]
     number, count = number_of_cells(shape, side), pixels_of(shape, side)
-    if averages is None:
-        averages = np.empty((len(images), number), np.uint8)
+    if small is None:
+        small = averages.room_for(len(images), number)
     parts = cut(len(images), TOGETHER // max(1, math.prod(shape)))
     dtype = np.int16 if 128 * count <= 2**15 else np.float64
     kept = np.empty((max((part.stop - part.start for part in parts), default=0), number), dtype)
@@ -231,14 +231,19 @@ def of_cells(
     counts = None if quick else added(np.ones((1, *shape), np.uint8), side)
     for part in parts:
         sums = kept[: part.stop - part.start]
-        squared = np.empty(len(sums))
+        facts = np.empty((len(sums), 3))
         if counts is None:
-            add_cells(images[part], side, sums, averages[part], squared)
+            add_cells(images[part], side, sums, small.pixels[part], facts)
         else:
             total = added(images[part], side).astype(np.float64)
             sums[...] = total - 128.0 * counts
-            averages[part] = np.floor((total + count // 2) / count)
-            squared = squared_norms(images[part])
+            rounded = np.floor((total + count // 2) / count)
+            small.pixels[part, :number] = rounded
+            left = total - count * rounded
+            facts[...] = np.stack([squared_norms(images[part]), np.vecdot(total, total), np.vecdot(left, left)], axis=1)
+        squared, of_sums, of_rounding = np.ascontiguousarray(facts.T)
+        small.rest[part] = np.sqrt(np.maximum(count * squared - of_sums, 0)) / count
+        small.off[part] = np.sqrt(of_rounding) / count
         yield part, sums, squared
 
 

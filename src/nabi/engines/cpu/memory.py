@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-ALIGNED = 64
-"""Bytes that arrays begin at multiples of: a cache line."""
+from nabi.machine import CACHE_LINE
 
 
 def aligned(size: int) -> int:
@@ -14,7 +13,7 @@ def aligned(size: int) -> int:
     >>> aligned(1), aligned(64)
     (64, 64)
     """
-    return -(-size // ALIGNED) * ALIGNED
+    return -(-size // CACHE_LINE) * CACHE_LINE
 
 
 def share_out(sizes: Mapping[int, int], born: Mapping[int, int], dies: Mapping[int, int]) -> tuple[int, dict[int, int]]:

@@ -23,7 +23,7 @@ from nabi.engines.cpu import (
 from nabi.engines.cpu.code import ZERO, Code
 from nabi.engines.cpu.folds import FOLDS
 from nabi.engines.cpu.kernels import Rows
-from nabi.engines.cpu.memory import ALIGNED, aligned, share_out
+from nabi.engines.cpu.memory import aligned, share_out
 from nabi.engines.cpu.profile import About, about
 from nabi.engines.cpu.reading import Place, Reader
 from nabi.engines.cpu.segments import Layout, Root, Segment, bounds, folds_rows, lay_out, partial_size, walk
@@ -119,7 +119,7 @@ class Program:
                         self._give_slot(root.value)
         self.scratch = 0
         self.passing = _passing(layout, self.outputs) if machine.processor().passes_by else {}
-        self.passing |= {panels: ALIGNED for panels, new in self.carried.items() if new in self.passing}
+        self.passing |= {panels: machine.CACHE_LINE for panels, new in self.carried.items() if new in self.passing}
         self.homes = {
             root.value.serial: segment
             for stage in layout.stages
@@ -469,7 +469,7 @@ def _passing(layout: Layout, outputs: Sequence[Value]) -> dict[int, int]:
         own = {root.value.serial for root in group}  # which are read from registers
         read |= {serial for root in group for serial in root.reads} - own
         if group[0].how == "write":  # tiles end in the midst of a row, and must not end in the midst of a line
-            written |= dict.fromkeys(own, ALIGNED if _is_in_tiles(group[0]) else 16)
+            written |= dict.fromkeys(own, machine.CACHE_LINE if _is_in_tiles(group[0]) else 16)
     found = {
         v.serial: v.size * v.dtype.itemsize
         for v in outputs
@@ -480,7 +480,9 @@ def _passing(layout: Layout, outputs: Sequence[Value]) -> dict[int, int]:
     large = {serial: size for serial, size in found.items() if size >= LARGE}
     if sum(large.values()) < OUT_OF_CACHE:
         return {}
-    return {v.serial: math.gcd(ALIGNED, v.shape[-1] * v.dtype.itemsize) for v in outputs if v.serial in large}
+    return {
+        v.serial: math.gcd(machine.CACHE_LINE, v.shape[-1] * v.dtype.itemsize) for v in outputs if v.serial in large
+    }
 
 
 def _local(layout: Layout, outputs: set[int]) -> set[int]:

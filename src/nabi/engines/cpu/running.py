@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi import threads
+from nabi import machine, threads
 from nabi.engines import Run, owned
 from nabi.engines.cpu import blas, crew, profile
-from nabi.engines.cpu.memory import ALIGNED, aligned
 from nabi.engines.cpu.program import ELSEWHERE, LARGE, External, Prepared, Program, Task
 from nabi.graph import namespace
 
@@ -32,7 +31,7 @@ LISTED: int = next(map(sys.getrefcount, [object()]))
 
 PAGE = 1 << 12
 """Bytes after which places in memory share one of the cache."""
-STAGGER = 20 * ALIGNED
+STAGGER = 20 * machine.CACHE_LINE
 """Bytes that a large result begins farther into a page than the one before. A step goes through several side by side,
 weights and moments say: these would all share places of the cache if each began where its pages do."""
 _large = itertools.count()
@@ -57,8 +56,8 @@ def _result(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """An array for what is handed out: it begins at a cache line, and large ones begin apart from each other."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     stagger = next(_large) * STAGGER % PAGE if size >= LARGE else 0
-    memory = _Memory(size + stagger + ALIGNED, np.uint8)
-    return np.ndarray(shape, dtype, memory, offset=-memory.ctypes.data % ALIGNED + stagger)
+    memory = _Memory(size + stagger + machine.CACHE_LINE, np.uint8)
+    return np.ndarray(shape, dtype, memory, offset=-memory.ctypes.data % machine.CACHE_LINE + stagger)
 
 
 class Seat:
@@ -116,8 +115,8 @@ class Room(NamedTuple):
 
 def _empty(size: int) -> tuple[NDArray[np.uint8], int]:
     """Memory that begins at a multiple of a cache line, and where."""
-    memory = np.empty(size + ALIGNED, np.uint8)
-    return memory, aligned(memory.ctypes.data)
+    memory = machine.empty((size,), np.uint8)
+    return memory, memory.ctypes.data
 
 
 def _located(value: Any, dtype: Any) -> tuple[NDArray[Any], int]:
