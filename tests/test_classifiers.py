@@ -27,7 +27,7 @@ from nabi.classifiers import (
     registered,
     registry,
 )
-from nabi.classifiers.trained import statistics
+from nabi.classifiers.statistics import statistics
 from nabi.cli.choices import MODELS
 from nabi.data import OnDemand, augment
 from nabi.errors import DataError, DTypeError, ModelFileError, NonFiniteError, SettingError, ShapeError
@@ -706,8 +706,12 @@ def test_statistics_are_those_of_numpy() -> None:
         assert statistics(np.full((5, 2), 7, kind), (0,))[1].tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("many", [0, 10**9])
 @pytest.mark.parametrize("axes", [(0,), (0, 1, 2), None])
-def test_statistics_of_pixels_are_exact_whatever_the_number_of_threads(axes: tuple[int, ...] | None) -> None:
+def test_statistics_of_pixels_are_exact_whatever_the_number_of_threads(
+    axes: tuple[int, ...] | None, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nabi.classifiers.statistics.MANY", many)
     images = np.random.default_rng(0).integers(0, 256, (1200, 3, 2, 3)).astype(np.uint8)
     images[:, 0, 0, 0] = 255  # squares at their largest
     images[:1199, 0, 1, 1], images[1199, 0, 1, 1] = 254, 255  # two numbers near each other, at a distance from 0

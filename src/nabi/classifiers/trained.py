@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from nabi import nn, threads
+from nabi import nn
 from nabi.classifiers.answering import Answering
 from nabi.classifiers.attempt import attempt
 from nabi.classifiers.base import Arrays, Classifier, plain
@@ -17,6 +17,7 @@ from nabi.classifiers.callbacks import Callbacks, CallbackSupportMixin, with_cal
 from nabi.classifiers.history import History
 from nabi.classifiers.restoring import restored_model
 from nabi.classifiers.settings import TrainingSettings, seed_of
+from nabi.classifiers.statistics import statistics
 from nabi.classifiers.weighting import example_weights, held_out_fraction, of_mean_one
 from nabi.data import OnDemand, augment
 from nabi.errors import DataError, SettingError
@@ -359,51 +360,3 @@ def standardizing(model: nn.Layer) -> nn.Standardize:
         if not isinstance(layer, nn.Reshape):
             break
     raise SettingError("architecture: its first layer does not standardise")
-
-
-def statistics(images: NDArray[Any], axes: tuple[int, ...] | None) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Mean and standard deviation over these axes, on the scale where white is 1; 1 for what never varies.
-
-    Some rows at a time, so that a memory map stays on the disk. Of uint8 the sums are exact, which takes one look at
-    each picture; other numbers are looked at twice, in float64, since a sum of their squares would round too much away.
-
-    Parameters
-    ----------
-    images : array, (N, ...)
-    axes : tuple of int, or None
-        The first among them; None for all.
-    """
-    some = max(1, min(1000, 2**20 // max(1, math.prod(images.shape[1:]))))
-    blocks = [slice(start, start + some) for start in range(0, len(images), some)]
-    mean, deviation = (_of_pixels if images.dtype == np.uint8 else _of_numbers)(images, axes, blocks)
-    # What varies less than float32 can say does not vary.
-    return mean, np.where(deviation > np.finfo(np.float32).tiny, deviation, 1.0)
-
-
-def _of_pixels(images: Any, axes: tuple[int, ...] | None, blocks: list[slice]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Mean and deviation of uint8, over 255, by σ² = (n·Σx² − (Σx)²) / n² in whole numbers."""
-    shape = images.shape[1:]
-    others = None if axes is None else tuple(axis - 1 for axis in axes if axis)
-
-    def sums(block: slice) -> list[NDArray[np.int64]]:
-        pixels = np.asarray(images[block]).reshape(-1, math.prod(shape))
-        squares = np.multiply(pixels, pixels, dtype=np.uint16)  # which 255² fits, as 1000 of them fit 32 bits
-        features = [each.sum(0, np.uint32).reshape(shape) for each in (pixels, squares)]
-        return [each.sum(others, np.int64) for each in features]
-
-    found = zip(*threads.map_in_order(sums, blocks), strict=True)
-    total, total_of_squares = (np.sum(each, axis=0).astype(object) for each in found)  # whose products pass 64 bits
-    count = images.size // np.size(total)
-    variance = (count * total_of_squares - total * total) / count**2
-    mean, deviation = np.asarray(total / count, np.float64), np.sqrt(np.asarray(variance, np.float64))
-    return mean / 255, deviation / 255
-
-
-def _of_numbers(
-    images: NDArray[Any], axes: tuple[int, ...] | None, blocks: list[slice]
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    parts = [images[block].sum(axis=axes, dtype=np.float64) for block in blocks]
-    count = images.size / max(1, np.size(parts[0]))
-    mean = np.sum(parts, axis=0) / count
-    parts = [np.square(images[block] - mean).sum(axis=axes) for block in blocks]
-    return mean, np.sqrt(np.sum(parts, axis=0) / count)
