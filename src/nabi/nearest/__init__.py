@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi import threads
+from nabi import machine, threads
 from nabi.errors import DTypeError, SettingError, ShapeError
 from nabi.nearest.bounds import (
     LARGE,
@@ -39,7 +39,7 @@ METRICS = ("l2", "l1")
 
 # How much is worked on at once. (Never by the number of threads.)
 MAX_BLOCK = 2**11  # bytes of bounds on the distances of so many queries to a candidate
-MAX_TILE = 8192  # candidates
+MAX_TILE = 2**14  # candidates
 MAX_PAIRS = 2**17  # that are measured together
 MAX_FOUND = 2**15  # that are put in order together
 PROMISING = 2  # times k candidates of a piece that are measured first
@@ -163,7 +163,8 @@ def search(
 
     def improve(block: slice, first: int, prepared: list[Any]) -> None:
         """Take the candidates of some pieces into the best of a block."""
-        asked = queries[block]
+        asked = machine.empty((block.stop - block.start, *queries.shape[1:]), queries.dtype)
+        asked[...] = queries[block]
         known = bound.of_queries(asked) if kept is None else kept[block.start]
         squared = None if norms is None else norms[block]
         limit = distances[block, -1]
