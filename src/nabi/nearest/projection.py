@@ -152,8 +152,8 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
 def principal_directions(sums: NDArray[Any], reach: int) -> NDArray[Any]:
     """The principal directions of sums over cells (N, cells), in whole numbers (directions, cells).
 
-    They need not be accurate, so that a randomised search will do: Halko, Martinsson and Tropp, "Finding structure with
-    randomness", SIAM Review 53 (2011), algorithms 4.4 and 5.1, one round.
+    They need not be accurate, so that one round of a search among what some pictures span will do: Halko, Martinsson
+    and Tropp, "Finding structure with randomness", SIAM Review 53 (2011), algorithm 4.4.
 
     Parameters
     ----------
@@ -164,8 +164,7 @@ def principal_directions(sums: NDArray[Any], reach: int) -> NDArray[Any]:
     cells = sums.shape[1]
     centred = np.subtract(sums, sums.mean(axis=0), dtype=np.float32)
     wanted = min(DIRECTIONS + 16, cells, len(sums))
-    drawn = np.random.default_rng(0).standard_normal((wanted, len(sums)), np.float32)
-    basis = principal_basis((drawn @ centred).T)
+    basis = principal_basis(centred[:: len(sums) // wanted][:wanted].T)
     found = principal_basis(centred.T @ (centred @ basis))[:, :DIRECTIONS].T.astype(np.float64)
     narrow = sums.dtype == np.int16
     most = min((2**31 - 1 if narrow else 2**53) // reach, 1024 * cells)  # of the sum of a direction's absolute values
