@@ -36,11 +36,12 @@ from nabi.nearest.bounds import (
     products_of_pixels,
     sums_of_cells,
 )
+from nabi.nearest.differences import differences
 from nabi.nearest.pairs import measure, squared_norms
 from nabi.nearest.pixels import LONGEST, LONGEST_OF_DOTS, measure_pixels
-from nabi.nearest.products import laid_out, products, reaching
 from nabi.nearest.projection import Projected, projections
 from nabi.nearest.rounding import round_projected
+from nabi.nearest.tiles import combined, laid_out, within
 
 HERE = machine.processor()
 PROCESSORS = [HERE, *(machine.narrower(HERE)._replace(vector=n) for n in (32, 16) if n <= HERE.vector)]
@@ -132,10 +133,11 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
             (bounds, "EXACT", 5),
             (bounds, "RUN", 5),
             (bounds, "LARGE", 6),
-            (projection, "GRID", 8),
-            (projection, "ROW", 8),
+            (cells, "GRID", 8),
+            (cells, "ROW", 8),
             (projection, "DIRECTIONS", 4),
             (projection, "SAMPLE", 6),
+            (cells, "TOGETHER", 64),
             (projection, "TOGETHER", 64),
         ]:
             monkeypatch.setattr(where, name, value)
@@ -146,7 +148,7 @@ def bounds_for(images, metric: str) -> list[Bound]:
     shape, whole = images.shape[1:], images.dtype == np.uint8
     length = math.prod(shape)
     if metric == "l1":
-        return [sums_of_cells(shape, whole)]
+        return [differences(shape) if whole else sums_of_cells(shape)]
     if not whole:
         return [products_of_numbers(length)]
     there = [products_of_bytes(length)] if numkong and length else []
@@ -414,11 +416,11 @@ def test_averages_leave_out_no_pair_that_is_near(
     exact = all_distances(flat(images).astype(np.float32), flat(images), "l2")
     columns, rows = np.divmod(np.arange(3600), 60)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(projection, "GRID", grid)
-        patch.setattr(projection, "ROW", grid)
-        side, count = projection.cells_of(shape)
-        small = averages.room_for(60, projection.number_of_cells(shape, side))
-        assert sum(len(sums) for _, sums, _ in projection.of_cells(images, side, small)) == 60
+        patch.setattr(cells, "GRID", grid)
+        patch.setattr(cells, "ROW", grid)
+        side, count = cells.cells_of(shape)
+        small = cells.room_for(60, cells.number_of_cells(shape, side))
+        assert sum(len(sums) for _, sums, _ in cells.of_cells(images, side, small)) == 60
         asked = averages.of_queries(small)
         limit = np.median(exact, axis=1) * farther
         with machine.pretending(processor):
@@ -444,9 +446,9 @@ def test_what_averages_leave_out_and_their_rounding_decide_about_pairs() -> None
 
     def kept(others, rounded: float = 1):
         """Which pairs may be within the distance that pairs of pictures at their places have."""
-        both = [averages.room_for(50, 768) for _ in range(2)]
+        both = [cells.room_for(50, 768) for _ in range(2)]
         for pictures, small in zip((images, others), both, strict=True):
-            list(projection.of_cells(pictures, 2, small))
+            list(cells.of_cells(pictures, 2, small))
             small.off[...] *= rounded
         asked, found = averages.of_queries(both[0]), np.zeros((50, 50), bool)
         for other in range(50):  # the limit of each query is its distance to this one
@@ -460,11 +462,35 @@ def test_what_averages_leave_out_and_their_rounding_decide_about_pairs() -> None
     assert not kept(rough)[~np.eye(50, dtype=bool)].any()
 
 
+def test_the_room_for_rounding_of_differences_is_needed_and_enough_and_small() -> None:
+    """Pictures of one colour, of which none to four pixels of each four are a level brighter."""
+    images = np.full((5, 32, 32, 3), 100, np.uint8)
+    for number, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)], 1):
+        images[number:, row::2, column::2] += 1
+    exact = all_distances(flat(images).astype(np.float32), flat(images), "l1")
+    bound = differences((32, 32, 3))
+
+    def kept(farther: float, moved: int = 1):
+        """Which pairs are let through at their own distance, or so many times it."""
+        asked, found, near = bound.of_queries(images), bound.of_candidates(images), np.zeros((5, 5), bool)
+        for small in (*asked.seen, *found):
+            small.moved[...] *= moved
+        for shift in range(5):
+            others = np.roll(np.arange(5), shift)
+            columns, rows = bound.near(asked, found, exact[np.arange(5), others] * farther)
+            near[rows, columns] |= columns == others[rows]
+        return near
+
+    assert kept(1).all()
+    assert not kept(1, moved=0)[1, 2]
+    assert not kept(0.9)[0, 4]
+
+
 @pytest.mark.parametrize("shape", [(32, 32, 3), (3072,), (9, 11, 1), (90, 110, 3), (20_000,), (512, 512, 3)])
 def test_directions_are_whole_and_make_nothing_longer(shape: tuple[int, ...]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, *shape), np.uint8)
-    side, count = projection.cells_of(shape)
-    parts = [(sums.copy(), squared) for _, sums, squared in projection.of_cells(images[:10], side)]
+    side, count = cells.cells_of(shape)
+    parts = [(sums.copy(), squared) for _, sums, squared in cells.of_cells(images[:10], side)]
     sums, squared = (np.concatenate(each) for each in zip(*parts, strict=True))
     assert np.abs(sums.astype(np.float64)).max() <= 128 * count
     assert sums.astype(np.float64).sum() == (images[:10].astype(np.float64) - 128).sum()
@@ -485,13 +511,14 @@ def test_long_rows_and_many_channels_and_axes_are_added_up(shape: tuple[int, ...
     images = np.repeat(random.integers(232, 241, (9, *shape)), 2, axis=0).astype(np.uint8)
     images[::2] += random.integers(0, 3, images[::2].shape).astype(np.uint8)
     images[-1] = 255
-    side, count = projection.cells_of(shape)
+    side, count = cells.cells_of(shape)
     assert count == (side**2 if len(shape) == 3 and shape[2] < 1000 else side)
-    squared = np.concatenate([squared for _, _, squared in projection.of_cells(images, side)])
+    squared = np.concatenate([squared for _, _, squared in cells.of_cells(images, side)])
     np.testing.assert_array_equal(squared, (flat(images).astype(np.int64) ** 2).sum(axis=1))
-    found = [search(images[:6], images, 5, "l2", bound) for bound in (projections(images), no_bound())]
-    for one, other in zip(*found, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for metric, bound in (("l2", projections(images)), ("l1", differences(shape))):
+        found = [search(images[:6], images, 5, metric, each) for each in (bound, no_bound())]
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_trying_a_bound_takes_little_memory() -> None:
@@ -663,7 +690,7 @@ def test_cells_are_sums_of_pixels(
         assert side * channels > cells.ADDED
         return
     number = high * wide * channels
-    sums, facts = np.empty((count, number), np.int16), np.empty((count, 3))
+    sums, facts = np.empty((count, number), np.int16), np.empty((count, 4))
     rounded = np.zeros((count, number + 5), np.uint8)
     processor = machine.processor()
     with machine.pretending(machine.narrower(processor) if narrow else processor):
@@ -675,7 +702,8 @@ def test_cells_are_sums_of_pixels(
     np.testing.assert_array_equal(rounded[:, :number], averaged)
     assert not rounded[:, number:].any()
     squares = [flat(images).astype(np.int64), wanted, wanted - side**2 * averaged]
-    np.testing.assert_array_equal(facts, np.stack([(each**2).sum(axis=1) for each in squares], axis=1))
+    totals = [*((each**2).sum(axis=1) for each in squares), np.abs(squares[-1]).sum(axis=1)]
+    np.testing.assert_array_equal(facts, np.stack(totals, axis=1))
 
 
 @pytest.mark.parametrize(
@@ -712,9 +740,32 @@ def test_products_of_whole_numbers(rows: int, columns: int, length: int, most: i
     of_columns = np.quantile(wanted, random.random(columns)).astype(np.int32) if rows else np.zeros(columns, np.int32)
     with machine.pretending(PROCESSORS[which % len(PROCESSORS)]):
         panels = laid_out(other)
-        np.testing.assert_array_equal(products(one, panels), wanted)
-        found = reaching(one, panels, of_rows, of_columns)
+        np.testing.assert_array_equal(combined(one, panels), wanted)
+        found = within(one, panels, of_rows, of_columns)
     for got, right in zip(found, np.nonzero(wanted >= of_rows[:, np.newaxis] + of_columns), strict=True):
+        np.testing.assert_array_equal(got, right)
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(
+    rows=st.integers(0, 20),
+    columns=st.integers(1, 100),
+    length=st.sampled_from([1, 7, 8, 64, 100]),
+    colours=st.sampled_from([2, 256]),
+    which=st.integers(0, 3),
+    seed=st.integers(0, 1000),
+)
+def test_differences_of_bytes(rows: int, columns: int, length: int, colours: int, which: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    one, other = (random.integers(0, colours, (n, length)).astype(np.uint8) for n in (rows, columns))
+    wanted = np.abs(one.astype(np.int64)[:, np.newaxis] - other).sum(axis=2)
+    of_rows = random.integers(-9, 10, rows)
+    of_columns = np.quantile(wanted, random.random(columns)).astype(np.int64) if rows else np.zeros(columns, np.int64)
+    with machine.pretending(PROCESSORS[which % len(PROCESSORS)]):
+        panels = laid_out(other)
+        np.testing.assert_array_equal(combined(one, panels), wanted)
+        found = within(one, panels, of_rows, of_columns)
+    for got, right in zip(found, np.nonzero(wanted <= of_rows[:, np.newaxis] + of_columns), strict=True):
         np.testing.assert_array_equal(got, right)
 
 

@@ -32,6 +32,7 @@ from nabi.nearest.bounds import (
     products_of_pixels,
     sums_of_cells,
 )
+from nabi.nearest.differences import differences
 from nabi.nearest.pairs import cut, measure, squared_norms
 from nabi.nearest.projection import projections
 
@@ -119,7 +120,7 @@ def bound_for(queries: NDArray[Any], candidates: NDArray[Any], k: int, metric: s
     length = math.prod(shape)
     whole = candidates.dtype == np.uint8
     if metric == "l1":
-        return sums_of_cells(shape, whole)
+        return differences(shape) if whole else sums_of_cells(shape)
     if not whole:
         return products_of_numbers(length)
     if len(queries) <= MEASURED[0] and length * len(candidates) >= MEASURED[1]:

@@ -26,32 +26,13 @@ from numpy.typing import NDArray
 
 from nabi import machine
 from nabi.engines.cpu.code import Code
-from nabi.nearest.dots import added_up, has_dots, multiply
+from nabi.nearest.cells import Averages
+from nabi.nearest.instructions import add_dots, added_up, has_dots
 from nabi.nearest.pairs import measure, squared_norms
 
 ROOM = 2.0**-5
-WHOLE = 64
-"""Averages are kept in rows of a multiple of so many: what the largest registers hold."""
 BESIDE = 4
 """Sums that are kept beside one another, since each next one would wait for the one before."""
-
-
-class Averages(NamedTuple):
-    """Small pictures of N pictures.
-
-    Attributes
-    ----------
-    pixels : ndarray of uint8, (N, cells or some more)
-        m, and zeros
-    rest : ndarray of float64, (N,)
-        |x|'/√c
-    off : ndarray of float64, (N,)
-        f
-    """
-
-    pixels: NDArray[np.uint8]
-    rest: NDArray[np.float64]
-    off: NDArray[np.float64]
 
 
 class Asked(NamedTuple):
@@ -69,13 +50,6 @@ class Asked(NamedTuple):
     averages: Averages
     less_128: NDArray[np.int8]
     squared: NDArray[np.float64]
-
-
-def room_for(count: int, cells: int) -> Averages:
-    """Averages of so many pictures, to be filled in."""
-    pixels = machine.empty((count, -(-cells // WHOLE) * WHOLE), np.uint8)
-    pixels[:, cells:] = 0
-    return Averages(pixels, np.empty(count), np.empty(count))
 
 
 def of_queries(averages: Averages) -> Asked:
@@ -138,8 +112,8 @@ def reachable_text(width: int, processor: machine.Processor) -> str:
         """The sum of products of pixels and of signed numbers."""
         totals = [code.variable(sums, "zeroinitializer") for _ in range(BESIDE)]
         for number, (pixels, signed) in enumerate(pairs):
-            multiply(code, totals[number % BESIDE], pixels, signed)
-        return added_up(code, totals, "i32")
+            add_dots(code, totals[number % BESIDE], pixels, signed)
+        return added_up(code, totals, "i32", "i32")
 
     def facts(table: str, place: str, number: int) -> list[str]:
         first = code.at(table, f"[{number} x double]", place)

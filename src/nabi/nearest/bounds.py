@@ -213,12 +213,12 @@ def products_of_numbers(length: int) -> Bound:
 # --- L1 distances ---
 
 
-def sums_of_cells(shape: tuple[int, ...], whole: bool) -> Bound:
-    """L1 distances of sums over cells: |Σ a - Σ b| ≤ Σ |a - b|.
+def sums_of_cells(shape: tuple[int, ...]) -> Bound:
+    """L1 distances of sums over cells of numbers: |Σ a - Σ b| ≤ Σ |a - b|.
 
     A cell is 4 by 4 pixels of one channel, or 16 neighbouring numbers of a row; 2 by 2 or 4 where there are few, since
-    a handful of sums says too little. Sums of whole numbers are exact. Of others, sum and comparison are off by no more
-    than what is subtracted: as in `products_of_numbers`, of Σ|q| + Σ|x|.
+    a handful of sums says too little. Sum and comparison are off by no more than what is subtracted: as in
+    `products_of_numbers`, of Σ|q| + Σ|x|.
     """
     length = math.prod(shape)
     side = 4 if length >= LARGE else 2
@@ -230,8 +230,6 @@ def sums_of_cells(shape: tuple[int, ...], whole: bool) -> Bound:
         for axis, run in axes.items():
             sums = sums_of_runs(sums, axis, run, np.float64)
         sums = flat(sums)
-        if whole:
-            return sums, np.zeros(len(images))
         slack: NDArray[Any] = np.abs(flat(images)).sum(axis=1, dtype=np.float64) * _slack(length)
         return sums, slack
 
@@ -240,9 +238,8 @@ def sums_of_cells(shape: tuple[int, ...], whole: bool) -> Bound:
 
         (q, q_slack), (x, x_slack) = queries, candidates
         lower: NDArray[Any] = cdist(x, q, "cityblock")
-        if not whole:
-            lower -= q_slack
-            lower -= x_slack[:, np.newaxis]
+        lower -= q_slack
+        lower -= x_slack[:, np.newaxis]
         return lower
 
     return compared(prepare, prepare, between, 8 * (cells + 1), np.float64)

@@ -4,13 +4,23 @@ In LLVM's assembly language, as the fast engine's kernels are, and compiled and 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nabi import machine
 from nabi.engines.cpu.code import Code, Index
+from nabi.nearest.bounds import sums_of_runs
+from nabi.nearest.pairs import cut, flat, squared_norms
+
+GRID = 1024  # cells of a picture, at most
+ROW = 4096  # likewise of a row, whose numbers need not be alike because they are neighbours
+TOGETHER = 2**21  # bytes of pixels that are looked at together, so that what is made of them stays in the cache
+WHOLE = 64
+"""Averages are kept in rows of a multiple of so many: what the largest registers hold."""
 
 ADDED = 128
 """Pixels of a row of a picture that are added up together, at most."""
@@ -86,9 +96,10 @@ def cells_text(shape: tuple[int, ...], side: int, processor: machine.Processor) 
         return code.let(f"zext i32 {code.let(f'load i32, ptr {answer}')} to i64")
 
     def of_sums(sums: str, averages: str) -> list[str]:
-        """Of the sums c·m + d, m an average and d what rounding took: Σ(c·m + d)² = c²·Σm² + 2c·Σmd + Σd², and Σd²."""
+        """Of the sums c·m + d, m an average and d what rounding took: c²·Σm² + 2c·Σmd + Σd², which is the sum of their
+        squares; Σd²; Σ|d|."""
         cells, count = rows * groups * number, side * side
-        totals = [code.variable("i64", "0") for _ in range(3)]
+        totals = [code.variable("i64", "0") for _ in range(4)]
         end = 0
         for beside in (code.vector // 4, 1):
             begin, end = end, end + (cells - end) // beside * beside
@@ -104,14 +115,16 @@ def cells_text(shape: tuple[int, ...], side: int, processor: machine.Processor) 
                 less = code.let(f"mul {kind} {m}, splat (i32 {-count})")
                 more = code.let(f"add {kind} {less}, splat (i32 {128 * count})")
                 d = code.let(f"add {kind} {code.let(f'sext <{beside} x i16> {centred} to {kind}')}, {more}")
-                for part, (x, y) in zip(parts, ((m, m), (m, d), (d, d)), strict=True):
+                for part, (x, y) in zip(parts, ((m, m), (m, d), (d, d)), strict=False):
                     code.add_to(part, kind, code.let(f"mul {kind} {x}, {y}"))
+                absolute = code.declare(f"@llvm.abs.v{beside}i32", f"declare {kind} @llvm.abs.v{beside}i32({kind}, i1)")
+                code.add_to(parts[-1], kind, code.let(f"call {kind} {absolute}({kind} {d}, i1 true)"))
             for total, part in zip(totals, parts, strict=True):
                 short = code.let(f"call i32 {adds}({kind} {code.let(f'load {kind}, ptr {part}')})")
                 code.add_to(total, "i64", code.let(f"sext i32 {short} to i64"))
-        squares, mixed, left = (code.let(f"load i64, ptr {total}") for total in totals)
+        squares, mixed, left, moved = (code.let(f"load i64, ptr {total}") for total in totals)
         squares, mixed = code.let(f"mul i64 {squares}, {count**2}"), code.let(f"mul i64 {mixed}, {2 * count}")
-        return [functools.reduce(lambda x, y: code.let(f"add i64 {x}, {y}"), (squares, mixed, left)), left]
+        return [functools.reduce(lambda x, y: code.let(f"add i64 {x}, {y}"), (squares, mixed, left)), left, moved]
 
     with code.loop("%start", "%stop") as index:
         place = code.integer(index)
@@ -132,7 +145,7 @@ def cells_text(shape: tuple[int, ...], side: int, processor: machine.Processor) 
             code.add_to(norm, "i64", squares(code.at(image, "i8", code.integer(row.times(strip)))))
         whole_norm = code.let(f"load i64, ptr {norm}")
         for fact, each in enumerate((whole_norm, *of_sums(target, average))):
-            at = code.at(code.at(facts, "[3 x double]", place), "double", str(fact))
+            at = code.at(code.at(facts, "[4 x double]", place), "double", str(fact))
             code.emit(f"store double {code.let(f'uitofp i64 {each} to double')}, ptr {at}")
     return code.text()
 
@@ -154,10 +167,110 @@ def add_cells(
         Where the sums of pixels less 128 are written.
     averages : ndarray of uint8, (N, as many or more)
         Where the averages of pixels are written, rounded.
-    facts : ndarray of float64, (N, 3)
-        Where the sums of squares are written: of pixels, of sums, and of what rounding added to or took from these.
+    facts : ndarray of float64, (N, 4)
+        Where the sums of squares are written: of pixels, of sums, and of what rounding added to or took from these; and
+        the sum of the absolute values of the last.
     """
     if len(images) and not images[0].flags.c_contiguous:
         images = images.copy()
     text = cells_text(images.shape[1:], side, machine.processor())
     machine.run(text, [images, sums, averages, facts], [images.strides[0], averages.strides[0]], len(images))
+
+
+class Averages(NamedTuple):
+    """Small pictures of N pictures.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8, (N, cells or some more)
+        Averages, rounded; and zeros.
+    rest : ndarray of float64, (N,)
+        The norm of what averages leave out, over the root of the pixels of a cell.
+    off : ndarray of float64, (N,)
+        How far rounding moved the averages together: the norm of what it added or took.
+    moved : ndarray of int64, (N,)
+        The sum of the absolute values of the same, times the pixels of a cell.
+    """
+
+    pixels: NDArray[np.uint8]
+    rest: NDArray[np.float64]
+    off: NDArray[np.float64]
+    moved: NDArray[np.int64]
+
+
+def room_for(count: int, cells: int) -> Averages:
+    """Averages of so many pictures, to be filled in."""
+    pixels = machine.empty((count, -(-cells // WHOLE) * WHOLE), np.uint8)
+    pixels[:, cells:] = 0
+    return Averages(pixels, np.empty(count), np.empty(count), np.empty(count, np.int64))
+
+
+def has_pixels(shape: tuple[int, ...]) -> bool:
+    """Whether cells are squares of a picture (H, W, C), whose channels are few; else they are runs of numbers."""
+    return len(shape) == 3 and shape[2] <= GRID
+
+
+def cells_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The side of the cells that pixels of such pictures are added up over, and how many pixels these are."""
+    side = 1
+    while number_of_cells(shape, side) > (GRID if has_pixels(shape) else ROW):
+        side *= 2
+    return side, pixels_of(shape, side)
+
+
+def number_of_cells(shape: tuple[int, ...], side: int) -> int:
+    """How many there are of a side."""
+    if has_pixels(shape):
+        return math.ceil(shape[0] / side) * math.ceil(shape[1] / side) * shape[2]
+    return math.ceil(math.prod(shape) / side)
+
+
+def pixels_of(shape: tuple[int, ...], side: int) -> int:
+    """How many pixels a cell of a side has, where none is missing."""
+    return side * side if has_pixels(shape) else side
+
+
+def of_cells(
+    images: NDArray[np.uint8], side: int, small: Averages | None = None
+) -> Iterator[tuple[slice, NDArray[Any], NDArray[np.float64]]]:
+    """Part by part: which images; sums over cells of pixels centred by 128, of int16 if that holds them; squared norms.
+
+    The sums are there until the next are asked for. Averages are written where they are wanted.
+    """
+    shape = images.shape[1:]
+    number, count = number_of_cells(shape, side), pixels_of(shape, side)
+    if small is None:
+        small = room_for(len(images), number)
+    parts = cut(len(images), TOGETHER // max(1, math.prod(shape)))
+    dtype = np.int16 if 128 * count <= 2**15 else np.float64
+    kept = np.empty((max((part.stop - part.start for part in parts), default=0), number), dtype)
+    quick = has_pixels(shape) and adds_cells(shape, side)
+    counts = None if quick else added(np.ones((1, *shape), np.uint8), side)
+    for part in parts:
+        sums = kept[: part.stop - part.start]
+        facts = np.empty((len(sums), 4))
+        if counts is None:
+            add_cells(images[part], side, sums, small.pixels[part], facts)
+        else:
+            total = added(images[part], side).astype(np.float64)
+            sums[...] = total - 128.0 * counts
+            rounded = np.floor((total + count // 2) / count)
+            small.pixels[part, :number] = rounded
+            left = total - count * rounded
+            facts[:, 0], facts[:, 1] = squared_norms(images[part]), np.vecdot(total, total)
+            facts[:, 2], facts[:, 3] = np.vecdot(left, left), np.abs(left).sum(axis=1)
+        squared, of_sums, of_rounding, small.moved[part] = np.ascontiguousarray(facts.T)
+        small.rest[part] = np.sqrt(np.maximum(count * squared - of_sums, 0)) / count
+        small.off[part] = np.sqrt(of_rounding) / count
+        yield part, sums, squared
+
+
+def added(images: NDArray[np.uint8], side: int) -> NDArray[Any]:
+    """Sums over cells (N, cells), in as few bits as hold them."""
+    dtype = np.uint16 if 255 * side**2 < 2**16 else np.float32
+    if not has_pixels(images.shape[1:]):
+        return sums_of_runs(flat(images), 1, side, dtype)
+    rows = sums_of_runs(images, 1, side, dtype)
+    # Channel by channel, since loops over a few channels are short ones.
+    channels = [sums_of_runs(rows[..., channel], 2, side, dtype) for channel in range(images.shape[3])]
+    return np.concatenate([flat(sums) for sums in channels], axis=1)

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from nabi import machine
 from nabi.engines.cpu.code import ZERO, Code
-from nabi.nearest.dots import added_up, has_dots, multiply
-from nabi.nearest.products import MULTIPLY_ADD
+from nabi.nearest.instructions import DIFFERENCES, MULTIPLY_ADD, add_dots, added_up, has_dots
 
 LANES = 64
 LONGEST = 32 * (2**32 // (4 * 255**2))  # numbers of a row, so that 32 bits hold each lane's sum
@@ -118,6 +117,11 @@ IN_PAIRS = """
   %high_sums = call <SUMS x i32> CALLED(<HALF x i16> %high, <HALF x i16> %high)
   %z = add <SUMS x i32> %low_sums, %high_sums"""
 
+# Likewise one that adds the absolute differences of each eight bytes: of a lane's sum the upper half stays 0.
+AT_ONCE = """
+  %eights = call <EIGHTS x i64> CALLED(<LANES x i8> %query_bytes, <LANES x i8> %candidate_bytes)
+  %z = bitcast <EIGHTS x i64> %eights to <SUMS x i32>"""
+
 LAST = {
     "l2": "  %e = sub i64 %u, %v\n  %w = mul i64 %e, %e",
     "l1": "  %e = sub i64 %u, %v\n  %f = sub i64 %v, %u\n"
@@ -131,7 +135,13 @@ def text(metric: str, processor: machine.Processor) -> str:
     lanes = sums = LANES
     step = STEP[metric]
     declared = "declare <LANES x i32> @llvm.abs.vLANESi32(<LANES x i32>, i1)"
-    if metric == "l2" and processor.vector in MULTIPLY_ADD and "+avx2" in processor.features.split(","):
+    has_more = "+avx2" in processor.features.split(",")
+    if metric == "l1" and processor.vector in DIFFERENCES and has_more:
+        lanes, sums, eights = processor.vector, processor.vector // 4, processor.vector // 8
+        called = DIFFERENCES[lanes]
+        step = AT_ONCE.replace("CALLED", called).replace("EIGHTS", str(eights))
+        declared = f"declare <{eights} x i64> {called}(<LANES x i8>, <LANES x i8>)"
+    if metric == "l2" and processor.vector in MULTIPLY_ADD and has_more:
         lanes = processor.vector
         half, sums = lanes // 2, lanes // 4
         called = MULTIPLY_ADD[lanes]
@@ -215,8 +225,8 @@ def dots_text(processor: machine.Processor) -> str:
                 for beside in range(many):
                     place = code.integer(index.plus(lanes * beside))
                     for row_totals, (one, other) in zip(totals, given(kind, place), strict=True):
-                        multiply(code, row_totals[beside], one, other)
-        answers = [code.variable("i64", added_up(code, row_totals, "i64")) for row_totals in totals]
+                        add_dots(code, row_totals[beside], one, other)
+        answers = [code.variable("i64", added_up(code, row_totals, "i32", "i64")) for row_totals in totals]
         with code.loop(whole, "%strand") as index:
             for answer, (one, other) in zip(answers, given("i8", code.integer(index)), strict=True):
                 first, second = code.let(f"zext i8 {one} to i64"), code.let(f"sext i8 {other} to i64")

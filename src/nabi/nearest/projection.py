@@ -31,27 +31,22 @@ These are then compared as smaller pictures, whose pixels are averages over cell
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nabi.nearest import averages
-from nabi.nearest.averages import Averages
-from nabi.nearest.bounds import Bound, Pairs, sums_of_runs
-from nabi.nearest.cells import add_cells, adds_cells
-from nabi.nearest.pairs import cut, flat, squared_norms
-from nabi.nearest.products import Panels, laid_out, products, reaching
+from nabi.nearest.bounds import Bound, Pairs
+from nabi.nearest.cells import TOGETHER, Averages, cells_of, of_cells, room_for
+from nabi.nearest.pairs import cut
 from nabi.nearest.rounding import round_projected
+from nabi.nearest.tiles import Panels, combined, laid_out, within
 
 DIRECTIONS = 47  # with what remains, or with the sum of all, numbers that fill registers
 LONGEST = 2**15 - 1  # that û is
-GRID = 1024  # cells of a picture that it begins with, at most
-ROW = 4096  # likewise of a row, whose numbers need not be alike because they are neighbours
 SAMPLE = 512  # candidates that show which directions these are
 HALF = 0.5  # how far a number is off that was rounded, at most
-TOGETHER = 2**21  # bytes of pixels that are prepared together, so that what is made of them stays in the cache
 
 
 class Projected(NamedTuple):
@@ -110,12 +105,12 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
         width = columns.width if isinstance(columns, Panels) else number + 1
         numbers = np.empty((len(images), width), np.int16)
         squared = np.empty(len(images), np.int32)
-        small = averages.room_for(len(images), directions.shape[1])
+        small = room_for(len(images), directions.shape[1])
         found = None
         for part, sums, norms in of_cells(images, side, small):
             if isinstance(columns, Panels):
                 found = np.empty((len(sums), width), np.int32) if found is None else found[: len(sums)]
-                products(sums, columns, found)
+                combined(sums, columns, found)
                 round_projected(found, norms, numbers[part], squared[part], constants)
                 continue
             shares = sums @ columns
@@ -134,13 +129,14 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
         return Asked(laid_out(numbers), squared, averages.of_queries(small))
 
     def rank(queries: Asked, found: Projected) -> NDArray[np.int32]:
-        return (found.squared // 2)[:, np.newaxis] - products(found.numbers, queries.panels)
+        rank: NDArray[np.int32] = (found.squared // 2)[:, np.newaxis] - combined(found.numbers, queries.panels)
+        return rank
 
     def near(queries: Asked, found: Projected, limit: NDArray[np.float64]) -> Pairs:
         most = (scale * np.sqrt(limit) + 2 * off) ** 2 * (1 + 1e-12)  # T
         # Without a limit, every product reaches it.
         least = np.maximum(np.floor((queries.squared - most) / 2), 1 - 2.0**31).astype(np.int32)
-        columns, rows = reaching(found.numbers, queries.panels, found.squared // 2, least)
+        columns, rows = within(found.numbers, queries.panels, found.squared // 2, least)
         if count == 1:
             return columns, rows
         rows, columns = averages.reachable(queries.averages, found.averages, rows, columns, limit / count)
@@ -180,78 +176,8 @@ def principal_basis(columns: NDArray[np.float32]) -> NDArray[np.float32]:
 
     By the eigenvectors of the small matrix of their products, which takes half as long as a decomposition of the large.
     """
-    products = columns.T @ columns
-    squares, turn = np.linalg.eigh(products.astype(np.float64))
-    lengths = np.sqrt(np.maximum(squares, 1e-12 * squares[-1:] + 1e-30))
+    squares = columns.T @ columns
+    lengths, turn = np.linalg.eigh(squares.astype(np.float64))
+    lengths = np.sqrt(np.maximum(lengths, 1e-12 * lengths[-1:] + 1e-30))
     basis: NDArray[np.float32] = columns @ (turn / lengths)[:, ::-1].astype(np.float32)
     return basis
-
-
-def has_pixels(shape: tuple[int, ...]) -> bool:
-    """Whether cells are squares of a picture (H, W, C), whose channels are few; else they are runs of numbers."""
-    return len(shape) == 3 and shape[2] <= GRID
-
-
-def cells_of(shape: tuple[int, ...]) -> tuple[int, int]:
-    """The side of the cells that pixels of such pictures are added up over, and how many pixels these are."""
-    side = 1
-    while number_of_cells(shape, side) > (GRID if has_pixels(shape) else ROW):
-        side *= 2
-    return side, pixels_of(shape, side)
-
-
-def number_of_cells(shape: tuple[int, ...], side: int) -> int:
-    """How many there are of a side."""
-    if has_pixels(shape):
-        return math.ceil(shape[0] / side) * math.ceil(shape[1] / side) * shape[2]
-    return math.ceil(math.prod(shape) / side)
-
-
-def pixels_of(shape: tuple[int, ...], side: int) -> int:
-    """How many pixels a cell of a side has, where none is missing."""
-    return side * side if has_pixels(shape) else side
-
-
-def of_cells(
-    images: NDArray[np.uint8], side: int, small: Averages | None = None
-) -> Iterator[tuple[slice, NDArray[Any], NDArray[np.float64]]]:
-    """Part by part: which images; sums over cells of pixels centred by 128, of int16 if that holds them; squared norms.
-
-    The sums are there until the next are asked for. Averages are written where they are wanted.
-    """
-    shape = images.shape[1:]
-    number, count = number_of_cells(shape, side), pixels_of(shape, side)
-    if small is None:
-        small = averages.room_for(len(images), number)
-    parts = cut(len(images), TOGETHER // max(1, math.prod(shape)))
-    dtype = np.int16 if 128 * count <= 2**15 else np.float64
-    kept = np.empty((max((part.stop - part.start for part in parts), default=0), number), dtype)
-    quick = has_pixels(shape) and adds_cells(shape, side)
-    counts = None if quick else added(np.ones((1, *shape), np.uint8), side)
-    for part in parts:
-        sums = kept[: part.stop - part.start]
-        facts = np.empty((len(sums), 3))
-        if counts is None:
-            add_cells(images[part], side, sums, small.pixels[part], facts)
-        else:
-            total = added(images[part], side).astype(np.float64)
-            sums[...] = total - 128.0 * counts
-            rounded = np.floor((total + count // 2) / count)
-            small.pixels[part, :number] = rounded
-            left = total - count * rounded
-            facts[...] = np.stack([squared_norms(images[part]), np.vecdot(total, total), np.vecdot(left, left)], axis=1)
-        squared, of_sums, of_rounding = np.ascontiguousarray(facts.T)
-        small.rest[part] = np.sqrt(np.maximum(count * squared - of_sums, 0)) / count
-        small.off[part] = np.sqrt(of_rounding) / count
-        yield part, sums, squared
-
-
-def added(images: NDArray[np.uint8], side: int) -> NDArray[Any]:
-    """Sums over cells (N, cells), in as few bits as hold them."""
-    dtype = np.uint16 if 255 * side**2 < 2**16 else np.float32
-    if not has_pixels(images.shape[1:]):
-        return sums_of_runs(flat(images), 1, side, dtype)
-    rows = sums_of_runs(images, 1, side, dtype)
-    # Channel by channel, since loops over a few channels are short ones.
-    channels = [sums_of_runs(rows[..., channel], 2, side, dtype) for channel in range(images.shape[3])]
-    return np.concatenate([flat(sums) for sums in channels], axis=1)

@@ -1,0 +1,146 @@
+"""A lower bound on L1 distances of pixels: what pictures are at smaller sizes.
+
+The sums w over cells of pictures q and x differ by Σ|w(q) - w(x)| ≤ Σ|q - x|. With w = c·m + d, m the average over a
+cell of c pixels, rounded, and d what rounding took, this is at least c·Σ|m(q) - m(x)| - Σ|d(q)| - Σ|d(x)|. So a pair
+within a distance r has, in whole numbers,
+
+    Σ|m(q) - m(x)| ≤ ⌊(r + Σ|d(q)|)/c⌋ + ⌊Σ|d(x)|/c⌋ + 1.
+
+All pairs are compared by averages over large cells, and what these leave, a few in a hundred, by averages over small
+ones, of a quarter of the pixels.
+
+In LLVM's assembly language, as the fast engine's kernels are, and compiled and kept like them.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nabi import machine
+from nabi.engines.cpu.code import Code
+from nabi.nearest.bounds import Bound, Pairs
+from nabi.nearest.cells import Averages, cells_of, has_pixels, number_of_cells, of_cells, pixels_of, room_for
+from nabi.nearest.instructions import added_up, differences_of_bytes
+from nabi.nearest.tiles import Panels, combined, laid_out, within
+
+LARGER = 2
+"""How many times as long the sides of large cells are."""
+RUN = 16
+"""Numbers of a row in a large cell, times those of a small one."""
+FARTHEST = 2.0**40
+"""More than any distance."""
+
+
+class Seen(NamedTuple):
+    """Pictures as small ones.
+
+    Attributes
+    ----------
+    large, small : Averages
+        Over large cells, and over small ones.
+    """
+
+    large: Averages
+    small: Averages
+
+
+class Asked(NamedTuple):
+    """The same of queries, and their averages over large cells in panels."""
+
+    panels: Panels
+    seen: Seen
+
+
+def differences(shape: tuple[int, ...]) -> Bound:
+    """The bound for pictures of a shape."""
+    side, count = cells_of(shape)
+    long = side * (LARGER if has_pixels(shape) else RUN)
+    long_count = pixels_of(shape, long)
+    cells, long_cells = number_of_cells(shape, side), number_of_cells(shape, long)
+
+    def of_candidates(images: NDArray[np.uint8]) -> Seen:
+        found = Seen(room_for(len(images), long_cells), room_for(len(images), cells))
+        for small, length in zip(found, (long, side), strict=True):
+            if small is found.large or count > 1:  # cells of a pixel say no less than the picture, and no sooner
+                for _ in of_cells(images, length, small):
+                    pass
+        return found
+
+    def of_queries(images: NDArray[np.uint8]) -> Asked:
+        seen = of_candidates(images)
+        return Asked(laid_out(seen.large.pixels), seen)
+
+    def rank(queries: Asked, found: Seen) -> NDArray[np.int64]:
+        ranks: NDArray[np.int64] = combined(found.large.pixels, queries.panels)
+        return ranks
+
+    def near(queries: Asked, found: Seen, limit: NDArray[np.float64]) -> Pairs:
+        limit = np.minimum(limit, FARTHEST)
+        of_rows, of_columns = reach(queries.seen.large, found.large, limit, long_count)
+        columns, rows = within(found.large.pixels, queries.panels, of_columns, of_rows)
+        if count == 1:
+            return columns, rows
+        of_rows, of_columns = reach(queries.seen.small, found.small, limit, count)
+        return nearer(queries.seen.small.pixels, found.small.pixels, rows, columns, of_rows, of_columns)
+
+    sizes = [-(-number // 64) * 64 + 24 for number in (cells, long_cells)]
+    return Bound(of_queries, of_candidates, rank, near, sum(sizes))
+
+
+def reach(
+    queries: Averages, candidates: Averages, limit: NDArray[np.float64], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What differences of averages over cells of so many pixels are compared with: of queries, and of candidates."""
+    return np.floor((limit + queries.moved) / count).astype(np.int64), candidates.moved // count + 1
+
+
+def nearer(
+    queries: NDArray[np.uint8],
+    candidates: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    of_rows: NDArray[np.int64],
+    of_columns: NDArray[np.int64],
+) -> Pairs:
+    """The pairs of ``queries[rows[i]]`` and ``candidates[columns[i]]`` that do not differ by more than these two say.
+
+    Columns come first, as bounds give them. ``rows`` and ``columns``, contiguous, are written over.
+    """
+    kept = np.zeros(1, np.int64)
+    text = nearer_text(queries.shape[1], machine.processor())
+    machine.run(text, [queries, candidates, rows, columns, of_rows, of_columns, kept], [], len(rows))
+    return columns[: kept[0]], rows[: kept[0]]
+
+
+@functools.cache
+def nearer_text(width: int, processor: machine.Processor) -> str:
+    """The kernel, for rows of so many averages."""
+    code = Code(processor.vector)
+    queries, candidates, rows, columns, of_rows, of_columns, kept = (code.pointer(slot) for slot in range(7))
+    kind = f"<{processor.vector // 8} x i64>"
+
+    def vectors(table: str, row: str) -> list[str]:
+        begin = code.at(table, f"[{width} x i8]", row)
+        places = range(0, width, processor.vector)
+        return [code.let(f"load {kind}, ptr {code.at(begin, 'i8', str(place))}, align 1") for place in places]
+
+    def number(table: str, place: str) -> str:
+        return code.let(f"load i64, ptr {code.at(table, 'i64', place)}")
+
+    count = code.variable("i64", "0")
+    with code.loop("%start", "%stop") as index:
+        pair = code.integer(index)
+        row, column = number(rows, pair), number(columns, pair)
+        total = code.variable(kind, "zeroinitializer")
+        for one, other in zip(vectors(queries, row), vectors(candidates, column), strict=True):
+            code.add_to(total, kind, differences_of_bytes(code, one, other))
+        most = code.let(f"add i64 {number(of_rows, row)}, {number(of_columns, column)}")
+        near = code.let(f"icmp sle i64 {added_up(code, [total], 'i64', 'i64')}, {most}")
+        target = code.let(f"load i64, ptr {count}")
+        code.emit(f"store i64 {row}, ptr {code.at(rows, 'i64', target)}")
+        code.emit(f"store i64 {column}, ptr {code.at(columns, 'i64', target)}")
+        code.add_to(count, "i64", code.let(f"zext i1 {near} to i64"))
+    code.emit(f"store i64 {code.let(f'load i64, ptr {count}')}, ptr {kept}")
+    return code.text()
