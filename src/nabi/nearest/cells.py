@@ -267,7 +267,8 @@ def of_cells(
 
 def added(images: NDArray[np.uint8], side: int) -> NDArray[Any]:
     """Sums over cells (N, cells), in as few bits as hold them."""
-    dtype = np.uint16 if 255 * side**2 < 2**16 else np.float32
+    most = 255 * side**2
+    dtype = np.uint16 if most < 2**16 else np.float32 if most < 2**24 else np.float64
     if not has_pixels(images.shape[1:]):
         return sums_of_runs(flat(images), 1, side, dtype)
     rows = sums_of_runs(images, 1, side, dtype)

@@ -13,6 +13,7 @@ In LLVM's assembly language, as the fast engine's kernels are, and compiled and 
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -20,15 +21,15 @@ from numpy.typing import NDArray
 
 from nabi import machine
 from nabi.engines.cpu.code import Code
-from nabi.nearest.bounds import Bound, Pairs
+from nabi.nearest.bounds import LARGE, Bound, Pairs
 from nabi.nearest.cells import Averages, cells_of, has_pixels, number_of_cells, of_cells, pixels_of, room_for
 from nabi.nearest.instructions import added_up, differences_of_bytes
 from nabi.nearest.tiles import Panels, combined, laid_out, within
 
 LARGER = 2
 """How many times as long the sides of large cells are."""
-RUN = 16
-"""Numbers of a row in a large cell, times those of a small one."""
+RUN, SHORT_RUN = 16, 4
+"""How many times as many numbers of a row are in them; and of a short one, since a handful of sums says too little."""
 FARTHEST = 2.0**40
 """More than any distance."""
 
@@ -56,7 +57,7 @@ class Asked(NamedTuple):
 def differences(shape: tuple[int, ...]) -> Bound:
     """The bound for pictures of a shape."""
     side, count = cells_of(shape)
-    long = side * (LARGER if has_pixels(shape) else RUN)
+    long = side * (LARGER if has_pixels(shape) else RUN if math.prod(shape) >= LARGE else SHORT_RUN)
     long_count = pixels_of(shape, long)
     cells, long_cells = number_of_cells(shape, side), number_of_cells(shape, long)
 
