@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 
-from nabi import container, models, nn, threads
+from nabi import container, machine, models, nn, threads
 from nabi.classifiers import (
     Classifier,
     LinearClassifier,
@@ -706,20 +706,26 @@ def test_statistics_are_those_of_numpy() -> None:
         assert statistics(np.full((5, 2), 7, kind), (0,))[1].tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("many", [0, 10**9])
+@pytest.mark.parametrize(
+    ("many", "processor"), [(0, lambda this: this), (0, machine.narrower), (10**9, lambda this: this)]
+)
 @pytest.mark.parametrize("axes", [(0,), (0, 1, 2), None])
 def test_statistics_of_pixels_are_exact_whatever_the_number_of_threads(
-    axes: tuple[int, ...] | None, many: int, monkeypatch: pytest.MonkeyPatch
+    axes: tuple[int, ...] | None,
+    many: int,
+    processor: Callable[[machine.Processor], machine.Processor],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("nabi.classifiers.statistics.MANY", many)
-    images = np.random.default_rng(0).integers(0, 256, (1200, 3, 2, 3)).astype(np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (1203, 5, 5, 3)).astype(np.uint8)
     images[:, 0, 0, 0] = 255  # squares at their largest
-    images[:1199, 0, 1, 1], images[1199, 0, 1, 1] = 254, 255  # two numbers near each other, at a distance from 0
-    with_two, with_one = (with_threads(number, lambda: statistics(images, axes)) for number in (2, 1))
+    images[:1202, 0, 1, 1], images[1202, 0, 1, 1] = 254, 255  # two numbers near each other, at a distance from 0
+    with machine.pretending(processor(machine.processor())):
+        with_two, with_one = (with_threads(number, lambda: statistics(images, axes)) for number in (2, 1))
     np.testing.assert_array_equal(with_two, with_one)
     mean, deviation = (np.atleast_1d(value) for value in with_two)
-    columns = (np.moveaxis(images.reshape(1200 * 6, 3), -1, 0) if axes == (0, 1, 2) else
-               images.reshape(1200, -1).T if axes else images.reshape(1, -1))  # fmt: skip
+    columns = (np.moveaxis(images.reshape(1203 * 25, 3), -1, 0) if axes == (0, 1, 2) else
+               images.reshape(1203, -1).T if axes else images.reshape(1, -1))  # fmt: skip
     for place, column in enumerate(columns.tolist()):
         exact = fractions.Fraction(sum(column), len(column))
         variance = sum((value - exact) ** 2 for value in column) / len(column)

@@ -22,6 +22,7 @@ from nabi.nearest import (
     bound_for,
     bounds,
     cells,
+    differences,
     nearest,
     pairs,
     projection,
@@ -36,7 +37,7 @@ from nabi.nearest.bounds import (
     products_of_pixels,
     sums_of_cells,
 )
-from nabi.nearest.differences import differences
+from nabi.nearest.differences import differences_of_averages
 from nabi.nearest.pairs import measure, squared_norms
 from nabi.nearest.pixels import LONGEST, LONGEST_OF_DOTS, measure_pixels
 from nabi.nearest.projection import Projected, projections
@@ -133,6 +134,7 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
             (bounds, "EXACT", 5),
             (bounds, "RUN", 5),
             (bounds, "LARGE", 6),
+            (differences, "LARGE", 6),
             (cells, "GRID", 8),
             (cells, "ROW", 8),
             (projection, "DIRECTIONS", 4),
@@ -148,7 +150,7 @@ def bounds_for(images, metric: str) -> list[Bound]:
     shape, whole = images.shape[1:], images.dtype == np.uint8
     length = math.prod(shape)
     if metric == "l1":
-        return [differences(shape) if whole else sums_of_cells(shape)]
+        return [differences_of_averages(shape) if whole else sums_of_cells(shape)]
     if not whole:
         return [products_of_numbers(length)]
     there = [products_of_bytes(length)] if numkong and length else []
@@ -216,15 +218,16 @@ def test_any_lower_bound_gives_the_same_answer(searched, metric: str, seed: int)
 
 @pytest.mark.usefixtures("cut")
 @settings(max_examples=150, deadline=None)
-@given(searches(st.one_of(pixels, numbers)), metrics, st.integers(0, 2**32))
-def test_our_bounds_are_bounds(searched, metric: str, seed: int) -> None:
+@given(searches(st.one_of(pixels, numbers)), metrics, st.sampled_from(PROCESSORS), st.integers(0, 2**32))
+def test_our_bounds_are_bounds(searched, metric: str, processor: machine.Processor, seed: int) -> None:
     queries, candidates, _ = searched
     exact = all_distances(queries, candidates, metric).astype(np.float64)
     random = np.random.default_rng(seed)
     chosen = random.integers(0, len(candidates), len(queries))
     limit = np.where(random.random(len(queries)) < 0.1, np.inf, exact[np.arange(len(queries)), chosen])
-    for bound in bounds_for(candidates, metric):
-        found = near(bound, queries, candidates, limit)
+    with machine.pretending(processor):
+        every = [near(bound, queries, candidates, limit) for bound in bounds_for(candidates, metric)]
+    for found in every:
         assert found[exact <= limit[:, np.newaxis]].all()
 
 
@@ -468,7 +471,7 @@ def test_the_room_for_rounding_of_differences_is_needed_and_enough_and_small() -
     for number, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)], 1):
         images[number:, row::2, column::2] += 1
     exact = all_distances(flat(images).astype(np.float32), flat(images), "l1")
-    bound = differences((32, 32, 3))
+    bound = differences_of_averages((32, 32, 3))
 
     def kept(farther: float, moved: int = 1):
         """Which pairs are let through at their own distance, or so many times it."""
@@ -515,7 +518,7 @@ def test_long_rows_and_many_channels_and_axes_are_added_up(shape: tuple[int, ...
     assert count == (side**2 if len(shape) == 3 and shape[2] < 1000 else side)
     squared = np.concatenate([squared for _, _, squared in cells.of_cells(images, side)])
     np.testing.assert_array_equal(squared, (flat(images).astype(np.int64) ** 2).sum(axis=1))
-    for metric, bound in (("l2", projections(images)), ("l1", differences(shape))):
+    for metric, bound in (("l2", projections(images)), ("l1", differences_of_averages(shape))):
         found = [search(images[:6], images, 5, metric, each) for each in (bound, no_bound())]
         for one, other in zip(*found, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -711,6 +714,21 @@ def test_cells_are_sums_of_pixels(
 )
 def test_cells_that_the_kernel_does_not_know(shape: tuple[int, ...], side: int) -> None:
     assert not cells.adds_cells(shape, side)
+
+
+def test_sums_over_very_large_cells_are_exact() -> None:
+    images = np.full((1, 601, 601, 1), 255, np.uint8)
+    images[0, 0, 0, 0] = 254
+    assert cells.added(images, 1024).tolist() == [[255 * 601**2 - 1]]
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 0), (0,), (0, 4, 3)])
+def test_pictures_without_pixels_are_all_at_no_distance(shape: tuple[int, ...]) -> None:
+    images = np.zeros((5, *shape), np.uint8)
+    for metric in METRICS:
+        distances, positions = nearest(images[:2], images, 3, metric)
+        assert distances.tolist() == [[0, 0, 0]] * 2
+        assert positions.tolist() == [[0, 1, 2]] * 2
 
 
 def test_squared_norms_are_exact() -> None:

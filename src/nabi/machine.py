@@ -154,7 +154,7 @@ KERNEL: Any = ctypes.CFUNCTYPE(
 """A kernel is called with a table's address, the first row and the one past the last, a strand, and scratch memory."""
 
 
-def compile(text: str, kind: Any = KERNEL) -> Function:
+def compile(text: str, kind: Any = KERNEL, target: Processor | None = None) -> Function:
     """Compile the one function of a module that others see, named ``kernel``.
 
     Parameters
@@ -163,10 +163,12 @@ def compile(text: str, kind: Any = KERNEL) -> Function:
         LLVM assembly language, with ``@kernel`` where the function's name stands.
     kind : type
         How ctypes calls it; ``void kernel(ptr, i64, i64, i64, ptr)`` where it is not given.
+    target : Processor, optional
+        What it is made for; `processor` where it is not given.
     """
     with _lock:
         jit = _prepare()
-        target = processor()
+        target = target or processor()
         version = llvmlite.__version__, llvm.llvm_version_info, FORMAT
         digest = hashlib.sha256("\0".join(map(str, (*version, *target, text))).encode()).hexdigest()[:32]
         if digest in _state["made"]:
@@ -205,7 +207,7 @@ def run(text: str, arrays: Sequence[NDArray[Any]], numbers: Sequence[int], count
 @functools.lru_cache(maxsize=64)
 def _compiled(text: str, target: Processor) -> Function:
     """`compile`, which takes as long as some of these kernels run."""
-    return compile(text)
+    return compile(text, target=target)
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

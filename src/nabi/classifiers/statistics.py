@@ -40,20 +40,21 @@ def _of_pixels(images: Any, axes: tuple[int, ...] | None, blocks: list[slice]) -
     shape = images.shape[1:]
     features = math.prod(shape)
 
-    def sums(block: slice) -> NDArray[np.uint32]:
+    others = tuple(range(1, images.ndim)) if axes is None else tuple(axis for axis in axes if axis)
+
+    def sums(block: slice) -> NDArray[np.int64]:
         """Of pixels and of their squares: of 1000, 32 bits hold them."""
         pixels = np.ascontiguousarray(images[block])
         if images.size < MANY:
-            return np.stack([pixels.sum(0, np.uint32), np.square(pixels, dtype=np.uint32).sum(0, np.uint32)])
-        found = np.zeros((2, *shape), np.uint32)
-        machine.run(_sums_text(machine.processor()), [pixels, found], [features], len(pixels))
-        return found
+            found = np.stack([pixels.sum(0, np.uint32), np.square(pixels, dtype=np.uint32).sum(0, np.uint32)])
+        else:
+            found = np.zeros((2, *shape), np.uint32)
+            machine.run(_sums_text(machine.processor()), [pixels, found], [features], len(pixels))
+        total: NDArray[np.int64] = found.sum(others, dtype=np.int64)
+        return total
 
-    both = np.zeros((2, *shape), np.int64)
-    for found in threads.map_in_order(sums, blocks):
-        both += found
-    others = tuple(range(1, both.ndim)) if axes is None else tuple(axis for axis in axes if axis)
-    total, total_of_squares = both.sum(others).astype(object)  # whose products pass 64 bits
+    found = sum(threads.map_in_order(sums, blocks), np.int64(0))
+    total, total_of_squares = np.asarray(found).astype(object)  # whose products pass 64 bits
     count = images.size // np.size(total)
     variance = (count * total_of_squares - total * total) / count**2
     mean, deviation = np.asarray(total / count, np.float64), np.sqrt(np.asarray(variance, np.float64))

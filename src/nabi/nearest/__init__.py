@@ -32,7 +32,7 @@ from nabi.nearest.bounds import (
     products_of_pixels,
     sums_of_cells,
 )
-from nabi.nearest.differences import differences
+from nabi.nearest.differences import differences_of_averages
 from nabi.nearest.pairs import cut, measure, squared_norms
 from nabi.nearest.projection import projections
 
@@ -43,6 +43,7 @@ MAX_BLOCK = 2**11  # bytes of bounds on the distances of so many queries to a ca
 MAX_TILE = 2**14  # candidates
 MAX_PAIRS = 2**17  # that are measured together
 MAX_FOUND = 2**15  # that are put in order together
+FILLED = 64  # queries of a block, from which on what is prepared of them takes little more than their share
 PROMISING = 2  # times k candidates of a piece that are measured first
 PIECES = 8  # of a tile: prepared side by side
 MAX_BYTES = 2**26  # of a tile's candidates, and of what a bound needs of them
@@ -120,7 +121,7 @@ def bound_for(queries: NDArray[Any], candidates: NDArray[Any], k: int, metric: s
     length = math.prod(shape)
     whole = candidates.dtype == np.uint8
     if metric == "l1":
-        return differences(shape) if whole else sums_of_cells(shape)
+        return differences_of_averages(shape) if whole else sums_of_cells(shape)
     if not whole:
         return products_of_numbers(length)
     if len(queries) <= MEASURED[0] and length * len(candidates) >= MEASURED[1]:
@@ -213,11 +214,12 @@ def search(
     norms = squared_norms(queries) if queries.dtype == np.uint8 and metric == "l2" else None
     kept: dict[int, Any] | None = None  # what the bound needs of the queries, unless that is much
     with threads.one_blas_thread():
-        if len(queries) * bound.size <= MAX_BYTES // 4:
+        if len(queries) * bound.size <= MAX_BYTES // 4 and len(blocks) * FILLED <= max(FILLED, len(queries)):
             ready = threads.map_in_order(lambda block: bound.of_queries(queries[block]), blocks)
             kept = {block.start: each for block, each in zip(blocks, ready, strict=True)}
         for first in range(0, step, PIECES):
             pieces = [candidates[start::step] for start in range(first, first + PIECES)]
+            prepared: list[Any] = []  # the last ones are not needed any more
             prepared = list(threads.map_in_order(bound.of_candidates, pieces))
             for _ in threads.map_in_order(partial(improve, first=first, prepared=prepared), blocks):
                 pass

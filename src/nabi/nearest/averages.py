@@ -27,16 +27,14 @@ from numpy.typing import NDArray
 from nabi import machine
 from nabi.engines.cpu.code import Code
 from nabi.nearest.cells import Averages
-from nabi.nearest.instructions import add_dots, added_up, has_dots
+from nabi.nearest.instructions import BESIDE, add_dots, added_up, has_dots
 from nabi.nearest.pairs import measure, squared_norms
 
 ROOM = 2.0**-5
-BESIDE = 4
-"""Sums that are kept beside one another, since each next one would wait for the one before."""
 
 
 class Asked(NamedTuple):
-    """The same of queries.
+    """Small pictures of N queries.
 
     Attributes
     ----------

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nabi import machine
 from nabi.engines.cpu.code import Code, Index
 from nabi.nearest.bounds import sums_of_runs
+from nabi.nearest.instructions import BESIDE
 from nabi.nearest.pairs import cut, flat, squared_norms
 
 GRID = 1024  # cells of a picture, at most
@@ -26,8 +27,6 @@ ADDED = 128
 """Pixels of a row of a picture that are added up together, at most."""
 SQUARED = 2**32 // 255**2
 """Pixels of a row of cells, at most, so that 32 bits hold the sum of their squares."""
-BESIDE = 4
-"""Sums of squares that are kept beside one another, since each next one would wait for the one before."""
 
 
 def adds_cells(shape: Sequence[int], side: int) -> bool:
@@ -198,6 +197,11 @@ class Averages(NamedTuple):
     moved: NDArray[np.int64]
 
 
+def size_of_averages(cells: int) -> int:
+    """Bytes that those of a picture take."""
+    return -(-cells // WHOLE) * WHOLE + 24
+
+
 def room_for(count: int, cells: int) -> Averages:
     """Averages of so many pictures, to be filled in."""
     pixels = machine.empty((count, -(-cells // WHOLE) * WHOLE), np.uint8)
@@ -207,7 +211,7 @@ def room_for(count: int, cells: int) -> Averages:
 
 def has_pixels(shape: tuple[int, ...]) -> bool:
     """Whether cells are squares of a picture (H, W, C), whose channels are few; else they are runs of numbers."""
-    return len(shape) == 3 and shape[2] <= GRID
+    return len(shape) == 3 and 0 < shape[2] <= GRID
 
 
 def cells_of(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -235,11 +239,11 @@ def of_cells(
 ) -> Iterator[tuple[slice, NDArray[Any], NDArray[np.float64]]]:
     """Part by part: which images; sums over cells of pixels centred by 128, of int16 if that holds them; squared norms.
 
-    The sums are there until the next are asked for. Averages are written where they are wanted.
+    The sums are there until the next are asked for. Averages over several pixels are written where they are wanted.
     """
     shape = images.shape[1:]
     number, count = number_of_cells(shape, side), pixels_of(shape, side)
-    if small is None:
+    if small is None and side > 1:
         small = room_for(len(images), number)
     parts = cut(len(images), TOGETHER // max(1, math.prod(shape)))
     dtype = np.int16 if 128 * count <= 2**15 else np.float64
@@ -248,6 +252,10 @@ def of_cells(
     counts = None if quick else added(np.ones((1, *shape), np.uint8), side)
     for part in parts:
         sums = kept[: part.stop - part.start]
+        if small is None:
+            np.subtract(flat(images[part]), 128, out=sums, dtype=np.int16)
+            yield part, sums, squared_norms(images[part])
+            continue
         facts = np.empty((len(sums), 4))
         if counts is None:
             add_cells(images[part], side, sums, small.pixels[part], facts)

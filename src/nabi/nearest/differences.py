@@ -6,8 +6,8 @@ within a distance r has, in whole numbers,
 
     Σ|m(q) - m(x)| ≤ ⌊(r + Σ|d(q)|)/c⌋ + ⌊Σ|d(x)|/c⌋ + 1.
 
-All pairs are compared by averages over large cells, and what these leave, a few in a hundred, by averages over small
-ones, of a quarter of the pixels.
+All pairs are compared by averages over large cells; and what these leave, a few in a hundred, by averages over small
+ones, where these are of more than a pixel.
 
 In LLVM's assembly language, as the fast engine's kernels are, and compiled and kept like them.
 """
@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 from nabi import machine
 from nabi.engines.cpu.code import Code
 from nabi.nearest.bounds import LARGE, Bound, Pairs
-from nabi.nearest.cells import Averages, cells_of, has_pixels, number_of_cells, of_cells, pixels_of, room_for
+from nabi.nearest.cells import (
+    Averages,
+    cells_of,
+    has_pixels,
+    number_of_cells,
+    of_cells,
+    pixels_of,
+    room_for,
+    size_of_averages,
+)
 from nabi.nearest.instructions import added_up, differences_of_bytes
 from nabi.nearest.tiles import Panels, combined, laid_out, within
 
@@ -39,12 +48,14 @@ class Seen(NamedTuple):
 
     Attributes
     ----------
-    large, small : Averages
-        Over large cells, and over small ones.
+    large : Averages
+        Over large cells.
+    small : Averages or None
+        Over small ones; None where they would be the pictures themselves.
     """
 
     large: Averages
-    small: Averages
+    small: Averages | None
 
 
 class Asked(NamedTuple):
@@ -54,20 +65,20 @@ class Asked(NamedTuple):
     seen: Seen
 
 
-def differences(shape: tuple[int, ...]) -> Bound:
+def differences_of_averages(shape: tuple[int, ...]) -> Bound:
     """The bound for pictures of a shape."""
     side, count = cells_of(shape)
     long = side * (LARGER if has_pixels(shape) else RUN if math.prod(shape) >= LARGE else SHORT_RUN)
     long_count = pixels_of(shape, long)
-    cells, long_cells = number_of_cells(shape, side), number_of_cells(shape, long)
+    sides = [long, side] if side > 1 else [long]
+    numbers = [number_of_cells(shape, each) for each in sides]
 
     def of_candidates(images: NDArray[np.uint8]) -> Seen:
-        found = Seen(room_for(len(images), long_cells), room_for(len(images), cells))
-        for small, length in zip(found, (long, side), strict=True):
-            if small is found.large or count > 1:  # cells of a pixel say no less than the picture, and no sooner
-                for _ in of_cells(images, length, small):
-                    pass
-        return found
+        found = [room_for(len(images), number) for number in numbers]
+        for averages, length in zip(found, sides, strict=True):
+            for _ in of_cells(images, length, averages):
+                pass
+        return Seen(found[0], found[1] if len(found) > 1 else None)
 
     def of_queries(images: NDArray[np.uint8]) -> Asked:
         seen = of_candidates(images)
@@ -81,13 +92,12 @@ def differences(shape: tuple[int, ...]) -> Bound:
         limit = np.minimum(limit, FARTHEST)
         of_rows, of_columns = reach(queries.seen.large, found.large, limit, long_count)
         columns, rows = within(found.large.pixels, queries.panels, of_columns, of_rows)
-        if count == 1:
+        if queries.seen.small is None or found.small is None:
             return columns, rows
         of_rows, of_columns = reach(queries.seen.small, found.small, limit, count)
         return nearer(queries.seen.small.pixels, found.small.pixels, rows, columns, of_rows, of_columns)
 
-    sizes = [-(-number // 64) * 64 + 24 for number in (cells, long_cells)]
-    return Bound(of_queries, of_candidates, rank, near, sum(sizes))
+    return Bound(of_queries, of_candidates, rank, near, sum(map(size_of_averages, numbers)), written=8)
 
 
 def reach(

@@ -1,6 +1,7 @@
 """Instructions that do much at once with bytes and 16-bit numbers, for kernels that are being written.
 
-They are of x86 with AVX2 or AVX-512; elsewhere LLVM is told in smaller steps what is to come out.
+They are of x86 with AVX2 or AVX-512. Elsewhere LLVM is told in smaller steps what is to come out, but for `add_dots`,
+which is asked for where `has_dots` says so alone.
 """
 
 import functools
@@ -14,6 +15,8 @@ MULTIPLY_ADD = {64: "@llvm.x86.avx512.pmaddw.d.512", 32: "@llvm.x86.avx2.pmadd.w
 instruction where the processor has that, too."""
 DIFFERENCES = {64: "@llvm.x86.avx512.psad.bw.512", 32: "@llvm.x86.avx2.psad.bw"}
 """Adds the absolute differences of each eight bytes."""
+BESIDE = 4
+"""Sums that are kept beside one another, since each next one would wait for the one before."""
 DOTS = {64: "@llvm.x86.avx512.vpdpbusd.512", 32: "@llvm.x86.avx512.vpdpbusd.256"}
 """Multiplies bytes with signed bytes, and adds each four products to a sum."""
 

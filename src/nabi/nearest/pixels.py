@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nabi import machine
 from nabi.engines.cpu.code import ZERO, Code
-from nabi.nearest.instructions import DIFFERENCES, MULTIPLY_ADD, add_dots, added_up, has_dots
+from nabi.nearest.instructions import BESIDE, DIFFERENCES, MULTIPLY_ADD, add_dots, added_up, has_dots
 
 LANES = 64
 LONGEST = 32 * (2**32 // (4 * 255**2))  # numbers of a row, so that 32 bits hold each lane's sum
@@ -192,8 +192,6 @@ LONGEST_OF_DOTS = 2**19
 """Pixels of a row, so that 32 bits hold each lane's sum of them: of 4 · 255 · 128 at a time."""
 AHEAD = 8
 """Pairs before which a candidate is fetched."""
-BESIDE = 4
-"""Sums that are kept beside one another, since each next one would wait for the one before."""
 
 
 @functools.cache

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from nabi.nearest import averages
 from nabi.nearest.bounds import Bound, Pairs
-from nabi.nearest.cells import TOGETHER, Averages, cells_of, of_cells, room_for
+from nabi.nearest.cells import TOGETHER, Averages, cells_of, of_cells, room_for, size_of_averages
 from nabi.nearest.pairs import cut
 from nabi.nearest.rounding import round_projected
 from nabi.nearest.tiles import Panels, combined, laid_out, within
@@ -58,12 +58,13 @@ class Projected(NamedTuple):
         û
     squared : ndarray of int32, (N,)
         |û|²
-    averages : Averages
+    averages : Averages or None
+        None where they would be the pictures themselves.
     """
 
     numbers: NDArray[np.int16]
     squared: NDArray[np.int32]
-    averages: Averages
+    averages: Averages | None
 
 
 class Asked(NamedTuple):
@@ -75,12 +76,12 @@ class Asked(NamedTuple):
         û
     squared : ndarray of int32, (N,)
         |û|²
-    averages : nabi.nearest.averages.Asked
+    averages : nabi.nearest.averages.Asked or None
     """
 
     panels: Panels
     squared: NDArray[np.int32]
-    averages: averages.Asked
+    averages: averages.Asked | None
 
 
 def projections(candidates: NDArray[np.uint8]) -> Bound:
@@ -105,7 +106,7 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
         width = columns.width if isinstance(columns, Panels) else number + 1
         numbers = np.empty((len(images), width), np.int16)
         squared = np.empty(len(images), np.int32)
-        small = room_for(len(images), directions.shape[1])
+        small = room_for(len(images), directions.shape[1]) if side > 1 else None
         found = None
         for part, sums, norms in of_cells(images, side, small):
             if isinstance(columns, Panels):
@@ -126,7 +127,7 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
 
     def of_queries(images: NDArray[np.uint8]) -> Asked:
         numbers, squared, small = of_candidates(images)
-        return Asked(laid_out(numbers), squared, averages.of_queries(small))
+        return Asked(laid_out(numbers), squared, None if small is None else averages.of_queries(small))
 
     def rank(queries: Asked, found: Projected) -> NDArray[np.int32]:
         rank: NDArray[np.int32] = (found.squared // 2)[:, np.newaxis] - combined(found.numbers, queries.panels)
@@ -137,12 +138,13 @@ def projections(candidates: NDArray[np.uint8]) -> Bound:
         # Without a limit, every product reaches it.
         least = np.maximum(np.floor((queries.squared - most) / 2), 1 - 2.0**31).astype(np.int32)
         columns, rows = within(found.numbers, queries.panels, found.squared // 2, least)
-        if count == 1:
+        if queries.averages is None or found.averages is None:
             return columns, rows
         rows, columns = averages.reachable(queries.averages, found.averages, rows, columns, limit / count)
         return columns, rows
 
-    return Bound(of_queries, of_candidates, rank, near, 2 * (number + 1) + 20 + directions.shape[1])
+    size = 2 * (number + 1) + 4 + (size_of_averages(directions.shape[1]) if side > 1 else 0)
+    return Bound(of_queries, of_candidates, rank, near, size)
 
 
 def principal_directions(sums: NDArray[Any], reach: int) -> NDArray[Any]:
