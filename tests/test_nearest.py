@@ -596,6 +596,23 @@ def test_the_stated_amount_of_memory_is_enough() -> None:
             assert peak(given[:16], given, metric) < 130 * 2**20
 
 
+@pytest.mark.parametrize("shape", [(32, 32, 3), (3072,)])
+def test_the_stated_amount_of_memory_is_enough_for_pictures(shape: tuple[int, ...]) -> None:
+    """Smooth ones, which are projected."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 60, (9000, 4, 4, 3), np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    images[...] += random.integers(0, 190, (9000, 1, 1, 1), np.uint8)
+    images = images.reshape(9000, *shape)
+    assert isinstance(bound_for(images[:600], images, 5, "l2").of_candidates(images[:1]), Projected)
+    threads.set_num_threads(1)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "MAX_TILE", 4500)  # so that there are two
+            assert peak(images[:600], images, "l2") < 30 * 2**20
+    finally:
+        threads.set_num_threads(None)
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_stated_amount_of_memory_is_enough_where_nothing_is_spared(metric: str) -> None:
     """All distances are the same, so that every pair must be measured."""
