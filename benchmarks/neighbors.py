@@ -10,10 +10,11 @@ speed       our classifier beside FAISS (its exact index, IndexFlatL2) and sciki
             One after the other, round by round, after each has done it once with a tenth of both, and with a pause
             before each, since threads of others spin; a ratio is the median of a round's two times
 
-All without an option. ``--queries N`` takes the first N of the test pictures, mixed; ``--json FILE`` writes what speed
-found. The data is ``cifar10-jpeg.tar.xz`` in the folder that NABI_DATA names; decoded pictures are kept, so that all
-but the first run begin at once (and the first measures its own decoding as memory). Exits with 1 where a figure is not
-what it must be, but for those of speed.
+All without an option. ``--queries N`` takes the first N of the test pictures, mixed; ``--candidates N`` as many of the
+training pictures for speed, at equal steps; ``--json FILE`` writes what speed found. The data is
+``cifar10-jpeg.tar.xz`` in the folder that NABI_DATA names; decoded pictures are kept, so that all but the first run
+begin at once (and the first measures its own decoding as memory). Exits with 1 where a figure is not what it must be,
+but for those of speed.
 """
 
 import argparse
@@ -149,9 +150,10 @@ def floats(images: Any) -> Any:
 CONTENDERS = {"nabi": ours, "FAISS flat": in_faiss, "scikit-learn": in_scikit_learn}
 
 
-def speed(queries: int | None) -> list[dict[str, Any]]:
+def speed(queries: int | None, candidates: int | None) -> list[dict[str, Any]]:
     images, labels, asked, _ = pictures(queries, 1_000)
-    images = np.asarray(images).copy()  # in memory, for all of them
+    some = np.linspace(0, len(images) - 1, candidates or len(images)).astype(np.int64)
+    images, labels = np.asarray(images)[some], labels[some]  # in memory, for all of them
     random = np.random.default_rng(0)
     noise, asked_noise = (random.integers(0, 256, given.shape, np.uint8) for given in (images, asked))
     missing = [] if importlib.util.find_spec("faiss") else ["FAISS flat"]
@@ -163,12 +165,12 @@ def speed(queries: int | None) -> list[dict[str, Any]]:
         for name in ready:
             CONTENDERS[name](some[::10], labels[::10], others[::10])(1)
         for k in (1, 20):
-            what = f"{k}-NN, {data_name}, {len(others):,} x {len(some):,} x {some[0].size:,}"
-            rows += compared(what, ready, k)
+            what = f"{k}-NN, {data_name}, {len(others):,} queries of {some[0].size:,} numbers"
+            rows += compared(what, len(some), ready, k)
     return rows
 
 
-def compared(what: str, ready: dict[str, Callable[[int], Any]], k: int) -> list[dict[str, Any]]:
+def compared(what: str, size: int, ready: dict[str, Callable[[int], Any]], k: int) -> list[dict[str, Any]]:
     """A row for each peer."""
     seconds: dict[str, list[float]] = {name: [] for name in ready}
     for turn in range(max(ROUNDS.values())):
@@ -186,7 +188,7 @@ def compared(what: str, ready: dict[str, Callable[[int], Any]], k: int) -> list[
             rows.append(
                 {"what": what, "unit": "s", "ours": medians[0], "peer": name, "theirs": medians[1], "ratio": ratio}
             )
-            print(f"speed, {what}: {medians[0]:.3f} s, {name} {medians[1]:.3f} s: {ratio:.1f} times as fast")
+            print(f"speed, {what}, {size:,}: {medians[0]:.3f} s, {name} {medians[1]:.3f} s: {ratio:.1f} times as fast")
     return rows
 
 
@@ -208,6 +210,7 @@ def main() -> int:
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--queries", type=int, metavar="N")
+    parser.add_argument("--candidates", type=int, metavar="N")
     given = parser.parse_args()
     if "NABI_DATA" not in os.environ:
         parser.error("NABI_DATA must name the folder that cifar10-jpeg.tar.xz is in")
@@ -216,7 +219,7 @@ def main() -> int:
     print(f"{threads.count()} threads")
     good = [part(given.queries) for part in (parts if every else chosen)]
     if every or given.speed:
-        rows = speed(given.queries)
+        rows = speed(given.queries, given.candidates)
         if given.json is not None:
             given.json.write_text(json.dumps({"rows": rows}, indent=2), encoding="utf-8")
     return 0 if all(good) else 1

@@ -18,17 +18,17 @@ from benchmarks.suite import Row, Settings, workload
 from benchmarks.worker import ROOT
 
 
-def run(module: str, arguments: list[str], peer: str, unit: str, settings: Settings) -> Iterator[Row]:
+def run(module: str, arguments: list[str], peer: str, unit: str, settings: Settings, size: int = 0) -> Iterator[Row]:
     """The rows of a module, or one that says why there are none."""
     if why := missing(module, settings):
-        yield {**blank(module.rpartition(".")[2], unit, settings), "left_out": {"nabi": why}}
+        yield {**blank(module.rpartition(".")[2], unit, settings), "size": size, "left_out": {"nabi": why}}
         return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
         command = [sys.executable, "-m", module, *arguments, "--json", str(file)]
         subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
         found = json.loads(file.read_text(encoding="utf-8"))
-    yield from together(row(one, peer, unit, settings) for one in found["rows"] if "ratio" in one)
+    yield from together({**row(one, peer, unit, settings), "size": size} for one in found["rows"] if "ratio" in one)
 
 
 def together(rows: Iterable[Row]) -> list[Row]:
@@ -69,10 +69,13 @@ def row(one: dict[str, Any], peer: str, unit: str, settings: Settings) -> Row:
     return {**blank(what, one.get("unit", unit), settings), **measured}
 
 
-@workload("neighbors", parallel=False, long="several minutes")
+@workload(
+    "neighbors", sizes=(50_000,), doubling=(6_250, 12_500, 25_000, 50_000), quick=1_000, size_is="candidates",
+    parallel=False, long="several minutes",
+)  # fmt: skip
 def neighbors(size: int, settings: Settings) -> Iterator[Row]:
     """Exact nearest neighbours on pictures, and on random bytes: `benchmarks.neighbors`"""
-    yield from run("benchmarks.neighbors", ["--speed"], "FAISS flat", "s", settings)
+    yield from run("benchmarks.neighbors", ["--speed", "--candidates", str(size)], "FAISS flat", "s", settings, size)
 
 
 @workload("pipeline", parallel=False, long="several minutes")
