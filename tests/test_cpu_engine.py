@@ -399,7 +399,7 @@ def test_large_results_begin_apart_and_are_arrays_as_any(tmp_path: Path) -> None
     held = run([x])
     assert all(a.ctypes.data % machine.CACHE_LINE == 0 for a in held)
     made = [running._result((40 << 20,), np.uint8) for _ in range(4)]  # which begin where pages do, else
-    assert len({a.ctypes.data % running.PAGE for a in made}) == 4
+    assert len({a.ctypes.data % machine.ALIKE for a in made}) == 4
     parts = [a[5:7, ::3] for a in run([x])]  # views, of what nobody holds by itself
     turned = run([x])[0].T
     np.savez(tmp_path / "results.npz", *held)

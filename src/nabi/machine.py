@@ -32,6 +32,8 @@ MATRIX_REGISTERS = {"+amx-tile", "+amx-bf16"}
 """What a processor with matrix registers for bfloat16 has, as LLVM calls it."""
 CACHE_LINE = 64
 """Bytes."""
+ALIKE = 1 << 12
+"""Bytes after which places in memory share one of the cache."""
 MOST_BYTES = 256 << 20
 """Of all kernels kept on disk; the oldest go first."""
 

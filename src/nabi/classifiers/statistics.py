@@ -39,7 +39,6 @@ def _of_pixels(images: Any, axes: tuple[int, ...] | None, blocks: list[slice]) -
     """Mean and deviation of uint8, over 255, by σ² = (n·Σx² − (Σx)²) / n² in whole numbers."""
     shape = images.shape[1:]
     features = math.prod(shape)
-
     others = tuple(range(1, images.ndim)) if axes is None else tuple(axis for axis in axes if axis)
 
     def sums(block: slice) -> NDArray[np.int64]:

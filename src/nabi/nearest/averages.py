@@ -29,6 +29,7 @@ from nabi.engines.cpu.code import Code
 from nabi.nearest.cells import Averages
 from nabi.nearest.instructions import BESIDE, add_dots, added_up, has_dots
 from nabi.nearest.pairs import measure, squared_norms
+from nabi.nearest.sieve import each_pair, sifted
 
 ROOM = 2.0**-5
 
@@ -78,11 +79,8 @@ def reachable(
     if has_dots(processor):
         of_rows = np.column_stack([asked.squared, asked.averages.rest, asked.averages.off + ROOM, limit])
         of_columns = np.column_stack([found.rest, found.off])
-        kept = np.zeros(1, np.int64)
-        width = found.pixels.shape[1]
-        text = reachable_text(width, processor)
-        machine.run(text, [asked.less_128, found.pixels, of_rows, of_columns, rows, columns, kept], [], len(rows))
-        return rows[: kept[0]], columns[: kept[0]]
+        text = reachable_text(found.pixels.shape[1], processor)
+        return sifted(text, [asked.less_128, found.pixels, of_rows, of_columns], rows, columns)
     apart = measure(asked.averages.pixels, found.pixels, rows, columns, "l2", asked.squared)
     differ = np.maximum(np.abs(asked.averages.rest[rows] - found.rest[columns]) - ROOM, 0)
     inside = limit[rows] - differ * differ
@@ -98,7 +96,7 @@ def reachable_text(width: int, processor: machine.Processor) -> str:
     Products are taken of pixels and of signed numbers: |q|² + |x|² - 2 q·x where q·x = (q - 128)·x + 128 Σx.
     """
     code = Code(processor.vector)
-    queries, candidates, of_rows, of_columns, rows, columns, kept = (code.pointer(slot) for slot in range(7))
+    queries, candidates, of_rows, of_columns = (code.pointer(slot) for slot in range(4))
     lanes = processor.vector
     kind, sums = f"<{lanes} x i8>", f"<{lanes // 4} x i32>"
     places = range(0, width, lanes)
@@ -120,12 +118,9 @@ def reachable_text(width: int, processor: machine.Processor) -> str:
     def loaded(row: str) -> list[str]:
         return [code.let(f"load {kind}, ptr {code.at(row, 'i8', str(place))}, align 1") for place in places]
 
-    last, own, count = (code.variable("i64", first) for first in ("-1", "0", "0"))
+    last, own = code.variable("i64", "-1"), code.variable("i64", "0")
     candidate = [code.variable(kind, "zeroinitializer") for _ in places]
-    with code.loop("%start", "%stop") as index:
-        pair = code.integer(index)
-        row = code.let(f"load i64, ptr {code.at(rows, 'i64', pair)}")
-        column = code.let(f"load i64, ptr {code.at(columns, 'i64', pair)}")
+    with each_pair(code, 4) as (row, column, near):
         query = code.at(queries, f"[{width} x i8]", row)
         changed = code.let(f"icmp ne i64 {column}, {code.let(f'load i64, ptr {last}')}")
         with code.loop(0, code.let(f"zext i1 {changed} to i64")):
@@ -153,10 +148,5 @@ def reachable_text(width: int, processor: machine.Processor) -> str:
         # Of a negative number the root is no number, which nothing is below.
         reach = code.let(f"call double {root}(double {inside})")
         reach = code.let(f"fadd double {reach}, {code.let(f'fadd double {off}, {other_off}')}")
-        near = code.let(f"fcmp ole double {apart}, {code.let(f'fmul double {reach}, {reach}')}")
-        target = code.let(f"load i64, ptr {count}")
-        code.emit(f"store i64 {row}, ptr {code.at(rows, 'i64', target)}")
-        code.emit(f"store i64 {column}, ptr {code.at(columns, 'i64', target)}")
-        code.add_to(count, "i64", code.let(f"zext i1 {near} to i64"))
-    code.emit(f"store i64 {code.let(f'load i64, ptr {count}')}, ptr {kept}")
+        near.append(code.let(f"fcmp ole double {apart}, {code.let(f'fmul double {reach}, {reach}')}"))
     return code.text()

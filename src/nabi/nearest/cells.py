@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nabi import machine
 from nabi.engines.cpu.code import Code, Index
 from nabi.nearest.bounds import sums_of_runs
-from nabi.nearest.instructions import BESIDE
+from nabi.nearest.instructions import BESIDE, added_up
 from nabi.nearest.pairs import cut, flat, squared_norms
 
 GRID = 1024  # cells of a picture, at most
@@ -75,8 +75,6 @@ def cells_text(shape: tuple[int, ...], side: int, processor: machine.Processor) 
         """Their sum over a row of cells, whose pixels lie one behind another."""
         beside = code.vector // 4
         kind = f"<{beside} x i32>"
-        adds = f"@llvm.vector.reduce.add.v{beside}i32"
-        code.declare(adds, f"declare i32 {adds}({kind})")
         totals = [code.variable(kind, "zeroinitializer") for _ in range(BESIDE)]
         whole = strip // (beside * BESIDE) * beside * BESIDE
         with code.loop(0, whole, beside * BESIDE) as place:
@@ -86,8 +84,7 @@ def cells_text(shape: tuple[int, ...], side: int, processor: machine.Processor) 
                 read = code.let(f"load <{beside} x i8>, ptr {at}, align 1")
                 wide = code.let(f"zext <{beside} x i8> {read} to {kind}")
                 code.add_to(total, kind, code.let(f"mul {kind} {wide}, {wide}"))
-        parts = [code.let(f"load {kind}, ptr {total}") for total in totals]
-        answer = code.variable("i32", code.let(f"call i32 {adds}({kind} {functools.reduce(add(kind), parts)})"))
+        answer = code.variable("i32", added_up(code, totals, "i32", "i32"))
         with code.loop(whole, strip) as place:
             one = code.let(f"load i8, ptr {code.at(pixels, 'i8', code.integer(place))}")
             wide = code.let(f"zext i8 {one} to i32")
@@ -249,7 +246,7 @@ def of_cells(
     dtype = np.int16 if 128 * count <= 2**15 else np.float64
     kept = np.empty((max((part.stop - part.start for part in parts), default=0), number), dtype)
     quick = has_pixels(shape) and adds_cells(shape, side)
-    counts = None if quick else added(np.ones((1, *shape), np.uint8), side)
+    counts = None if quick or small is None else added(np.ones((1, *shape), np.uint8), side)
     for part in parts:
         sums = kept[: part.stop - part.start]
         if small is None:

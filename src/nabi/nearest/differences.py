@@ -33,6 +33,7 @@ from nabi.nearest.cells import (
     size_of_averages,
 )
 from nabi.nearest.instructions import added_up, differences_of_bytes
+from nabi.nearest.sieve import each_pair, sifted
 from nabi.nearest.tiles import Panels, combined, laid_out, within
 
 LARGER = 2
@@ -119,17 +120,16 @@ def nearer(
 
     Columns come first, as bounds give them. ``rows`` and ``columns``, contiguous, are written over.
     """
-    kept = np.zeros(1, np.int64)
     text = nearer_text(queries.shape[1], machine.processor())
-    machine.run(text, [queries, candidates, rows, columns, of_rows, of_columns, kept], [], len(rows))
-    return columns[: kept[0]], rows[: kept[0]]
+    rows, columns = sifted(text, [queries, candidates, of_rows, of_columns], rows, columns)
+    return columns, rows
 
 
 @functools.cache
 def nearer_text(width: int, processor: machine.Processor) -> str:
     """The kernel, for rows of so many averages."""
     code = Code(processor.vector)
-    queries, candidates, rows, columns, of_rows, of_columns, kept = (code.pointer(slot) for slot in range(7))
+    queries, candidates, of_rows, of_columns = (code.pointer(slot) for slot in range(4))
     kind = f"<{processor.vector // 8} x i64>"
 
     def vectors(table: str, row: str) -> list[str]:
@@ -140,18 +140,10 @@ def nearer_text(width: int, processor: machine.Processor) -> str:
     def number(table: str, place: str) -> str:
         return code.let(f"load i64, ptr {code.at(table, 'i64', place)}")
 
-    count = code.variable("i64", "0")
-    with code.loop("%start", "%stop") as index:
-        pair = code.integer(index)
-        row, column = number(rows, pair), number(columns, pair)
+    with each_pair(code, 4) as (row, column, near):
         total = code.variable(kind, "zeroinitializer")
         for one, other in zip(vectors(queries, row), vectors(candidates, column), strict=True):
             code.add_to(total, kind, differences_of_bytes(code, one, other))
         most = code.let(f"add i64 {number(of_rows, row)}, {number(of_columns, column)}")
-        near = code.let(f"icmp sle i64 {added_up(code, [total], 'i64', 'i64')}, {most}")
-        target = code.let(f"load i64, ptr {count}")
-        code.emit(f"store i64 {row}, ptr {code.at(rows, 'i64', target)}")
-        code.emit(f"store i64 {column}, ptr {code.at(columns, 'i64', target)}")
-        code.add_to(count, "i64", code.let(f"zext i1 {near} to i64"))
-    code.emit(f"store i64 {code.let(f'load i64, ptr {count}')}, ptr {kept}")
+        near.append(code.let(f"icmp sle i64 {added_up(code, [total], 'i64', 'i64')}, {most}"))
     return code.text()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nabi import machine
 from nabi.engines.cpu.code import ZERO, Code, Index
 from nabi.engines.cpu.contract import Matrix, operand
 from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
@@ -25,12 +26,8 @@ EVEN = 12
 """Rows of such a tile, where their number is not known beforehand: what remains is a multiple of 4 more often."""
 NEAR = 128 << 10
 """Bytes of rows that stay near while one panel after another goes by."""
-ALIKE = 1 << 12
-"""Bytes after which places in memory share one of the cache."""
-SPREAD = 16
-"""Elements that rows are moved apart by: a cache line."""
-LINE = 16
-"""Elements of a cache line."""
+LINE = machine.CACHE_LINE // FLOAT.itemsize
+"""Elements of a cache line, by which rows are moved apart where they fall together."""
 LONGEST = 768
 """Pairs of a sum that is not cut: so much of a panel, and of the rows, stays in the cache."""
 
@@ -62,7 +59,7 @@ Prefetch = Callable[[Index, Index], None]
 
 def falls_together(depth: int) -> bool:
     """Whether rows that follow each other in memory fall on one place of the cache, which a tile has too many of."""
-    return depth * FLOAT.itemsize % ALIKE == 0
+    return depth * FLOAT.itemsize % machine.ALIKE == 0
 
 
 # --- a product ---
@@ -74,7 +71,7 @@ def spread_size(rows: int, depth: int, known: bool) -> int:
     ``known``: it is known when code is written how many rows there are: then only those that are near are laid out.
     """
     near = min(rows, max(TALL, NEAR // (depth * FLOAT.itemsize))) if known else rows
-    return near * (depth + SPREAD) * FLOAT.itemsize
+    return near * (depth + LINE) * FLOAT.itemsize
 
 
 def panels_product(
@@ -151,7 +148,7 @@ def _high(code: Code) -> int:
 def _spread(code: Code, x: Matrix, first: Index, length: int | str, work: str) -> Matrix:
     """A copy of some rows, a cache line farther from each other."""
     assert isinstance(x.columns, int)
-    stride = x.columns + SPREAD
+    stride = x.columns + LINE
     with code.loop(0, length) as row:
         for lane in vectors(code, x.columns, lanes_for(code, x.columns)):
             found = code.load(x.pointer, x.offset(first.plus(row), lane), FLOAT, code.width)
@@ -261,7 +258,7 @@ def workspace(value: Value, rows: int) -> int:
     x = value.inputs[0]
     step = _step(x.shape[1])
     grouped = (rows + TALL) * step if x.kind == "permute_dims" else 0  # unless it is stored as well
-    return max(grouped, rows * (step + SPREAD) if falls_together(x.shape[1]) else 0) * FLOAT.itemsize
+    return max(grouped, rows * (step + LINE) if falls_together(x.shape[1]) else 0) * FLOAT.itemsize
 
 
 def is_cut(value: Value) -> bool:

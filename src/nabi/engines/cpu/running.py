@@ -29,8 +29,6 @@ SEATS = 3
 LISTED: int = next(map(sys.getrefcount, [object()]))
 """What `sys.getrefcount` says, asked by `map`, of an array that only a list holds: Python's versions differ."""
 
-PAGE = 1 << 12
-"""Bytes after which places in memory share one of the cache."""
 STAGGER = 20 * machine.CACHE_LINE
 """Bytes that a large result begins farther into a page than the one before. A step goes through several side by side,
 weights and moments say: these would all share places of the cache if each began where its pages do."""
@@ -55,7 +53,7 @@ class _Memory(np.ndarray[Any, np.dtype[np.uint8]]):
 def _result(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """An array for what is handed out: it begins at a cache line, and large ones begin apart from each other."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    stagger = next(_large) * STAGGER % PAGE if size >= LARGE else 0
+    stagger = next(_large) * STAGGER % machine.ALIKE if size >= LARGE else 0
     memory = _Memory(size + stagger + machine.CACHE_LINE, np.uint8)
     return np.ndarray(shape, dtype, memory, offset=-memory.ctypes.data % machine.CACHE_LINE + stagger)
 
