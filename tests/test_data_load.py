@@ -14,7 +14,7 @@ from made_files import encoded, hash_of, pets, pixels, tar, write_tree, zipped
 from nabi import cache, data, threads
 from nabi.data import folders
 from nabi.data.decode import decode
-from nabi.data.folders import layout
+from nabi.data.layout import layout
 from nabi.data.resize import fit
 from nabi.errors import DataError, FormatError, PictureError, SettingError
 

@@ -83,7 +83,8 @@ def test_what_killed_runs_left_in_the_cache_is_gone_a_day_later(forks: Forks, sh
         forks.run([*train, str(number)], tmp_path, act="kill", at=half_way, syncs=False, figures=False)
         (left,) = (tmp_path / "cache/pictures").glob(".new-*")
         yesterday = time.time() - number * 13 * 60 * 60
-        os.utime(left, (yesterday, yesterday))
+        for path in (left, *left.iterdir()):
+            os.utime(path, (yesterday, yesterday))
         assert forks.run([*train, str(number)], tmp_path, figures=False).code == 0
         assert left.exists() == (number == 1)
 

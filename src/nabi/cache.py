@@ -2,13 +2,14 @@
 
 An entry is a folder with two files: ``images.npy``, which is memory-mapped, and ``about``, which says what is in it and
 has a checksum for every 16 MiB of it. Where the pictures are too many to be kept, there is ``about`` alone. An entry is
-made beside and renamed, and checked whole whenever it is opened: one that is damaged counts as absent. The cache folder
-is ``NABI_CACHE`` or the platform's place for caches; it belongs to the user alone (mode 0700), has a capped size, and
-leaves some of the disk free.
+made beside (a `Draft`) and renamed, and checked whole whenever it is opened: one that is damaged counts as absent. The
+cache folder is ``NABI_CACHE`` or the platform's place for caches; it belongs to the user alone (mode 0700), has a
+capped size, and leaves some of the disk free.
 """
 
 import base64
 import contextlib
+import errno
 import hashlib
 import json
 import mmap
@@ -21,7 +22,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,16 +124,10 @@ def load(name: str) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
 
     def read(path: Path) -> tuple[dict[str, Any], NDArray[np.uint8]]:
         about = _read_about(path)
-        images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
+        images = _images(path)
         if images.dtype != np.uint8 or list(images.shape) != about["shape"] or not images.flags.c_contiguous:
             raise ValueError("the images are not those that were stored")
-        flat = images.reshape(-1)
-        blocks = (flat[start : start + BLOCK] for start in range(0, flat.size, BLOCK))
-        checksums = []
-        for checksum in threads.map_in_order(zlib.crc32, blocks):
-            checksums.append(checksum)
-            release(images)
-        if checksums != about["checksums"]:
+        if _checksums(images) != about["checksums"]:
             raise ValueError("a checksum differs")
         return about, images
 
@@ -169,17 +164,87 @@ def store(
     if size > MAX_TOTAL or not has_room(size):
         return None
 
-    def write(beside: Path) -> None:
-        checksums = _write_images(beside / "images.npy", shape, rows)
-        _write_about(beside, {**about, "shape": list(shape), "checksums": checksums})
-
-    return load(name) if _put(name, write) else None
+    try:
+        with Draft(shape[1:]) as draft:
+            for row in rows:
+                draft.write(row)
+            return draft.keep(name, about)
+    except OSError:
+        return None
 
 
 def store_about(name: str, about: dict[str, Any]) -> None:
     """Write an entry without images, if the cache can take it."""
     if has_room(0):
-        _put(name, lambda beside: _write_about(beside, about))
+        with contextlib.suppress(OSError), _beside() as path:
+            _write_about(path, about)
+            _place(path, name)
+
+
+class Draft:
+    """An entry that is being written, one picture behind another: it is kept in the end, or nothing is left of it.
+
+    They go through an ordinary file, not a memory map: a full disk must be an error and not a signal that kills.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of one picture: (H, W, C).
+
+    Raises
+    ------
+    OSError
+        If the cache cannot be written to; so do all methods.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape, self.size = shape, int(np.prod(shape))
+        with contextlib.ExitStack() as held:
+            self.path = held.enter_context(_beside())
+            self.file: IO[bytes] = held.enter_context((self.path / "images.npy").open("x+b"))
+            self._begin(0)
+            self.start = self.file.tell()
+            self.held = held.pop_all()
+
+    def __enter__(self) -> "Draft":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove what was not kept."""
+        self.held.close()
+
+    def write(self, pictures: NDArray[np.uint8]) -> None:
+        """Add one picture, or some."""
+        self.file.write(np.ascontiguousarray(pictures).data)
+
+    def read(self, row: int, picture: NDArray[np.uint8]) -> None:
+        """Fill an array with a picture that was written; after the first that is read, none is written any more."""
+        place = self.start + row * self.size
+        if self.file.tell() != place:
+            self.file.seek(place)
+        if self.file.readinto(picture.data.cast("B")) != self.size:  # type: ignore[attr-defined]
+            raise OSError(errno.EIO, "the file is cut off")
+
+    def keep(self, name: str, about: dict[str, Any]) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
+        """Make all that was written the entry of this name and open it; another's, if somebody was quicker."""
+        count = (self.file.seek(0, os.SEEK_END) - self.start) // self.size if self.size else 0
+        self.file.seek(0)
+        self._begin(count)
+        _sync(self.file)
+        checksums = _checksums(_images(self.path))
+        about = {**about, "shape": [count, *self.shape], "checksums": checksums}
+        _write_about(self.path, about)
+        placed = _place(self.path, name)
+        return (about, _images(placed)) if placed else load(name)
+
+    def _begin(self, count: int) -> None:
+        """The header, which NumPy makes as long for no picture as for many."""
+        dtype = np.lib.format.dtype_to_descr(np.dtype(np.uint8))
+        header = {"descr": dtype, "fortran_order": False, "shape": (count, *self.shape)}
+        np.lib.format.write_array_header_2_0(self.file, header)
 
 
 def has_room(size: int) -> bool:
@@ -221,26 +286,18 @@ def _is_ours(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and (path / TAG).is_file()
 
 
-def _write_images(path: Path, shape: tuple[int, ...], rows: Iterable[NDArray[np.uint8]]) -> list[int]:
-    """Through an ordinary file, not a memory map: a full disk must be an error and not a signal that kills."""
-    checksums: list[int] = []
-    checksum, filled = 0, 0
-    with path.open("xb") as file:
-        np.lib.format.write_array_header_2_0(
-            file, {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
-        )
-        for row in rows:
-            content = memoryview(np.ascontiguousarray(row).data).cast("B")
-            file.write(content)
-            while content:
-                piece = content[: BLOCK - filled]
-                content = content[len(piece) :]
-                checksum, filled = zlib.crc32(piece, checksum), filled + len(piece)
-                if filled == BLOCK:
-                    checksums.append(checksum)
-                    checksum, filled = 0, 0
-        _sync(file)
-    return [*checksums, checksum] if filled else checksums
+def _images(path: Path) -> NDArray[np.uint8]:
+    images: NDArray[np.uint8] = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
+    return images
+
+
+def _checksums(images: NDArray[np.uint8]) -> list[int]:
+    flat = images.reshape(-1)
+    checksums = []
+    for checksum in threads.map_in_order(lambda at: zlib.crc32(flat[at : at + BLOCK].data), range(0, flat.size, BLOCK)):
+        checksums.append(checksum)
+        release(images)
+    return checksums
 
 
 def _whole(name: str, read: Callable[[Path], Found]) -> Found | None:
@@ -261,23 +318,25 @@ def _whole(name: str, read: Callable[[Path], Found]) -> Found | None:
     return found
 
 
-def _put(name: str, write: Callable[[Path], None]) -> bool:
-    """Write an entry beside and rename it; false, with nothing left behind, where that cannot be done."""
+@contextlib.contextmanager
+def _beside() -> Iterator[Path]:
+    """A new folder for an entry that has no name yet; what is there in the end is removed."""
+    path = Path(tempfile.mkdtemp(prefix=NEW, dir=private_folder("pictures")))
     try:
-        home = private_folder("pictures")
-        beside = Path(tempfile.mkdtemp(prefix=NEW, dir=home))
-    except OSError:
-        return False
-    try:
-        write(beside)
-        with contextlib.suppress(OSError):  # another process may have been quicker
-            beside.rename(home / name)
-    except OSError:
-        return False
+        yield path
     finally:
-        _remove(beside)
+        _remove(path)
+
+
+def _place(beside: Path, name: str) -> Path | None:
+    """Where an entry that is written is from now on; ``None`` where there is one already, or none can be."""
+    path = beside.with_name(name)
+    try:
+        beside.rename(path)
+    except OSError:
+        return None
     make_room(keep=name)
-    return True
+    return path
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -333,8 +392,10 @@ def make_room(keep: str) -> None:
     """Remove what killed processes left unfinished; then what was not used for longest, until all is within the cap."""
     counted = []
     for entry in entries():
-        if entry.kind == "pictures" and entry.path.name.startswith(NEW) and entry.used < time.time() - DAY:
-            _remove(entry.path)
+        if entry.kind == "pictures" and entry.path.name.startswith(NEW):
+            with contextlib.suppress(OSError):  # it was finished, or removed
+                if max(path.stat().st_mtime for path in (entry.path, *entry.path.iterdir())) < time.time() - DAY:
+                    _remove(entry.path)
         elif entry.kind in CAPPED:
             counted.append(entry)
     total = sum(entry.size for entry in counted)

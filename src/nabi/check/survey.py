@@ -20,8 +20,9 @@ from nabi.data.cifar import form_of, may_be_cifar
 from nabi.data.dataset import Dataset
 from nabi.data.decode import decode
 from nabi.data.files import Member, composed, expanded, is_archive, members
-from nabi.data.folders import cache_key, layout
+from nabi.data.folders import cache_key
 from nabi.data.idx import is_idx_name
+from nabi.data.layout import layout
 from nabi.data.loading import ARCHIVE_ENDINGS, load
 from nabi.data.named import NAMED
 from nabi.data.splits import content_key, keys_of, split_by_content, usual_fraction

@@ -19,7 +19,7 @@ from nabi.cli.run_folder import model_file
 from nabi.cli.terminal import bar, console, note
 from nabi.data.decode import decode
 from nabi.data.files import is_archive, members
-from nabi.data.folders import SPLITS, layout
+from nabi.data.layout import SPLITS, layout
 from nabi.data.named import NAMED
 from nabi.errors import DataError, ModelFileError, NabiError, PictureError, SettingError
 from nabi.onnx.running import Session

@@ -1,20 +1,23 @@
-"""A folder or archive of class folders as a data set: finding out the layout, decoding, the cache.
+"""A folder or archive of class folders as a data set: decoding, the final order, the cache.
 
 All pictures are decoded once, to know which there are. What comes out goes to the cache, to be memory-mapped; where it
 would not fit on the disk, only what is known of each picture is kept, and the files are decoded again whenever pictures
 are asked for. Either way they are the same, to the bit.
+
+Those of a folder are decoded in their final order, so that what is written as they come is the cache's entry. Those of
+an archive come as they are stored there: unless that is the same order, they are copied in the end.
 """
 
 import contextlib
-import errno
+import dataclasses
+import io
 import math
-import tempfile
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +26,14 @@ from nabi import cache, threads
 from nabi.data.dataset import Dataset, Split
 from nabi.data.decode import decode, decode_and_fit, is_grey
 from nabi.data.files import CHANGED, LEADS_OUT, TO_A_FOLDER, Member, ReadAgain, composed, members, reading_again
+from nabi.data.layout import Layout, Place, layout
 from nabi.data.ondemand import OnDemand
 from nabi.data.resize import Size, fit
 from nabi.data.splits import content_key
 from nabi.errors import DataError, PictureError
 
 DEFAULT_SIZE: Size = (32, 32)
-MAX_IN_MEMORY = 128 << 20  # of decoded pictures, before they go to a temporary file
+MAX_IN_MEMORY = 128 << 20  # of decoded pictures, before they go to the disk
 MAX_UNCACHED = 1 << 30  # of decoded pictures that are held in memory where the cache cannot take them
 MAX_AHEAD = 128 << 20  # of decoded pictures that wait for their turn, and of files that wait to be decoded
 GROUP = 512 << 10  # of decoded pictures that are handed on together
@@ -39,90 +43,9 @@ FORMAT = 4  # of what is cached: to be raised when decoding changes, or what fol
 Progress = Callable[[int, int], None]
 Stored = tuple[dict[str, Any], NDArray[np.uint8] | OnDemand]  # what is known of the pictures, and they themselves
 
-SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-_ORDER = ("train", "validation", "test")
 _OUTSIDE = "not in a class folder"
 _OF_FOLDERS = (LEADS_OUT, TO_A_FOLDER)  # reasons why a class may be missing
 _TWICE = "stands in the archive again, further on"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a file belongs: the split, the class (NFC)."""
-
-    split: str
-    label: str
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which folders are splits and which are classes."""
-
-    classes: tuple[str, ...]
-    place: Callable[[str], Place | None]
-    splits: tuple[str, ...]
-
-
-def layout(names: Iterable[str]) -> Layout:
-    """Find out the layout from the names of all files and folders (these end with ``/``).
-
-    - One folder that everything is in is taken off, if folders are in it.
-    - A folder ``train`` at the top makes it, ``val``, ``valid`` or ``validation``, and ``test`` the splits; so does
-      ``Train``.
-    - What is a folder then is a class; its pictures may lie at any depth.
-
-    Raises
-    ------
-    DataError
-        If there is no class folder, or a test or validation folder but no training folder.
-
-    Examples
-    --------
-    >>> found = layout(["pets/train/cat/1.jpg", "pets/train/dog/", "pets/test/cat/2.jpg", "pets/README"])
-    >>> found.classes
-    ('cat', 'dog')
-    >>> found.place("pets/test/cat/2.jpg")
-    Place(split='test', label='cat')
-    """
-    folders = {tuple(composed(name).split("/")[:-1]) for name in names}
-    folders = {path[:depth] for path in folders for depth in range(1, min(len(path), 4) + 1)}
-    top: tuple[str, ...] = ()
-    firsts = {path[0] for path in folders}
-    if len(firsts) == 1 and any(len(path) == 2 for path in folders) and not firsts & set(SPLITS):
-        top = tuple(firsts)
-    inside = {path[len(top) :] for path in folders if len(path) > len(top)}
-    tops = {path[0] for path in inside}
-    named = _named(tops, inside)
-    if "train" in named.values():
-        splits = set(named)
-        classes = {path[1] for path in inside if len(path) >= 2 and path[0] in splits}
-    elif tops and tops <= set(named):
-        raise DataError(f"has {', '.join(sorted(tops))} but no train folder")
-    else:
-        splits, classes = set(), tops
-    if not classes:
-        raise DataError("has no class folders: expected CLASS/PICTURE or train/CLASS/PICTURE")
-    roles = [named[name] for name in sorted(splits)]
-    for twice in (role for role, count in Counter(roles).items() if count > 1):
-        raise DataError(
-            f"has more than one {twice} folder: {', '.join(sorted(name for name in splits if named[name] == twice))}"
-        )
-
-    def place(name: str) -> Place | None:
-        parts = tuple(composed(name).split("/"))[len(top) :]
-        if splits:
-            return Place(named[parts[0]], parts[1]) if len(parts) >= 3 and parts[0] in splits else None
-        return Place("train", parts[0]) if len(parts) >= 2 else None
-
-    return Layout(tuple(sorted(classes)), place, tuple(sorted(set(roles) or {"train"}, key=_ORDER.index)))
-
-
-def _named(tops: Set[str], inside: Set[tuple[str, ...]]) -> dict[str, str]:
-    """Which folders at the top are splits: in other letters only where no class folder is beside them."""
-    anyhow = {name: SPLITS[name.lower()] for name in tops if name.lower() in SPLITS}
-    if len(anyhow) == len(tops) and any(len(path) > 1 and anyhow[path[0]] == "train" for path in inside):
-        return anyhow
-    return {name: SPLITS[name] for name in tops if name in SPLITS}
 
 
 def load_folder(path: Path, name: str, size: Size | None, progress: Progress | None) -> Dataset:
@@ -144,23 +67,52 @@ def load_folder(path: Path, name: str, size: Size | None, progress: Progress | N
     """
     listing = list(members(path)) if path.is_dir() else None
     key = cache_key(path, listing, FORMAT, size)
-    stored = cache.load(key) or _known(path, key) or _decode_and_store(path, name, key, listing, size, progress)
+    stored = cache.load(key) or _known(path, key)
+    if stored is None:
+        stored = _decode_and_store(path, name, key, listing and _in_final_order(path, listing), size, progress)
     return _dataset(*stored)
+
+
+def _in_final_order(path: Path, listing: list[Member]) -> list[Member]:
+    """A folder's members as `_describe` will have them; those in no class folder, first, are not to be decoded."""
+    found = _layout(path, [member.name for member in listing])
+
+    def position(member: Member) -> tuple[Any, ...]:
+        return _position(found, found.place(member.name), member.name)
+
+    return sorted((_if_placed(member, found) for member in listing), key=position)
+
+
+def _if_placed(member: Member, found: Layout) -> Member:
+    outside = not (member.is_folder or member.problem) and found.place(member.name) is None
+    return dataclasses.replace(member, problem=_OUTSIDE) if outside else member
+
+
+def _position(found: Layout, place: Place | None, name: str) -> tuple[Any, ...]:
+    """What pictures are sorted by: split, class, name."""
+    return () if place is None else (found.splits.index(place.split), place.label, composed(name))
+
+
+def _layout(path: Path, names: list[str]) -> Layout:
+    try:
+        return layout(names)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _known(path: Path, key: str) -> Stored | None:
     """What was found out about the pictures when there was no room for them, if there still is none."""
     about = cache.load_about(cache.key(key, "about"))
-    if about is None or _has_room(math.prod(about["shape"])):
+    if about is None or _has_room(path, math.prod(about["shape"])):
         return None
     read_again = reading_again(path)
     assert read_again is not None
     return about, _on_demand(path, about, read_again)
 
 
-def _has_room(size: int, written: int = 0) -> bool:
-    """Whether so many bytes may be written to a temporary file, where some are already, and then to the cache."""
-    return size <= cache.MAX_TOTAL and cache.has_room(2 * size - written)
+def _has_room(path: Path, size: int, written: int = 0) -> bool:
+    """Whether so many bytes may be written, where some are already; of an archive, they are perhaps copied after."""
+    return size <= cache.MAX_TOTAL and cache.has_room(size * (1 if path.is_dir() else 2) - written)
 
 
 def _decode_and_store(
@@ -182,10 +134,10 @@ def _decode_and_store(
             return _store(pictures, name, key)
         if len(shapes) == 1:
             wanted = lambda file: found.place(file) is not None
-        elif pictures.kept or not _has_room(3 * math.prod((len(pictures.names), *pictures.shape))):
+        elif pictures.kept or not _has_room(path, len(pictures.names) * pictures.rows.size):
             return _store(pictures, name, key)
         else:
-            size = pictures.shape
+            size = pictures.rows.shape[:2]
     with _decode_all(path, listing, size, progress, wanted) as pictures:
         return _store(pictures, name, key)
 
@@ -193,16 +145,16 @@ def _decode_and_store(
 def _store(pictures: "_Pictures", name: str, key: str) -> Stored:
     about, order = _describe(pictures, name)
     channels = 1 if all(pictures.grey[row] for row in order) else 3
-    shape = (len(order), *pictures.shape, channels)
+    shape = (len(order), *pictures.rows.shape[:2], channels)
     if pictures.unread:  # perhaps they can be read the next time, when nothing that the key is made from has changed
         key = cache.key(key, pictures.unread)
     try:
-        stored = cache.store(key, about, shape, pictures.blocks(order, channels)) if pictures.kept else None
+        stored = pictures.store(key, about, order, channels) if pictures.kept else None
         if stored is not None:
             return stored
         if pictures.kept and (pictures.read_again is None or math.prod(shape) <= MAX_UNCACHED):
             return about, _in_memory(pictures.path, shape, pictures.blocks(order, channels))
-    except DataError:  # of the temporary file
+    except DataError:  # of the disk
         if pictures.read_again is None:
             raise
     about |= {
@@ -255,18 +207,62 @@ class _Again:
             raise DataError(f"{self.path / name}: {CHANGED}") from None
 
 
+class _Rows:
+    """Pictures of one shape (H, W, C), one behind another: in memory; once they are many, in the cache."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.shape, self.size, self.count = shape, math.prod(shape), 0
+        self.memory = io.BytesIO()
+        self.draft: cache.Draft | None = None
+
+    @property
+    def written(self) -> int:
+        """Bytes on the disk."""
+        return 0 if self.draft is None else self.count * self.size
+
+    def to_disk(self) -> None:
+        draft = cache.Draft(self.shape)
+        try:
+            draft.write(np.frombuffer(self.memory.getvalue(), np.uint8))
+        except BaseException:
+            draft.close()
+            raise
+        self.draft, self.memory = draft, io.BytesIO()
+
+    def write(self, picture: NDArray[np.uint8]) -> None:
+        if self.draft is not None:
+            self.draft.write(picture)
+        else:
+            self.memory.write(np.ascontiguousarray(picture).data)
+        self.count += 1
+
+    def read(self, row: int, picture: NDArray[np.uint8]) -> None:
+        if self.draft is not None:
+            self.draft.read(row, picture)
+        else:
+            self.memory.seek(row * self.size)
+            self.memory.readinto(picture.data.cast("B"))
+
+    def close(self) -> None:
+        """Forget the pictures; what a full disk kept from being written is not missed any more."""
+        self.memory = io.BytesIO()
+        if self.draft is not None:
+            with contextlib.suppress(OSError):
+                self.draft.close()
+
+
 class _Pictures:
-    """Decoded pictures in the order they came, with what is known of each; in memory, or a temporary file if many.
+    """Decoded pictures in the order they came, with what is known of each.
 
     While ``size`` is not given they are kept as they are until the first that differs in size, then all (those that
-    are there already, too) are brought to 32x32. Where there is no room for them they are not ``kept``, if they can be
-    read again: that is found out before anything goes to the disk, where ``expected`` tells how many there will be.
+    are there already, too) are brought to 32x32; and in one channel until the first that is not grey. Where there is no
+    room for them they are not ``kept``, if they can be read again: that is found out before anything goes to the disk,
+    where ``expected`` tells how many there will be.
     """
 
     def __init__(self, path: Path, size: Size | None, expected: Callable[[], int]) -> None:
         self.path = path
         self.fixed = size is not None
-        self.shape: Size = size or DEFAULT_SIZE
         self.expected = expected
         self.names: list[str] = []
         self.folders: list[str] = []
@@ -279,18 +275,13 @@ class _Pictures:
         self.unread: list[str] = []
         self.kept = True
         self.read_again = reading_again(path)
-        self.file = self._new_file()
+        self.rows = _Rows((*(size or DEFAULT_SIZE), 1))
 
     def __enter__(self) -> "_Pictures":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Forget the pictures; what a full disk kept from being written is not missed any more."""
-        with contextlib.suppress(OSError):
-            self.file.close()
+        self.rows.close()
 
     def add(self, found: "_Found") -> None:
         """Take one result of decoding."""
@@ -301,14 +292,16 @@ class _Pictures:
             else:
                 self.folders.append(found.name)
             return
+        height, width, channels = self.rows.shape
         if not self.fixed:
             as_it_was = found.picture.shape[:2] == found.native
             if as_it_was and not self.names:
-                self.shape = found.native
-            elif not as_it_was or found.native != self.shape:
-                self._bring_to(DEFAULT_SIZE)
+                height, width = found.native
+            elif not as_it_was or found.native != (height, width):
+                (height, width), self.fixed = DEFAULT_SIZE, True
+        self._bring_to((height, width, channels if found.grey else 3))
         if self.kept:
-            self.kept = self._write(self.file, fit(found.picture, self.shape))
+            self.kept = self._write(found.picture)
         self.names.append(found.name)
         self.natives.append(found.native)
         self.keys.append(found.key)
@@ -318,54 +311,61 @@ class _Pictures:
 
     def layout(self) -> Layout:
         """The layout of all files and folders; raises :class:`DataError` where there is none."""
-        try:
-            return layout([*self.folders, *self.names, *(name for name, _ in self.skipped)])
-        except DataError as error:
-            raise DataError(f"{self.path}: {error}") from None
+        return _layout(self.path, [*self.folders, *self.names, *(name for name, _ in self.skipped)])
+
+    def store(
+        self, key: str, about: dict[str, Any], order: list[int], channels: int
+    ) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
+        """Make those at these positions, in this order, the cache's entry; ``None`` where it cannot take them."""
+        draft = self.rows.draft
+        if draft is not None and channels == self.rows.shape[2] and order == list(range(len(self.names))):
+            with self._on_disk():
+                return draft.keep(key, about)
+        return cache.store(key, about, (len(order), *self.rows.shape[:2], channels), self.blocks(order, channels))
 
     def blocks(self, order: list[int], channels: int) -> Iterator[NDArray[np.uint8]]:
         """The pictures at these positions, in this order, many at a time: each block is overwritten by the next."""
-        together = max(1, min(len(order), cache.BLOCK // (self.shape[0] * self.shape[1] * 3)))
-        block = np.empty((together, *self.shape, 3), np.uint8)
+        together = max(1, min(len(order), cache.BLOCK // self.rows.size))
+        block = np.empty((together, *self.rows.shape), np.uint8)
         for start in range(0, len(order), together):
             some = order[start : start + together]
             for place, row in enumerate(some):
-                self._read(row, block[place])
+                self._read(self.rows, row, block[place])
             yield block[: len(some), ..., :channels]
 
-    def _read(self, row: int, picture: NDArray[np.uint8]) -> None:
+    def _bring_to(self, shape: tuple[int, int, int]) -> None:
+        """Make all pictures that are there, and the rows for those that will be, as large."""
+        if shape == self.rows.shape:
+            return
+        before, self.rows = self.rows, _Rows(shape)
+        picture = np.empty(before.shape, np.uint8)
+        for row in range(before.count):
+            if self.kept:
+                self._read(before, row, picture)
+                self.kept = self._write(picture)
+        before.close()
+
+    def _read(self, rows: _Rows, row: int, picture: NDArray[np.uint8]) -> None:
         with self._on_disk():
-            if self.file.tell() != row * picture.size:
-                self.file.seek(row * picture.size)
-            if self.file.readinto(picture.data.cast("B")) != picture.size:  # type: ignore[attr-defined]
-                raise OSError(errno.EIO, "the temporary file is cut off")
+            rows.read(row, picture)
 
-    def _bring_to(self, shape: Size) -> None:
-        if self.kept:
-            smaller, picture = self._new_file(), np.empty((*self.shape, 3), np.uint8)
-            for row in range(len(self.names)):
-                self._read(row, picture)
-                if not self._write(smaller, fit(picture, shape)):
-                    self.kept = False
-                    break
-            self.close()
-            self.file = smaller
-            if not self.kept:
-                self.close()
-        self.shape, self.fixed = shape, True
-
-    def _write(self, file: IO[bytes], picture: NDArray[np.uint8]) -> bool:
+    def _write(self, picture: NDArray[np.uint8]) -> bool:
         """Whether there was room: for this one; and for all that will come before the first goes to the disk."""
-        begun = file.tell()
-        end = begun + picture.size
-        first = begun <= MAX_IN_MEMORY < end
-        if first or (end > MAX_IN_MEMORY and end % cache.BLOCK < picture.size):
-            whole = end if self.read_again is None else max(end, self.expected() * picture.size)
-            if not _has_room(whole, 0 if first else begun):
-                return self._give_up("no room")
+        rows = self.rows
+        end = (rows.count + 1) * rows.size
+        if end - rows.size <= MAX_IN_MEMORY < end or (end > MAX_IN_MEMORY and end % cache.BLOCK < rows.size):
+            whole = end if self.read_again is None else max(end, self.expected() * rows.size)
+            problem = "" if _has_room(self.path, whole, rows.written) else "no room"
+            if rows.draft is None and not problem:
+                try:
+                    rows.to_disk()
+                except OSError as error:
+                    problem = _reason(error)
+            if problem and (rows.draft is not None or whole > MAX_UNCACHED):
+                return self._give_up(problem)
         try:
             with self._on_disk():
-                file.write(np.ascontiguousarray(picture).data)
+                rows.write(np.broadcast_to(fit(picture, rows.shape[:2])[..., : rows.shape[2]], rows.shape))
         except DataError:
             if self.read_again is None:
                 raise
@@ -375,16 +375,16 @@ class _Pictures:
     def _give_up(self, reason: str) -> bool:
         if self.read_again is None:
             raise self._no_room(reason)
-        self.close()
+        self.rows.close()
         return False
 
     @contextlib.contextmanager
     def _on_disk(self) -> Iterator[None]:
-        """Where the temporary file is met: a buffer may find out at any time that the disk is full."""
+        """Where the disk is met: a buffer may find out at any time that it is full."""
         try:
             yield
         except OSError as error:
-            raise self._no_room((error.strerror or "an error").lower()) from None
+            raise self._no_room(_reason(error)) from None
 
     def _no_room(self, reason: str) -> DataError:
         return DataError(
@@ -392,13 +392,9 @@ class _Pictures:
             "choose a smaller size, or another folder with NABI_CACHE, or unpack the archive"
         )
 
-    @staticmethod
-    def _new_file() -> IO[bytes]:
-        try:
-            place = str(cache.private_folder("pictures"))
-        except OSError:
-            place = None
-        return tempfile.SpooledTemporaryFile(MAX_IN_MEMORY, dir=place)
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or "an error").lower()
 
 
 @dataclass(frozen=True)
@@ -505,7 +501,7 @@ def _decode_all(
                 if listing is not None:
                     report(done, len(listing))
     except BaseException:
-        pictures.close()
+        pictures.rows.close()
         raise
     return pictures
 
@@ -562,7 +558,7 @@ def _describe(pictures: _Pictures, name: str) -> tuple[dict[str, Any], list[int]
     last = {file: row for row, file in enumerate(pictures.names)}  # the one that unpacking an archive would leave
     skipped += [(file, _TWICE) for row, file in enumerate(pictures.names) if places[row] and last[file] != row]
     placed = sorted(
-        (found.splits.index(place.split), place.label, composed(pictures.names[row]), row)
+        (*_position(found, place, pictures.names[row]), row)
         for row, place in enumerate(places)
         if place is not None and last[pictures.names[row]] == row
     )
