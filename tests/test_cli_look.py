@@ -449,7 +449,7 @@ def test_what_needs_no_model_loads_none(arguments: list[str], home: Path) -> Non
         (["linear.safetensors", "--html", "x.html"], "--html: does not go with a model"),
         (["linear.safetensors", "--out", "x.pdf"], "x.pdf: a figure is written as .svg or .png"),
         (["linear.safetensors", "photo.png", "--crop", "0,0,1,1"], "--crop: does not go with a model and pictures"),
-        (["linear.safetensors", "photo.png", "--neighbors", "3"], "--neighbors: a LinearClassifier has none"),
+        (["linear.safetensors", "photo.png", "--neighbors", "3"], "--neighbors: LinearClassifier has none"),
         (["linear.safetensors", "photo.png", "--top", "0"], "--top 0: it must be 1 or more"),
         (["linear.safetensors", "photo.png", "--out", "x.gif"], "x.gif: a figure is written as .svg or .png"),
         (["linear.safetensors", "nothing.png"], "nothing.png: no such file or folder"),

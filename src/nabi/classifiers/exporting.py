@@ -102,7 +102,7 @@ def _named(classes: Any) -> Any:
 @functools.singledispatch
 def _answers(classifier: Classifier, xp: Writer, x: Value) -> tuple[Value, Value | None]:
     """Scores, and probabilities where there are some."""
-    raise SettingError(f"a {type(classifier).__name__} cannot be written as ONNX")
+    raise SettingError(f"{type(classifier).__name__} cannot be written as ONNX")
 
 
 @_answers.register

@@ -80,7 +80,7 @@ def look_at_answers(
         look_at_neighbors(classifier, paths, names, images, neighbors, figure, as_json)
         return
     if neighbors is not None:
-        raise SettingError(f"--neighbors: a {type(classifier).__name__} has none")
+        raise SettingError(f"--neighbors: {type(classifier).__name__} has none")
     scores = classifier.scores(images).astype(np.float64)
     answers = []
     for number, (file, row) in enumerate(zip(paths, scores, strict=True)):

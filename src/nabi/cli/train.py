@@ -93,7 +93,7 @@ def train(
         str | None,
         typer.Option(
             show_default="float32",
-            help="bf16: multiply matrices in bfloat16, which needs a processor that can; auto: where it can.",
+            help="bf16: multiply large matrices in bfloat16, which needs a processor that can; auto: where it can.",
         ),
     ] = None,
     patience: Annotated[

@@ -123,7 +123,10 @@ def decode(content: bytes) -> Message:
     FormatError
         It is not one; the message does not name the file.
     """
-    return _Reader().message(memoryview(content), "Model")
+    try:
+        return _Reader().message(memoryview(content), "Model")
+    except FormatError as error:
+        raise FormatError(f"not an ONNX file, or damaged: {error}") from None
 
 
 class _Reader:
