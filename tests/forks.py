@@ -139,7 +139,7 @@ def _serve() -> None:
     os.fsync = lambda file: (
         None
     )  # what a killed process wrote is not lost, and to wait for the disk takes most of the time
-    nabi.data.folders.MAX_IN_MEMORY = 1000  # so that the temporary file of large data sets is met, too
+    nabi.data.folders.MAX_IN_MEMORY = 1000  # so that a draft that grows is met, too
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with tempfile.TemporaryDirectory() as home:  # what is imported late, or made once

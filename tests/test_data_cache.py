@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from made_files import encoded, hash_of, pets, pixels, tar, write_tree
+from made_files import encoded, hash_of, pets, pixels, tar, write_tree, zipped
 from nabi import cache, data
 from nabi.data import folders
 from nabi.data.decode import decode
@@ -337,6 +337,62 @@ def test_pictures_of_a_folder_are_written_once(root, monkeypatch):
     same(found, data.load(root))
 
 
+@pytest.mark.parametrize("form", ["folder", "tar", "zip"])
+@pytest.mark.parametrize("failing", ["_sync", "_write_about", "_place"])
+def test_pictures_are_there_though_their_entry_cannot_be_finished(tmp_path, monkeypatch, form, failing):
+    tree = dict(sorted(pets().items()))
+    path = tmp_path / f"pets.{form}"
+    if form == "folder":
+        write_tree(path, tree)
+    else:
+        path.write_bytes(tar(tree) if form == "tar" else zipped(tree))
+    expected = data.load(path)
+    cache.clear()
+    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 100)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, failing, full if failing != "_place" else lambda *_: None)
+    found = data.load(path)
+    assert not isinstance(found.train.images, np.memmap | data.OnDemand)
+    same(expected, found)
+    assert cache.entries() == []
+
+
+def test_what_was_left_unfinished_is_removed_where_it_takes_the_room(root, no_room, monkeypatch):
+    left = cache.private_folder("pictures") / f"{cache.NEW}left"
+    left.mkdir()
+    (left / "images.npy").write_bytes(b"x")
+    before = shutil.disk_usage(root)
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: before._replace(free=before.free + (0 if left.exists() else 1 << 20))
+    )
+    assert isinstance(data.load(root).train.images, data.OnDemand)  # somebody may still write to it
+    for path in (left / "images.npy", left):
+        os.utime(path, (1, 1))
+    assert isinstance(data.load(root).train.images, np.memmap)
+
+
+def test_a_folder_that_found_no_room_while_it_was_widened_is_not_decoded_again(tmp_path, no_room, decoded, monkeypatch):
+    """There would be room for the pictures, were not those in one channel still there."""
+    tree = {f"a/{n:02}.png": encoded(pixels(n)[..., :1].repeat(3, 2)) for n in range(30)}
+    root = write_tree(tmp_path / "mostly grey", tree | {"a/99.png": encoded(pixels(9))})
+    room = shutil.disk_usage(root)
+
+    def usage(path):
+        there = sum(file.stat().st_size for file in cache.folder().rglob("images.npy"))
+        return room._replace(free=cache.KEEP_FREE + 31 * 126 + 500 - there)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    found = data.load(root)
+    assert isinstance(found.train.images, data.OnDemand)
+    assert len(decoded) == 31
+    again = data.load(root)
+    assert len(decoded) == 31
+    same(found, again)
+
+
 def test_what_others_are_writing_is_not_removed_to_make_room(root, monkeypatch):
     with cache.Draft((6, 7, 3)) as draft:
         draft.write(np.zeros((100, 6, 7, 3), np.uint8))
@@ -368,7 +424,9 @@ def no_room(monkeypatch):
 def test_no_room_for_many_pictures_of_a_compressed_archive_is_said(tmp_path, no_room, mode):
     path = tmp_path / "pets.tar"
     path.write_bytes(tar(pets(), mode))
-    with pytest.raises(DataError, match=rf"^{path}: no room for the decoded pictures in [^\n]*NABI_CACHE[^\n]*unpack"):
+    with pytest.raises(
+        DataError, match=rf"^{path}: cannot keep the decoded pictures in [^\n]*no room[^\n]*NABI_CACHE[^\n]*unpack"
+    ):
         data.load(path)
 
 

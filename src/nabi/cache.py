@@ -2,15 +2,16 @@
 
 An entry is a folder with two files: ``images.npy``, which is memory-mapped, and ``about``, which says what is in it and
 has a checksum for every 16 MiB of it. Where the pictures are too many to be kept, there is ``about`` alone. An entry is
-made beside (a `Draft`) and renamed, and checked whole whenever it is opened: one that is damaged counts as absent. The
-cache folder is ``NABI_CACHE`` or the platform's place for caches; it belongs to the user alone (mode 0700), has a
-capped size, and leaves some of the disk free.
+made beside and renamed (with images, a `Draft`), and checked whole whenever it is opened: one that is damaged counts as
+absent. The cache folder is ``NABI_CACHE`` or the platform's place for caches; it belongs to the user alone (mode 0700),
+has a capped size, and leaves some of the disk free.
 """
 
 import base64
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import mmap
 import os
@@ -22,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,6 +169,7 @@ def store(
         with Draft(shape[1:]) as draft:
             for row in rows:
                 draft.write(row)
+            assert draft.count == shape[0], f"{draft.count} pictures of {shape[0]}"
             return draft.keep(name, about)
     except OSError:
         return None
@@ -184,7 +186,8 @@ def store_about(name: str, about: dict[str, Any]) -> None:
 class Draft:
     """An entry that is being written, one picture behind another: it is kept in the end, or nothing is left of it.
 
-    They go through an ordinary file, not a memory map: a full disk must be an error and not a signal that kills.
+    They go through an ordinary file, not a memory map: a full disk must be an error and not a signal that kills. What
+    was written can be read, whatever failed since.
 
     Parameters
     ----------
@@ -198,12 +201,12 @@ class Draft:
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape, self.size = shape, int(np.prod(shape))
+        self.shape, self.size, self.count = shape, int(np.prod(shape)), 0
         with contextlib.ExitStack() as held:
             self.path = held.enter_context(_beside())
-            self.file: IO[bytes] = held.enter_context((self.path / "images.npy").open("x+b"))
-            self._begin(0)
-            self.start = self.file.tell()
+            self.file = (self.path / "images.npy").open("x+b", buffering=0)
+            held.callback(lambda: self.file.close())
+            self.start = self._begin()
             self.held = held.pop_all()
 
     def __enter__(self) -> "Draft":
@@ -218,33 +221,51 @@ class Draft:
 
     def write(self, pictures: NDArray[np.uint8]) -> None:
         """Add one picture, or some."""
-        self.file.write(np.ascontiguousarray(pictures).data)
+        content = np.ascontiguousarray(pictures).reshape(-1).data
+        self._go_to(self.count)
+        self._put(content)
+        self.count += len(content) // self.size
 
     def read(self, row: int, picture: NDArray[np.uint8]) -> None:
-        """Fill an array with a picture that was written; after the first that is read, none is written any more."""
-        place = self.start + row * self.size
-        if self.file.tell() != place:
-            self.file.seek(place)
-        if self.file.readinto(picture.data.cast("B")) != self.size:  # type: ignore[attr-defined]
-            raise OSError(errno.EIO, "the file is cut off")
+        """Fill an array with a picture that was written."""
+        if self.file.closed:
+            self.file = (self.path / "images.npy").open("r+b", buffering=0)
+        self._go_to(row)
+        left = picture.reshape(-1).data
+        while left:
+            done = self.file.readinto(left)
+            if not done:
+                raise OSError(errno.EIO, "the file is cut off")
+            left = left[done:]
 
     def keep(self, name: str, about: dict[str, Any]) -> tuple[dict[str, Any], NDArray[np.uint8]] | None:
         """Make all that was written the entry of this name and open it; another's, if somebody was quicker."""
-        count = (self.file.seek(0, os.SEEK_END) - self.start) // self.size if self.size else 0
         self.file.seek(0)
-        self._begin(count)
+        assert self._begin() == self.start, "NumPy made another header of the same shape"
         _sync(self.file)
-        checksums = _checksums(_images(self.path))
-        about = {**about, "shape": [count, *self.shape], "checksums": checksums}
+        about = {**about, "shape": [self.count, *self.shape], "checksums": _checksums(_images(self.path))}
         _write_about(self.path, about)
+        self.file.close()  # some systems rename no folder whose files are open
         placed = _place(self.path, name)
         return (about, _images(placed)) if placed else load(name)
 
-    def _begin(self, count: int) -> None:
-        """The header, which NumPy makes as long for no picture as for many."""
+    def _begin(self) -> int:
+        """Write the header, which NumPy makes as long for no picture as for many; returns how long."""
         dtype = np.lib.format.dtype_to_descr(np.dtype(np.uint8))
-        header = {"descr": dtype, "fortran_order": False, "shape": (count, *self.shape)}
-        np.lib.format.write_array_header_2_0(self.file, header)
+        header = io.BytesIO()
+        fields = {"descr": dtype, "fortran_order": False, "shape": (self.count, *self.shape)}
+        np.lib.format.write_array_header_2_0(header, fields)
+        self._put(header.getbuffer())
+        return self.file.tell()
+
+    def _go_to(self, row: int) -> None:
+        place = self.start + row * self.size
+        if self.file.tell() != place:
+            self.file.seek(place)
+
+    def _put(self, content: memoryview) -> None:
+        while content:
+            content = content[self.file.write(content) :]
 
 
 def has_room(size: int) -> bool:
@@ -253,6 +274,9 @@ def has_room(size: int) -> bool:
     while not place.exists() and place != place.parent:
         place = place.parent
     try:
+        if shutil.disk_usage(place).free >= size + KEEP_FREE:
+            return True
+        _remove_unfinished()
         return shutil.disk_usage(place).free >= size + KEEP_FREE
     except OSError:
         return False
@@ -390,19 +414,25 @@ def _files(path: Path) -> Iterator[Path]:
 
 def make_room(keep: str) -> None:
     """Remove what killed processes left unfinished; then what was not used for longest, until all is within the cap."""
-    counted = []
-    for entry in entries():
-        if entry.kind == "pictures" and entry.path.name.startswith(NEW):
-            with contextlib.suppress(OSError):  # it was finished, or removed
-                if max(path.stat().st_mtime for path in (entry.path, *entry.path.iterdir())) < time.time() - DAY:
-                    _remove(entry.path)
-        elif entry.kind in CAPPED:
-            counted.append(entry)
+    _remove_unfinished()
+    counted = [entry for entry in entries() if entry.kind in CAPPED and not _is_unfinished(entry)]
     total = sum(entry.size for entry in counted)
     for entry in reversed(counted):
         if total > MAX_TOTAL and entry.path.name != keep:
             _remove(entry.path)
             total -= entry.size
+
+
+def _is_unfinished(entry: Entry) -> bool:
+    return entry.kind == "pictures" and entry.path.name.startswith(NEW)
+
+
+def _remove_unfinished() -> None:
+    """Remove what processes that were killed left: nobody has written to it for a day."""
+    for entry in filter(_is_unfinished, entries()):
+        with contextlib.suppress(OSError):  # it was finished, or removed
+            if max(file.stat().st_mtime for file in (entry.path, *entry.path.iterdir())) < time.time() - DAY:
+                _remove(entry.path)
 
 
 def _remove(path: Path) -> None:

@@ -151,7 +151,7 @@ def _read_part(path: Path, before: tuple[int, int], name: str, size: int, mark: 
             content = file.read(size)
             same = _state(file) == before and len(content) == size
         except OSError as error:
-            raise DataError(f"{path}: {name}: {_reason(error)}") from None
+            raise DataError(f"{path}: {name}: {reason(error)}") from None
     if not same:
         raise DataError(f"{path}: {CHANGED}")
     return content
@@ -209,7 +209,7 @@ def open_regular(path: Path, called: str = "", follow: bool = True) -> IO[bytes]
     try:
         descriptor = os.open(path, flags)
     except (OSError, ValueError) as error:
-        raise DataError(f"{called or path}: {_reason(error)}") from None
+        raise DataError(f"{called or path}: {reason(error)}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise DataError(f"{called or path}: not a regular file")
@@ -223,7 +223,7 @@ def read_regular(path: Path, called: str = "", follow: bool = True) -> bytes:
             size = os.fstat(file.fileno()).st_size
             content = b"" if size > MAX_FILE else _read_up_to(file, MAX_FILE + 1)
         except OSError as error:
-            raise DataError(f"{called or path}: {_reason(error)}") from None
+            raise DataError(f"{called or path}: {reason(error)}") from None
     if max(size, len(content)) > MAX_FILE:
         raise DataError(f"{called or path}: larger than {MAX_FILE // MEBIBYTE} MiB")
     return content
@@ -265,8 +265,8 @@ def _folder_members(root: Path) -> Iterator[Member]:
             entries = sorted(os.scandir(folder), key=lambda entry: composed(entry.name))
         except OSError as error:
             if folder == top:
-                raise DataError(f"{root}: {_reason(error)}") from None
-            yield Member(prefix, problem=_reason(error))
+                raise DataError(f"{root}: {reason(error)}") from None
+            yield Member(prefix, problem=reason(error))
             continue
         below = []
         for entry in entries:
@@ -286,7 +286,7 @@ def _file_member(path: Path, name: str, top: Path) -> Member:
         real = path.resolve(strict=True) if path.is_symlink() else path
         status = real.lstat()
     except (OSError, RuntimeError) as error:
-        return Member(name, problem=_reason(error))
+        return Member(name, problem=reason(error))
     if not real.is_relative_to(top):
         return Member(name, problem=LEADS_OUT)
     if stat.S_ISDIR(status.st_mode):
@@ -506,10 +506,11 @@ def _reported(path: Path) -> Iterator[None]:
         message = str(error)
         raise FormatError(message if message.startswith(str(path)) else f"{path}: {message}") from None
     except _BROKEN as error:
-        raise FormatError(f"{path}: damaged or cut short ({_reason(error)})") from None
+        raise FormatError(f"{path}: damaged or cut short ({reason(error)})") from None
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """What went wrong, in the words of the system if it has some."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from nabi import cache, threads
 from nabi.data.dataset import Dataset, Split
 from nabi.data.decode import decode, decode_and_fit, is_grey
-from nabi.data.files import CHANGED, LEADS_OUT, TO_A_FOLDER, Member, ReadAgain, composed, members, reading_again
+from nabi.data.files import CHANGED, LEADS_OUT, TO_A_FOLDER, Member, ReadAgain, composed, members, reading_again, reason
 from nabi.data.layout import Layout, Place, layout
 from nabi.data.ondemand import OnDemand
 from nabi.data.resize import Size, fit
@@ -38,7 +38,7 @@ MAX_UNCACHED = 1 << 30  # of decoded pictures that are held in memory where the 
 MAX_AHEAD = 128 << 20  # of decoded pictures that wait for their turn, and of files that wait to be decoded
 GROUP = 512 << 10  # of decoded pictures that are handed on together
 FEW = 4  # pictures that a thread decodes again at a time
-FORMAT = 4  # of what is cached: to be raised when decoding changes, or what folders mean
+FORMAT = 5  # of what is cached: to be raised when decoding changes, or what folders mean
 
 Progress = Callable[[int, int], None]
 Stored = tuple[dict[str, Any], NDArray[np.uint8] | OnDemand]  # what is known of the pictures, and they themselves
@@ -60,8 +60,8 @@ def load_folder(path: Path, name: str, size: Size | None, progress: Progress | N
     Raises
     ------
     DataError
-        If the layout is not one of class folders, no picture can be decoded, or there is no room for those of an
-        archive that is compressed.
+        If the layout is not one of class folders, no picture can be decoded, or those of an archive that is compressed
+        are many and the cache cannot take them.
     FormatError
         If the archive is damaged.
     """
@@ -69,7 +69,8 @@ def load_folder(path: Path, name: str, size: Size | None, progress: Progress | N
     key = cache_key(path, listing, FORMAT, size)
     stored = cache.load(key) or _known(path, key)
     if stored is None:
-        stored = _decode_and_store(path, name, key, listing and _in_final_order(path, listing), size, progress)
+        ordered = _in_final_order(path, listing) if listing else listing
+        stored = _decode_and_store(path, name, key, ordered, size, progress)
     return _dataset(*stored)
 
 
@@ -103,7 +104,7 @@ def _layout(path: Path, names: list[str]) -> Layout:
 def _known(path: Path, key: str) -> Stored | None:
     """What was found out about the pictures when there was no room for them, if there still is none."""
     about = cache.load_about(cache.key(key, "about"))
-    if about is None or _has_room(path, math.prod(about["shape"])):
+    if about is None or _has_room(path, about["room"]):
         return None
     read_again = reading_again(path)
     assert read_again is not None
@@ -159,6 +160,7 @@ def _store(pictures: "_Pictures", name: str, key: str) -> Stored:
             raise
     about |= {
         "shape": list(shape),
+        "room": max(math.prod(shape), pictures.wanted),
         "sizes": cache.pack(np.array([pictures.sizes[row] for row in order], np.int64)),
         "marks": cache.pack(np.array([pictures.marks[row] for row in order], np.int64)),
     }
@@ -274,6 +276,7 @@ class _Pictures:
         self.skipped: list[tuple[str, str]] = []
         self.unread: list[str] = []
         self.kept = True
+        self.wanted = 0  # bytes for which there was no room
         self.read_again = reading_again(path)
         self.rows = _Rows((*(size or DEFAULT_SIZE), 1))
 
@@ -319,7 +322,7 @@ class _Pictures:
         """Make those at these positions, in this order, the cache's entry; ``None`` where it cannot take them."""
         draft = self.rows.draft
         if draft is not None and channels == self.rows.shape[2] and order == list(range(len(self.names))):
-            with self._on_disk():
+            with contextlib.suppress(OSError):
                 return draft.keep(key, about)
         return cache.store(key, about, (len(order), *self.rows.shape[:2], channels), self.blocks(order, channels))
 
@@ -339,32 +342,39 @@ class _Pictures:
             return
         before, self.rows = self.rows, _Rows(shape)
         picture = np.empty(before.shape, np.uint8)
-        for row in range(before.count):
-            if self.kept:
-                self._read(before, row, picture)
-                self.kept = self._write(picture)
-        before.close()
+        try:
+            for row in range(before.count):
+                if self.kept:
+                    self._read(before, row, picture)
+                    self.kept = self._write(picture, before.written)
+        except DataError:  # of the disk
+            if self.read_again is None:
+                raise
+            self.kept = self._give_up("")
+        finally:
+            before.close()
 
     def _read(self, rows: _Rows, row: int, picture: NDArray[np.uint8]) -> None:
         with self._on_disk():
             rows.read(row, picture)
 
-    def _write(self, picture: NDArray[np.uint8]) -> bool:
-        """Whether there was room: for this one; and for all that will come before the first goes to the disk."""
+    def _write(self, picture: NDArray[np.uint8], beside: int = 0) -> bool:
+        """Whether there was room: for this one; and for all that will come before the first goes to the disk.
+
+        There are other bytes ``beside`` it, which will be gone.
+        """
         rows = self.rows
         end = (rows.count + 1) * rows.size
-        if end - rows.size <= MAX_IN_MEMORY < end or (end > MAX_IN_MEMORY and end % cache.BLOCK < rows.size):
+        many = end > MAX_IN_MEMORY
+        if many and (rows.draft is None or end % cache.BLOCK < rows.size):
             whole = end if self.read_again is None else max(end, self.expected() * rows.size)
-            problem = "" if _has_room(self.path, whole, rows.written) else "no room"
-            if rows.draft is None and not problem:
-                try:
-                    rows.to_disk()
-                except OSError as error:
-                    problem = _reason(error)
-            if problem and (rows.draft is not None or whole > MAX_UNCACHED):
-                return self._give_up(problem)
+            if not _has_room(self.path, whole, rows.written):
+                self.wanted = whole + beside
+                return self._give_up("no room")
         try:
             with self._on_disk():
+                if many and rows.draft is None:
+                    rows.to_disk()
                 rows.write(np.broadcast_to(fit(picture, rows.shape[:2])[..., : rows.shape[2]], rows.shape))
         except DataError:
             if self.read_again is None:
@@ -372,29 +382,25 @@ class _Pictures:
             return self._give_up("")
         return True
 
-    def _give_up(self, reason: str) -> bool:
+    def _give_up(self, problem: str) -> bool:
         if self.read_again is None:
-            raise self._no_room(reason)
+            raise self._not_kept(problem)
         self.rows.close()
         return False
 
     @contextlib.contextmanager
     def _on_disk(self) -> Iterator[None]:
-        """Where the disk is met: a buffer may find out at any time that it is full."""
+        """Where the disk is met."""
         try:
             yield
         except OSError as error:
-            raise self._no_room(_reason(error)) from None
+            raise self._not_kept(reason(error)) from None
 
-    def _no_room(self, reason: str) -> DataError:
+    def _not_kept(self, problem: str) -> DataError:
         return DataError(
-            f"{self.path}: {reason} for the decoded pictures in {cache.folder()}: "
+            f"{self.path}: cannot keep the decoded pictures in {cache.folder()} ({problem}): "
             "choose a smaller size, or another folder with NABI_CACHE, or unpack the archive"
         )
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or "an error").lower()
 
 
 @dataclass(frozen=True)
