@@ -122,7 +122,7 @@ def ours(images: Any, labels: Any, asked: Any) -> Callable[[int], Any]:
 def in_faiss(images: Any, labels: Any, asked: Any) -> Callable[[int], Any]:
     import faiss
 
-    faiss.omp_set_num_threads(threads.count())
+    faiss.omp_set_num_threads(threads.get_num_threads())
     rows, asked_rows = floats(images), floats(asked)
 
     def work(k: int) -> Any:
@@ -137,7 +137,7 @@ def in_scikit_learn(images: Any, labels: Any, asked: Any) -> Callable[[int], Any
     rows, asked_rows = floats(images), floats(asked)
 
     def work(k: int) -> Any:
-        with threadpool_limits(threads.count()):
+        with threadpool_limits(threads.get_num_threads()):
             return KNeighborsClassifier(k, algorithm="brute").fit(rows, labels).kneighbors(asked_rows)
 
     return work
@@ -216,7 +216,7 @@ def main() -> int:
         parser.error("NABI_DATA must name the folder that cifar10-jpeg.tar.xz is in")
     chosen = [part for part in parts if getattr(given, part.__name__)]
     every = not (chosen or given.speed)
-    print(f"{threads.count()} threads")
+    print(f"{threads.get_num_threads()} threads")
     good = [part(given.queries) for part in (parts if every else chosen)]
     if every or given.speed:
         rows = speed(given.queries, given.candidates)

@@ -1182,9 +1182,11 @@ def test_blocks_inside_blocks(step: Any) -> None:
 def test_lines_of_a_profile() -> None:
     noted = profile.Profile(threads=2)
     for number in range(15):
-        about = profile.About(f"kernel {number} " + "x" * 90 * (number == 14), 2e9 * (number > 0), 1e9)
+        about = profile.About(f"kernel {number} " + "x" * 90 * (number == 14), 2e9 * (number > 0), 1e9, True)
         noted.add(about, float(number + 1), 0.5)
         noted.add(about, 0.0, 0.5)
+    noted.add(profile.About("matmul", 1.0, 1.0, False), 30.0, 1.0)
+    noted.begun = time.perf_counter() - 100
     lines = where_time_went(noted)
     assert lines[0].split() == "share ms runs GFLOP/s GB/s what, as all threads together do it".split()
     first = lines[1].split()
@@ -1192,8 +1194,10 @@ def test_lines_of_a_profile() -> None:
     assert lines[1].endswith("x…")
     assert len(lines[1]) < 120
     assert lines[13].split() == ["5.0%", "3", "others"]  # 1, 2 and 3 s
-    assert "this machine: at most" in lines[14]
-    assert len(lines) == 15
+    assert lines[14].startswith("of 100.0 s kernels of steps took 60.0, of evaluation 15.0; the rest went into")
+    assert "this machine: at most" in lines[15]
+    assert "bfloat16" not in lines[15]
+    assert len(lines) == 16
     assert where_time_went(profile.Profile()) == [
         "no step ran as machine code: the network is so small that NumPy alone takes its steps"
     ]

@@ -383,7 +383,7 @@ def test_pictures_are_decoded_lazily(tmp_path):
 
     stream = data.pictures(endless())
     next(stream)
-    assert asked <= 4 * threads.count() + 1
+    assert asked <= 4 * threads.get_num_threads() + 1
     stream.close()
 
 

@@ -1,8 +1,11 @@
 """The pool: order, laziness, errors, and that it cannot lock itself up."""
 
 import os
+import subprocess
+import sys
 import threading
 
+import joblib
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
@@ -24,7 +27,7 @@ class TestMapInOrder:
         gates = [threading.Event() for _ in range(2)]
 
         def work(item):
-            if threads.count() > 1 and item < 2:  # the first waits until the second is done
+            if threads.get_num_threads() > 1 and item < 2:  # the first waits until the second is done
                 if item == 0:
                     assert gates[1].wait(10)
                 gates[item].set()
@@ -70,11 +73,13 @@ def test_the_pool_has_as_many_threads_as_were_chosen():
 
 def test_the_environment_sets_the_count(monkeypatch):
     monkeypatch.setenv("NABI_NUM_THREADS", "7")
-    assert threads.count() == 7
+    assert threads.get_num_threads() == 7
     threads.set_num_threads(2)
-    assert threads.count() == 2
+    assert threads.get_num_threads() == 2
     threads.set_num_threads(None)
-    assert threads.count() == 7
+    assert threads.get_num_threads() == 7
+    monkeypatch.undo()
+    threads.set_num_threads(None)
 
 
 @pytest.mark.parametrize(
@@ -96,25 +101,74 @@ def test_a_container_has_no_more_threads_than_its_time_is_for(monkeypatch, tmp_p
     monkeypatch.setattr(threads, "_quota", threads._quota.__wrapped__)
     (tmp_path / "cpu.max").write_text(f"{content}\n")
     monkeypatch.setattr(threads, "QUOTAS", ((tmp_path / "nothing",), (tmp_path / "cpu.max",)))
-    assert threads.count() == count
+    assert threads.get_num_threads() == count
     both = [tmp_path / f"{place}" for place in range(len(content.split()))]
     for path, word in zip(both, content.split(), strict=True):
         path.write_text(f"{word}\n")
     monkeypatch.setattr(threads, "QUOTAS", (both,))
-    assert threads.count() == count
+    assert threads.get_num_threads() == count
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", "٣"])
 def test_a_count_that_is_none_is_refused(monkeypatch, given):
     monkeypatch.setenv("NABI_NUM_THREADS", given)
     with pytest.raises(SettingError, match="NABI_NUM_THREADS"):
-        threads.count()
+        threads.get_num_threads()
 
 
 @pytest.mark.parametrize("given", [0, -2, 1.5, True, "2"])
 def test_what_is_no_number_of_threads_is_refused(given):
     with pytest.raises(SettingError, match="threads"):
         threads.set_num_threads(given)
+
+
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_one_setting_governs_blas_too() -> None:
+    before = blas_threads()
+    threads.set_num_threads(3)
+    try:
+        assert blas_threads() == {3}
+        with threads.one_blas_thread():
+            threads.set_num_threads(2)
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
+    finally:
+        threads.set_num_threads(None)
+    assert blas_threads() == before
+
+
+def test_the_environment_governs_blas_too() -> None:
+    code = (
+        "import nabi; nabi.tensor([[1.0]]) @ nabi.tensor([[1.0]]); from threadpoolctl import threadpool_info;"
+        "print(*{library['num_threads'] for library in threadpool_info() if library['user_api'] == 'blas'})"
+    )
+    for given in ("1", "3"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"NABI_NUM_THREADS": given},
+        )
+        assert done.stdout.split() == [given]
+
+
+def _threads_of_both(_: int) -> tuple[int, set[int]]:
+    np.ones((2, 2)) @ np.ones((2, 2))
+    return threads.get_num_threads(), blas_threads()
+
+
+@pytest.mark.parametrize("given", ["", "2", "7"])
+def test_workers_of_joblib_use_each_core_once(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """Whatever the environment gives a process that has the cores to itself."""
+    monkeypatch.setenv("NABI_NUM_THREADS", given)
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+        found = joblib.Parallel(n_jobs=2)(joblib.delayed(_threads_of_both)(number) for number in range(4))
+    assert {number for number, _ in found} == {1}
+    assert set.union(*(blas for _, blas in found)) == {1}
 
 
 def test_blas_works_on_one_thread_until_the_last_one_is_out() -> None:

@@ -20,6 +20,7 @@ _names = {
     "scope": "nabi.graph.interpreter",
     "check_gradients": "nabi.gradient_check",
     "compile": "nabi._compile",
+    "get_num_threads": "nabi.threads",
     "set_num_threads": "nabi.threads",
     "load": "nabi.classifiers",
     "KNNClassifier": "nabi.classifiers",

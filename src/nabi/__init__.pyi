@@ -35,6 +35,7 @@ from nabi.classifiers import load as load
 from nabi.gradient_check import check_gradients as check_gradients
 from nabi.graph.interpreter import no_grad as no_grad
 from nabi.graph.interpreter import scope as scope
+from nabi.threads import get_num_threads as get_num_threads
 from nabi.threads import set_num_threads as set_num_threads
 
 __version__: str

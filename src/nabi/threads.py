@@ -2,10 +2,11 @@
 
 Everything in nabi that works in parallel (decoding pictures, running kernels) hands its blocks to this pool, so that
 two layers never fight over the cores. The number of threads is, in this order: what :func:`set_num_threads` was given,
-the environment variable ``NABI_NUM_THREADS``, ``OMP_NUM_THREADS`` (which joblib sets for its workers, so that together
-they use each core once), the number of cores that this process may use, or whose time its container may have.
+the environment variable ``NABI_NUM_THREADS``, ``OMP_NUM_THREADS``, the number of cores that this process may use, or
+whose time its container may have. In a worker of joblib's, which sets ``OMP_NUM_THREADS`` so that together they use
+each core once, no more than that. NumPy's BLAS, which eager products use, has as many where one is chosen.
 
-How work is cut into blocks must never depend on :func:`count`: results are the same bits for 1 and for 64 threads.
+How work is cut into blocks must never depend on their number: results are the same bits for 1 and for 64 threads.
 """
 
 import math
@@ -17,9 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import cache
+from multiprocessing.process import parent_process
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy  # noqa: F401  # its BLAS must be there to be found
 from threadpoolctl import ThreadpoolController
 
 from nabi.errors import SettingError
@@ -33,6 +36,7 @@ _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 _here = threading.local()
 _blas: ThreadpoolController | None = None
+_blas_own: list[int] = []  # threads that its libraries began with
 _blas_before: list[int] = []
 _alone = 0  # how many are inside `one_blas_thread`
 
@@ -46,8 +50,8 @@ forks = 0
 """How many processes lie between the first one and this: of those, no thread is here."""
 
 
-def count() -> int:
-    """How many threads work at once.
+def get_num_threads() -> int:
+    """How many threads work at once; see :func:`set_num_threads`.
 
     Raises
     ------
@@ -57,11 +61,11 @@ def count() -> int:
     if _chosen is not None:
         return _chosen
     given = os.environ.get("NABI_NUM_THREADS", "").strip()
+    shared = os.environ.get("OMP_NUM_THREADS", "").strip()
     if given:
         if not _is_count(given):
             raise SettingError(f"NABI_NUM_THREADS is {given!r}: it must be a whole number, 1 or more")
-        return int(given)
-    shared = os.environ.get("OMP_NUM_THREADS", "").strip()
+        return min(int(given), int(shared)) if parent_process() and _is_count(shared) else int(given)
     if _is_count(shared):
         return int(shared)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -84,7 +88,10 @@ def _is_count(text: str) -> bool:
 
 
 def set_num_threads(number: int | None) -> None:
-    """Choose how many threads work at once; ``None`` goes back to the default.
+    """Choose how many threads work at once, NumPy's BLAS in this process included; ``None`` goes back to the default.
+
+    That is the environment variable ``NABI_NUM_THREADS`` or else as many as there are cores. Results are the same bits
+    for any number.
 
     Raises
     ------
@@ -94,7 +101,7 @@ def set_num_threads(number: int | None) -> None:
     Examples
     --------
     >>> set_num_threads(2)
-    >>> count()
+    >>> get_num_threads()
     2
     >>> set_num_threads(None)
     """
@@ -102,12 +109,37 @@ def set_num_threads(number: int | None) -> None:
     if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
         raise SettingError(f"threads is {number!r}: it must be a whole number, 1 or more")
     _chosen = number
+    _share_with_blas()
+
+
+def _blas_libraries() -> list[Any]:
+    """Those that are loaded, found when they are first asked for."""
+    global _blas, _blas_own
+    if _blas is None:
+        _blas = ThreadpoolController().select(user_api="blas")  # type: ignore[no-untyped-call]
+        _blas_own = [library.num_threads for library in _blas.lib_controllers]
+    found: list[Any] = _blas.lib_controllers
+    return found
+
+
+def _share_with_blas() -> None:
+    """Give NumPy's BLAS as many threads as were chosen, or what it had."""
+    global _blas_before
+    with _lock:
+        libraries = _blas_libraries()
+        chosen = _chosen is not None or _is_count(os.environ.get("NABI_NUM_THREADS", "").strip())
+        wanted = [get_num_threads()] * len(libraries) if chosen else _blas_own
+        if _alone:
+            _blas_before = wanted
+            return
+        for library, number in zip(libraries, wanted, strict=True):
+            library.set_num_threads(number)
 
 
 def _fitting_pool() -> ThreadPoolExecutor:
-    """The pool, with :func:`count` threads; made when it is first needed and when the count has changed."""
+    """The pool, with :func:`get_num_threads` threads; made when it is first needed and when the count has changed."""
     global _pool, _pool_size
-    wanted = count()
+    wanted = get_num_threads()
     if _pool is None or _pool_size != wanted:
         if _pool is not None:
             _pool.shutdown(wait=False)  # what it has begun, it finishes
@@ -141,10 +173,10 @@ def map_in_order(
     >>> list(map_in_order(abs, [-3, 2, -1]))
     [3, 2, 1]
     """
-    if getattr(_here, "is_worker", False) or count() == 1:
+    if getattr(_here, "is_worker", False) or get_num_threads() == 1:
         yield from map(function, items)
         return
-    window = max(1, 4 * count() if ahead is None else ahead)
+    window = max(1, 4 * get_num_threads() if ahead is None else ahead)
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
@@ -218,13 +250,12 @@ def one_blas_thread() -> Iterator[None]:
     Handing a small product to several threads takes longer than computing it, by far where somebody else uses the
     cores. The setting belongs to the process: while one thread is inside such a block, it holds for all of them.
     """
-    global _blas, _alone, _blas_before
+    global _alone, _blas_before
     with _lock:
-        if _blas is None:
-            _blas = ThreadpoolController().select(user_api="blas")  # type: ignore[no-untyped-call]
+        libraries = _blas_libraries()
         if not _alone:
-            _blas_before = [library.num_threads for library in _blas.lib_controllers]
-            for library in _blas.lib_controllers:
+            _blas_before = [library.num_threads for library in libraries]
+            for library in libraries:
                 library.set_num_threads(1)
         _alone += 1
     try:
@@ -233,7 +264,7 @@ def one_blas_thread() -> Iterator[None]:
         with _lock:
             _alone = max(0, _alone - 1)  # in a child that was forked inside the block it is 0 already
             if not _alone:
-                for library, before in zip(_blas.lib_controllers, _blas_before, strict=True):
+                for library, before in zip(libraries, _blas_before, strict=True):
                     library.set_num_threads(before)
 
 
@@ -255,3 +286,5 @@ def _forget_pool() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
+if _is_count(os.environ.get("NABI_NUM_THREADS", "").strip()):
+    _share_with_blas()

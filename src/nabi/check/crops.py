@@ -44,7 +44,8 @@ def cropped_pairs(
     starts = range(0, len(thumbnails), QUERIES)
     with threads.one_blas_thread():
         choose = lambda start: _chosen(windows, start)
-        for done, (of, cut, window) in enumerate(threads.map_in_order(choose, starts, ahead=threads.count()), 1):
+        chosen = threads.map_in_order(choose, starts, ahead=threads.get_num_threads())
+        for done, (of, cut, window) in enumerate(chosen, 1):
             whole.append(of)
             part.append(cut)
             best.append(window)

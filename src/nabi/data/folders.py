@@ -498,7 +498,7 @@ def _decode_all(
     try:
         while done > before:
             before = done
-            ahead = min(4 * threads.count(), max(1, MAX_AHEAD // max(GROUP, common.cost())))
+            ahead = min(4 * threads.get_num_threads(), max(1, MAX_AHEAD // max(GROUP, common.cost())))
             for results in threads.map_in_order(look_at_all, _grouped(found, common), ahead=ahead):
                 for result in results:
                     reached = ends.popleft() if ends else 1.0

@@ -117,7 +117,7 @@ class Measuring:
         return found | {
             "file_mib": round(self._model.stat().st_size / 2**20, 2),
             "machine": processor(),
-            "threads": threads.count(),
+            "threads": threads.get_num_threads(),
         }
 
 

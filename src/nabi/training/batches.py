@@ -77,7 +77,7 @@ class Examples(NamedTuple):
         if self.augment is None and most <= 1 and at_hand:
             taken: Iterator[list[NDArray[Any]]] = map(take, pieces)  # which takes no longer than handing it to a thread
         else:  # while a step is taken, the pictures of the next are fetched and varied
-            taken = threads.map_in_order(take, pieces, ahead=max(most, threads.count()) + 1)
+            taken = threads.map_in_order(take, pieces, ahead=max(most, threads.get_num_threads()) + 1)
         for batch in batches:
             yield _joined([next(taken) for _ in batch])  # nothing else holds the parts on
 

@@ -26,11 +26,14 @@ class About(NamedTuple):
         Additions and multiplications of its products of matrices, as they are carried out.
     moved : float
         Bytes that it reads from memory and writes there, were each read once.
+    updates : bool
+        Whether its run gives state its next value, as a step of training does.
     """
 
     what: str
     operations: float
     moved: float
+    updates: bool
 
 
 @dataclass(eq=False)
@@ -44,11 +47,14 @@ class Profile:
         How often each segment was gone through: each strand counts for its share of the rows.
     threads : int
         How many worked at once.
+    begun : float
+        When that was, by `time.perf_counter`.
     """
 
     seconds: dict[About, float] = field(default_factory=dict)
     strands: dict[About, float] = field(default_factory=dict)
-    threads: int = field(default_factory=threads.count)
+    threads: int = field(default_factory=threads.get_num_threads)
+    begun: float = field(default_factory=time.perf_counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, about: About, seconds: float, share: float) -> None:
@@ -57,6 +63,9 @@ class Profile:
             self.seconds[about] = self.seconds.get(about, 0.0) + seconds
             self.strands[about] = self.strands.get(about, 0.0) + share
 
+
+TRIES = 16
+"""Products and copies that a machine's limits are the quickest of: on a busy machine most are slower."""
 
 current: Profile | None = None
 """Where runs are being noted down, if they are."""
@@ -73,7 +82,9 @@ def profiling() -> Iterator[Profile]:
         current = before
 
 
-def about(segment: Segment, local: set[int], stored: dict[int, Value], inputs: list[Value]) -> About:
+def about(
+    segment: Segment, local: set[int], stored: dict[int, Value], inputs: list[Value], updates: bool = False
+) -> About:
     """What a segment does."""
     names: list[str] = []
     operations, moved = 0.0, 0
@@ -91,7 +102,7 @@ def about(segment: Segment, local: set[int], stored: dict[int, Value], inputs: l
     made = {root.value.serial for root in segment.roots}
     moved += sum(known[s].size * known[s].dtype.itemsize for s in read - made if known[s].kind not in LEAVES[1:])
     rows = f"{segment.rows} rows: " if segment.rows else ""
-    return About(rows + ", ".join(names), operations, float(moved))
+    return About(rows + ", ".join(names), operations, float(moved), updates)
 
 
 def _name(root: Root) -> str:
@@ -117,13 +128,13 @@ def _carried_out(root: Root) -> float:
 def limits() -> tuple[float, float]:
     """What this machine can do with all threads: operations of float32 products a second, and bytes a second."""
     x = np.ones((1024, 1024), np.float32)
-    blocks = [np.empty((1024, 1024), np.float32) for _ in range(threads.count())]
+    blocks = [np.empty((1024, 1024), np.float32) for _ in range(threads.get_num_threads())]
     sources = [np.ones(1 << 23, np.float32) for _ in blocks]
     targets = [np.empty_like(source) for source in sources]
 
     def seconds(work: object) -> float:
         best = float("inf")
-        for _ in range(4):
+        for _ in range(TRIES):
             begun = time.perf_counter()
             threads.together(work, len(blocks) - 1)  # type: ignore[arg-type]
             best = min(best, time.perf_counter() - begun)

@@ -82,6 +82,8 @@ class Program:
         For each value that is an array, its place in the table of addresses.
     kept : int
         How many of the inputs, the last, are never changed in place.
+    updates : bool
+        Whether the last outputs are what some of these are next.
     carried : dict of int to int
         For panels of an input that a run writes for the next one, too, the output that this must be given for it.
     """
@@ -89,7 +91,7 @@ class Program:
     def __init__(
         self, plan: Plan, kept: int = 0, winograd: bool = True, rounded: bool = False, updates: Sequence[int] = ()
     ) -> None:
-        self.kept = kept
+        self.kept, self.updates = kept, bool(updates)
         xp, self.inputs, self.outputs = spell(plan, winograd, rounded, machine.processor().matrix_registers)
         self.outputs = strips.cut(xp, self.outputs, walk(self.outputs))
         state = self.inputs[len(self.inputs) - kept :]
@@ -170,7 +172,7 @@ class Program:
         text, scratch = self._write(segment, local)
         self.scratch = max(self.scratch, scratch)
         call = machine.compile(text)
-        told = about(segment, local, layout.stored, self.inputs)
+        told = about(segment, local, layout.stored, self.inputs, self.updates)
         if segment.prepared:
             numbers = {v.serial: number for number, v in enumerate(self.inputs)}
             read = {numbers[serial] for root in segment.roots for serial in root.reads if serial in numbers}

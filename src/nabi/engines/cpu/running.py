@@ -184,7 +184,7 @@ def make_run(program: Program) -> Run:
     def walk(leg: Leg, board: crew.Board, here: Room) -> None:
         """Go through a leg in machine code."""
         memory, place = scratch()
-        helpers = leg.helpers and min(leg.helpers, threads.count() - 1)
+        helpers = leg.helpers and min(leg.helpers, threads.get_num_threads() - 1)
         if helpers < 1:
             go(board.address, 0, place, crew.ALONE)
         else:
@@ -208,7 +208,7 @@ def make_run(program: Program) -> Run:
                     _note(tasks[number], here.address, place)
                 scratches.append((memory, place))
 
-            threads.together(work, min(threads.count(), len(tasks)) - 1, all_needed=False)
+            threads.together(work, min(threads.get_num_threads(), len(tasks)) - 1, all_needed=False)
 
     def seat(here: Room, arrays: list[Any]) -> Seat:
         """One to run with: one of the last whose inputs are the same, or any whose results nobody holds."""
