@@ -1194,7 +1194,7 @@ def test_lines_of_a_profile() -> None:
     assert lines[1].endswith("x…")
     assert len(lines[1]) < 120
     assert lines[13].split() == ["5.0%", "3", "others"]  # 1, 2 and 3 s
-    assert lines[14].startswith("of 100.0 s kernels of steps took 60.0, of evaluation 15.0; the rest went into")
+    assert lines[14].startswith("of 100.0 s kernels of steps took 60.00, of evaluation 15.00; the rest went into")
     assert "this machine: at most" in lines[15]
     assert "bfloat16" not in lines[15]
     assert len(lines) == 16

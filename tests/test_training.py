@@ -1,6 +1,7 @@
 """The fit loop: events, checkpoints that go on with the same bits, what is kept, and what made a loss infinite."""
 
 import itertools
+import logging
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from nabi import container, losses, models, nn, ops, optim, training
 from nabi.data import augment
 from nabi.errors import DataError, ModelFileError, NonFiniteError, SettingError
+from nabi.listeners import said_once, while_compiling
 from nabi.training import EpochEnded, Examples, Finished, GradientDescent, Started, Stepped, checkpoint
 
 EPOCHS, BATCH, N, K = 4, 16, 70, 3  # 70 pictures: five steps of 14
@@ -557,3 +559,16 @@ def test_a_loss_that_is_no_number_even_at_the_lowest_rate_is_said() -> None:
     learner = GradientDescent(model, optim.SGD(nn.parameters(model), 0.01), losses.softmax_cross_entropy)
     with pytest.raises(NonFiniteError, match="even at the learning rate"):
         training.find_learning_rate(learner, Examples(*pictures()), batch_size=BATCH)
+
+
+def test_making_machine_code_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("nabi.compile")
+    before = log.level
+    with while_compiling(said_once(print)):
+        log.info("something else")
+        for done in (3, 4):
+            log.info("making", extra={"done": done, "total": 150})
+    log.info("making", extra={"done": 5, "total": 150})
+    assert capsys.readouterr().out == "making machine code, once for this processor: 150 functions\n"
+    assert log.level == before
+    assert log.handlers == []

@@ -1,13 +1,17 @@
 """Who listens to a training: functions of an event that show it or write it down."""
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nabi.errors import SettingError
 from nabi.training import EpochEnded, Finished, Started, Stepped
 
 Listener = Callable[[Any], Any]
+
+MAKING_CODE = "making machine code, once for this processor"
 
 
 def lines(write: Callable[[str], Any]) -> Listener:
@@ -38,6 +42,39 @@ def lines(write: Callable[[str], Any]) -> Listener:
                 write(f"{line}  {event.seconds:.1f} s")
 
     return listen
+
+
+@contextmanager
+def while_compiling(show: Callable[[str, int, int], Any]) -> Iterator[None]:
+    """Call ``show(what, done, total)`` inside a ``with`` block while machine code is made that takes over a second."""
+
+    class _Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if hasattr(record, "done") and hasattr(record, "total"):
+                show(MAKING_CODE, record.done, record.total)
+
+    log, handler = logging.getLogger("nabi.compile"), _Handler()
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+        log.removeHandler(handler)
+
+
+def said_once(write: Callable[[str], Any]) -> Callable[[str, int, int], None]:
+    """What `while_compiling` may call: the first time, it writes a line."""
+    said = False
+
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal said
+        if not said:
+            write(f"{what}: {total} functions")
+        said = True
+
+    return show
 
 
 def events_for_tensorboard(folder: str | os.PathLike[str]) -> Listener:

@@ -26,9 +26,10 @@ from nabi.cli.look_table import aligned
 from nabi.cli.pictures import held_out, labelled, loaded, refuse_inside, whole_path
 from nabi.cli.results import BATCH, measure, versions
 from nabi.cli.run_folder import RUNS, RunFolder, new_folder
-from nabi.cli.terminal import Show, bar, compiling, console, interruptible, note
+from nabi.cli.terminal import Show, bar, console, interruptible, note
 from nabi.data import Dataset, Split
 from nabi.errors import DataError, NabiError, SettingError
+from nabi.listeners import while_compiling
 from nabi.training import Started, Stepped, answer_bounds, evaluation_batch
 
 TRIAL = 0.1  # of a model's time, at most, to see how long a step takes
@@ -167,7 +168,7 @@ def _tried(
     """Train a model for so long, measure it, and write it to a file; None where Ctrl-C came before it was trained."""
     assert dataset.test is not None
     flip_colours(classifier, dataset.train.images)
-    with bar(where) as show, compiling(show):
+    with bar(where) as show, while_compiling(show):
         end = time.monotonic() + (1 - ANSWERING) * seconds
         all_epochs = None
         if isinstance(classifier, TrainedClassifier):

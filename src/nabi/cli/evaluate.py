@@ -13,12 +13,13 @@ from nabi.cli.check import set_leaks_aside
 from nabi.cli.picture_model import picture_model
 from nabi.cli.pictures import side_of, with_channels
 from nabi.cli.results import measure, said
-from nabi.cli.terminal import bar, compiling, console, note
+from nabi.cli.terminal import bar, console, note
 from nabi.cli.trained_on import set_seen_aside
 from nabi.data import Dataset, Split
 from nabi.data.files import composed
 from nabi.data.ondemand import joined
 from nabi.errors import DataError, SettingError
+from nabi.listeners import while_compiling
 
 SPLITS = ("test", "validation", "train", "all")
 
@@ -40,7 +41,7 @@ def evaluate(
     dataset = loaded_for(source, classifier)
     for name, reason in dataset.skipped:
         note(f"skipped {name}: {reason}")
-    with bar(console(stderr=True)) as show, compiling(show):
+    with bar(console(stderr=True)) as show, while_compiling(show):
         measured, _ = measure(classifier, dataset, _chosen(dataset, split, source, model), show)
     if as_json:
         print(json_text({"data": dataset.name, "split": split, **measured}, indent=2))

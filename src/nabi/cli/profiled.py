@@ -34,7 +34,7 @@ def where_time_went(profile: Profile) -> list[str]:
     steps, others = total / profile.threads, evaluated / profile.threads
     return [
         *aligned(rows),
-        f"of {elapsed:.1f} s kernels of steps took {steps:.1f}, of evaluation {others:.1f}; the rest went into "
+        f"of {elapsed:.1f} s kernels of steps took {steps:.2f}, of evaluation {others:.2f}; the rest went into "
         "making machine code, reading and varying pictures, and waiting",
         f"this machine: at most {_limits(any('rounded' in about.what for about in order))}; GFLOP/s count what is "
         "carried out: Winograd's way needs a quarter of the multiplications",

@@ -1,6 +1,5 @@
 """What commands show while they work: a live line on a terminal, now and then a plain one on a pipe."""
 
-import logging
 import os
 import signal
 import time
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from nabi.cli.characters import printable
+from nabi.listeners import while_compiling
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -63,28 +63,8 @@ def bar(where: Console) -> Iterator[Show]:
 
 
 @contextmanager
-def compiling(show: Show) -> Iterator[None]:
-    """Show that machine code is being made, where that takes longer than a second."""
-
-    class _Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if hasattr(record, "done") and hasattr(record, "total"):
-                show("making machine code, once for this processor", record.done, record.total)
-
-    log, handler = logging.getLogger("nabi.compile"), _Handler()
-    before = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
-        log.removeHandler(handler)
-
-
-@contextmanager
 def compiling_alone(where: Console) -> Iterator[None]:
-    """As `compiling`, where nothing else is shown."""
+    """Show that machine code is being made, where that takes longer than a second and nothing else is shown."""
     with ExitStack() as held:
         shown: list[Show] = []
 
@@ -93,7 +73,7 @@ def compiling_alone(where: Console) -> Iterator[None]:
                 shown.append(held.enter_context(bar(where)))
             shown[0](what, done, total)
 
-        with compiling(show):
+        with while_compiling(show):
             yield
 
 

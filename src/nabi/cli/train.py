@@ -23,13 +23,13 @@ from nabi.cli.profiled import where_time_went
 from nabi.cli.report import calibrate, log_in_mlflow, write_report
 from nabi.cli.results import range_test, write_history, write_measures, write_model
 from nabi.cli.run_folder import ASKED, CHECKPOINT, HAS_A_RUN, METRICS, MODEL, RUNS, RunFolder, new_folder
-from nabi.cli.terminal import bar, compiling, console, interruptible, note
+from nabi.cli.terminal import bar, console, interruptible, note
 from nabi.data import Dataset, Split
 from nabi.data.augment import AUGMENTATIONS
 from nabi.data.named import NAMED
 from nabi.engines.cpu.profile import profiling
 from nabi.errors import DataError, NonFiniteError, SettingError
-from nabi.listeners import Listener, events_for_tensorboard, lines
+from nabi.listeners import Listener, events_for_tensorboard, lines, while_compiling
 from nabi.losses import LOSSES
 from nabi.models import BACKBONES
 from nabi.optim import OPTIMIZERS
@@ -315,7 +315,7 @@ def _show(
 
     While photos are looked at, ``stop`` ends the run at once: features found by then are in the cache.
     """
-    with bar(where) as show, compiling(show):
+    with bar(where) as show, while_compiling(show):
         line = (lambda event: None) if quick else lines(where.print)
         for event in events:
             line(event)
