@@ -69,8 +69,8 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 @pytest.fixture
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """No kernel is looked for on the disk, or written there."""
-    monkeypatch.setattr(machine, "_read", lambda digest: None)
-    monkeypatch.setattr(machine, "_keep", lambda digest, image: None)
+    monkeypatch.setattr(machine, "recalled", lambda name: None)
+    monkeypatch.setattr(machine, "remember", lambda name, content: None)
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ _state: dict[str, Any] = {}
 
 
 def _prepare() -> Any:
-    if not _state:
+    if "jit" not in _state:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         llvm.initialize_native_asmparser()
@@ -169,23 +169,40 @@ def compile(text: str, kind: Any = KERNEL, target: Processor | None = None) -> F
         What it is made for; `processor` where it is not given.
     """
     with _lock:
-        jit = _prepare()
         target = target or processor()
-        version = llvmlite.__version__, llvm.llvm_version_info, FORMAT
-        digest = hashlib.sha256("\0".join(map(str, (*version, *target, text))).encode()).hexdigest()[:32]
-        if digest in _state["made"]:
-            made: Function = _state["made"][digest]
+        name = name_of(text, target)
+        found = kept(name, kind)
+        if found is None:
+            image = _emit(text.replace("@kernel", f"@k{name}"), target)
+            remember(name, image)
+            found = _loaded(name, image, kind)
+        return found
+
+
+def name_of(text: str, target: Processor | None = None) -> str:
+    """What the machine code of a text for a processor is called: a hash of both, and of what makes it."""
+    version = llvmlite.__version__, llvm.llvm_version_info, FORMAT
+    return hashlib.sha256("\0".join(map(str, (*version, *(target or processor()), text))).encode()).hexdigest()[:32]
+
+
+def kept(name: str, kind: Any = KERNEL) -> Function | None:
+    """The machine code of this name (`name_of`), as `compile` gives it; ``None`` where it was never made here."""
+    with _lock:
+        _prepare()
+        made: Function | None = _state["made"].get(name)
+        if made is not None:
             return made
-        image = _read(digest)
-        if image is None:
-            image = _emit(text.replace("@kernel", f"@k{digest}"), target)
-            _keep(digest, image)
-        library = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
-        tracker = library.export_symbol(f"k{digest}").link(jit, digest)
-        made = kind(tracker[f"k{digest}"])
-        _state["made"][digest] = made
-        _state.setdefault("trackers", []).append(tracker)  # the code lives as long as it
-        return made
+        image = recalled(name)
+        return None if image is None else _loaded(name, image, kind)
+
+
+def _loaded(name: str, image: bytes, kind: Any) -> Function:
+    library = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
+    tracker = library.export_symbol(f"k{name}").link(_prepare(), name)
+    made: Function = kind(tracker[f"k{name}"])
+    _state["made"][name] = made
+    _state.setdefault("trackers", []).append(tracker)  # the code lives as long as it
+    return made
 
 
 def run(text: str, arrays: Sequence[NDArray[Any]], numbers: Sequence[int], count: int, strand: int = 0) -> None:
@@ -269,22 +286,22 @@ def _folder() -> Path | None:
     return folder
 
 
-def _sum(digest: str, image: bytes) -> bytes:
-    return hashlib.sha256(digest.encode() + image).digest()
+def _sum(name: str, content: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + content).digest()
 
 
-def _read(digest: str) -> bytes | None:
-    """A kept kernel, unless it is damaged or another's: then it is made again."""
+def recalled(name: str) -> bytes | None:
+    """What is kept under a name, unless it is damaged or another's."""
     folder = _folder()
     try:
-        data = b"" if folder is None else (folder / f"{digest}.o").read_bytes()
+        data = b"" if folder is None else (folder / f"{name}.o").read_bytes()
     except OSError:
         return None
-    return data[32:] if _sum(digest, data[32:]) == data[:32] else None
+    return data[32:] if _sum(name, data[32:]) == data[:32] else None
 
 
-def _keep(digest: str, image: bytes) -> None:
-    """Keep a kernel; where the disk will not have it, the next process compiles it again."""
+def remember(name: str, content: bytes) -> None:
+    """Keep a kernel, or what is known of some; where the disk will not have it, the next process makes it again."""
     folder = _folder()
     if folder is None:
         return
@@ -292,8 +309,8 @@ def _keep(digest: str, image: bytes) -> None:
         if _state.get("tidied") != folder:
             _tidy(folder)
             _state["tidied"] = folder
-        with replace_file(folder / f"{digest}.o") as file:
-            file.write(_sum(digest, image) + image)
+        with replace_file(folder / f"{name}.o") as file:
+            file.write(_sum(name, content) + content)
 
 
 def _tidy(folder: Path) -> None:

@@ -3,8 +3,8 @@
 `values` says what a plan asks for in a few kinds of values; `strips` cuts single pictures; `segments` decides what is
 stored and what runs together; `kernels`, `carried`, `folds`, `contract`, `panels`, `narrow`, `bfloat16`, `tiles`,
 `convolve` and `depthwise` write the loops with what `code`, `lanes` and `reading` offer; `nabi.machine` makes machine
-code of them; `program` puts it together, with `memory` laid out beforehand, and `programs` keeps it; `running` runs it,
-with a `crew` of threads.
+code of them; `program` puts it together, with `memory` laid out beforehand; `programs` keeps it, and `recall` notes
+down for other processes what it is made of; `running` runs it, with a `crew` of threads.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from nabi import machine
 from nabi.engines import Run
 from nabi.engines.cpu import programs
 from nabi.engines.cpu.program import Program
+from nabi.engines.cpu.recall import name_of
 from nabi.engines.cpu.running import make_run
 from nabi.graph.plan import Plan, likeness
 
@@ -39,10 +40,14 @@ def prepare(
         relative error near 1e-5 where the direct way has 1e-6.
     """
     rounded = precision != "float32" and lacking() is None
+    how = kept, winograd, rounded, tuple(updates)
+
+    def make() -> Program:
+        return Program(plan, *how, name_of(plan, *how) if programs.KEPT else None)
+
     if sum(np.size(node.held) for node in plan.constants) > MOST_CONSTANTS:
-        return make_run(Program(plan, kept, winograd, rounded, updates))
-    key = likeness(plan), kept, winograd, rounded, tuple(updates), machine.processor()
-    return make_run(programs.kept(key, lambda: Program(plan, kept, winograd, rounded, updates)))
+        return make_run(make())
+    return make_run(programs.kept((likeness(plan), *how, machine.processor()), make))
 
 
 def lacking() -> str | None:

@@ -14,8 +14,10 @@ NAMES = (("scipy_cblas_{}64_", "i64"), ("cblas_{}64_", "i64"), ("scipy_cblas_{}"
 @functools.cache
 def _found() -> tuple[Blas, list[int], Any] | None:
     controller: Any = ThreadpoolController()  # type: ignore[no-untyped-call]
-    for library in controller.select(user_api="blas").lib_controllers:
-        loaded = ctypes.CDLL(library.filepath)
+    libraries = [library.filepath for library in controller.select(user_api="blas").lib_controllers]
+    # SciPy brings another, which rounds otherwise; which of them the system lists first is chance.
+    for path in sorted(libraries, key=lambda path: ("numpy" not in path, path)):
+        loaded = ctypes.CDLL(path)
         for name, integer in NAMES:
             try:
                 functions = [getattr(loaded, name.format(which)) for which in ("sgemm", "dgemm")]

@@ -26,6 +26,7 @@ from nabi.engines.cpu.kernels import Rows
 from nabi.engines.cpu.memory import aligned, share_out
 from nabi.engines.cpu.profile import About, about
 from nabi.engines.cpu.reading import Place, Reader
+from nabi.engines.cpu.recall import Kernel, recalled, remember
 from nabi.engines.cpu.segments import Layout, Root, Segment, bounds, folds_rows, lay_out, partial_size, walk
 from nabi.engines.cpu.values import Value, is_by_panels, is_in_panels, spell
 from nabi.graph.plan import Plan
@@ -86,10 +87,18 @@ class Program:
         Whether the last outputs are what some of these are next.
     carried : dict of int to int
         For panels of an input that a run writes for the next one, too, the output that this must be given for it.
+    kernels : list of Kernel
+        What was made of each segment, in their order.
     """
 
     def __init__(
-        self, plan: Plan, kept: int = 0, winograd: bool = True, rounded: bool = False, updates: Sequence[int] = ()
+        self,
+        plan: Plan,
+        kept: int = 0,
+        winograd: bool = True,
+        rounded: bool = False,
+        updates: Sequence[int] = (),
+        name: str | None = None,
     ) -> None:
         self.kept, self.updates = kept, bool(updates)
         xp, self.inputs, self.outputs = spell(plan, winograd, rounded, machine.processor().matrix_registers)
@@ -119,7 +128,6 @@ class Program:
                         self.count += 1
                     if root.value.serial not in local and root.value.serial not in self.slots:
                         self._give_slot(root.value)
-        self.scratch = 0
         self.passing = _passing(layout, self.outputs) if machine.processor().passes_by else {}
         self.passing |= {panels: machine.CACHE_LINE for panels, new in self.carried.items() if new in self.passing}
         self.homes = {
@@ -129,17 +137,22 @@ class Program:
             for root in segment.roots
             if root.how == "fold"
         }
-        self.calls_blas = False
+        self.kernels: list[Kernel] = []
+        known = recalled(name)
         self.stages: list[list[Step]] = []
         done, total, begun = 0, sum(map(len, layout.stages)), time.monotonic()
         for stage in layout.stages:
             tasks: list[Step] = []
             for segment in stage:
-                tasks += self._tasks(segment, local, layout)
+                tasks += self._tasks(segment, local, layout, known)
                 done += 1
                 if time.monotonic() - begun > 1:
                     log.info("making machine code: %d of %d", done, total, extra={"done": done, "total": total})
             self.stages.append(tasks)
+        if self.kernels != known:
+            remember(name, self.kernels)
+        self.scratch = max((kernel.scratch for kernel in self.kernels), default=0)
+        self.calls_blas = any(kernel.calls_blas for kernel in self.kernels)
         self.size, self.offsets = self._memory(layout, local)
 
     def _leaves(self, layout: Layout) -> list[Value]:
@@ -165,13 +178,17 @@ class Program:
 
     # --- code ---
 
-    def _tasks(self, segment: Segment, local: set[int], layout: Layout) -> list[Step]:
+    def _tasks(self, segment: Segment, local: set[int], layout: Layout, known: Sequence[Kernel]) -> list[Step]:
         first = segment.roots[0].value
         if first.kind in ("external", "external_part"):
             return [External(root.value) for root in segment.roots]
-        text, scratch = self._write(segment, local)
-        self.scratch = max(self.scratch, scratch)
-        call = machine.compile(text)
+        number = len(self.kernels)
+        kernel = known[number] if number < len(known) else None
+        call = None if kernel is None else machine.kept(kernel.name)
+        if kernel is None or call is None:
+            text, scratch, calls_blas = self._write(segment, local)
+            kernel, call = Kernel(machine.name_of(text), scratch, calls_blas), machine.compile(text)
+        self.kernels.append(kernel)
         told = about(segment, local, layout.stored, self.inputs, self.updates)
         if segment.prepared:
             numbers = {v.serial: number for number, v in enumerate(self.inputs)}
@@ -182,8 +199,8 @@ class Program:
             return [Prepared(task, tuple(sorted(read)), asks, new) for task in _strands(segment, call, told)]
         return [*_strands(segment, call, told)]
 
-    def _write(self, segment: Segment, local: set[int]) -> tuple[str, int]:
-        """The text of a segment's function, and the bytes of scratch memory that it needs."""
+    def _write(self, segment: Segment, local: set[int]) -> tuple[str, int, bool]:
+        """The text of a segment's function, the bytes of scratch memory that it needs, and whether it calls BLAS."""
         processor = machine.processor()
         code = Code(processor.vector, processor.rounds_once, processor.matrix_registers)
         groups = _alike(segment.roots)
@@ -210,7 +227,7 @@ class Program:
             reader = Reader(code, places, ZERO, 0)
             for roots in groups:
                 self._kernel(reader, None, roots, partial, sums, work, segment)
-            return self._finished(code), used
+            return code.text(), used, _calls_blas(code)
         with code.loop("%start", "%stop", segment.block) as start:
             left = code.let(f"sub i64 %stop, {code.integer(start)}")
             short = code.let(f"icmp slt i64 {left}, {segment.block}")
@@ -223,11 +240,7 @@ class Program:
             if serial in sums:
                 reader = Reader(code, places, ZERO, 0)
                 convolve.winograd_gradient_back(reader, root.value, sums[serial], partial[serial])
-        return self._finished(code), used
-
-    def _finished(self, code: Code) -> str:
-        self.calls_blas = self.calls_blas or not code.pointers.keys().isdisjoint((0, 1))
-        return code.text()
+        return code.text(), used, _calls_blas(code)
 
     def _kernel(
         self, reader: Reader, rows: Rows | None, roots: list[Root], partial: dict[int, str], sums: dict[int, str],
@@ -351,6 +364,11 @@ def _passing_through(groups: list[list[Root]], segment: Segment, local: set[int]
                 sizes[value.serial] = segment.block * value.size // value.shape[0] * value.dtype.itemsize
             dies.update((serial, number) for serial in root.reads if serial in born)
     return share_out(sizes, born, dies)
+
+
+def _calls_blas(code: Code) -> bool:
+    """The first two words of a table are its functions."""
+    return not code.pointers.keys().isdisjoint((0, 1))
 
 
 def _clear(code: Code, pointer: str, size: int) -> None:
