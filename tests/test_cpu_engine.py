@@ -282,7 +282,7 @@ def test_the_engine_itself_is_tested_on_all_widths() -> None:
             assert machine.processor() == other
             program = Compiled(plan)
             segment = segments.lay_out(program.outputs, set()).stages[0][0]
-            text, _ = program._write(segment, set())
+            text, *_ = program._write(segment, set())
             widths.append(max(n for n in (4, 8, 16) if f"<{n} x float>" in text) * 4)
     assert machine.processor() == before
     assert widths == [before.vector, 32, 16]

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import nabi
 from nabi import machine
 from nabi.engines.cpu import blas
 from nabi.graph.indexing import ARRAY
@@ -102,7 +101,7 @@ def _plain(value: Any) -> Any:
 @functools.cache
 def _version() -> str:
     digest = hashlib.sha256(np.__version__.encode())
-    home = Path(nabi.__file__).parent
+    home = Path(machine.__file__).parent
     for pattern in WRITERS:
         for path in sorted(home.glob(pattern)):
             digest.update(f"{path.relative_to(home)}\0".encode() + path.read_bytes())
