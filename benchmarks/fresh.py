@@ -1,8 +1,9 @@
 """A process that trains the convnet from nothing: ``python -m benchmarks.fresh WHO BATCH ENGINE STEPS``.
 
 Prints, as JSON, the most memory that the process had when everything was imported and after the steps (MiB), and what
-a step took at last (seconds). WHO is nabi, pytorch, pytorch-last (channels last), pytorch-compiled or jax. Each process
-imports what it needs and nothing of the others.
+a step took at last (seconds). WHO is nabi, classifier (its default convolutional network as an estimator, through
+`partial_fit`), pytorch, pytorch-last (channels last), pytorch-compiled or jax. Each process imports what it needs and
+nothing of the others.
 """
 
 import contextlib
@@ -12,6 +13,8 @@ import resource
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks import networks
 
@@ -29,6 +32,9 @@ def peak() -> float:
 
 
 def main(who: str, batch: int, engine: str, steps: int) -> None:
+    if who == "classifier":
+        print(json.dumps(of_estimator(batch, steps)))
+        return
     network = networks.convnet()
     side = importlib.import_module(f"benchmarks.in_{who.partition('-')[0]}")
     if who == "nabi" and engine != "reference":  # the engine is loaded on demand; that is importing, too
@@ -49,6 +55,20 @@ def main(who: str, batch: int, engine: str, steps: int) -> None:
         work()
         last = time.perf_counter() - begun
     print(json.dumps({"imported": imported, "total": peak(), "last step": last}))
+
+
+def of_estimator(batch: int, steps: int) -> dict[str, float]:
+    from nabi import ConvNetClassifier
+
+    imported = peak()
+    x, y = networks.batch((batch, 32, 32, 3), 10)
+    images = np.clip(128 + 64 * x, 0, 255).astype(np.uint8)
+    classifier = ConvNetClassifier(batch_size=batch)
+    for _ in range(steps):
+        begun = time.perf_counter()
+        classifier.partial_fit(images, y, classes=np.arange(10))
+        last = time.perf_counter() - begun
+    return {"imported": imported, "total": peak(), "last step": last}
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def row(one: dict[str, Any], peer: str, unit: str, settings: Settings) -> Row:
 
 @workload(
     "neighbors", sizes=(50_000,), doubling=(6_250, 12_500, 25_000, 50_000), quick=1_000, size_is="candidates",
-    parallel=False, long="several minutes",
+    long="several minutes",
 )  # fmt: skip
 def neighbors(size: int, settings: Settings) -> Iterator[Row]:
     """Exact nearest neighbours on pictures, and on random bytes: `benchmarks.neighbors`"""

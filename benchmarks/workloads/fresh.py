@@ -74,7 +74,7 @@ def first_step(size: int, settings: Settings) -> Iterator[Case]:
     everybody = {"nabi": "nabi", **EAGER, "torch.compile": "pytorch-compiled", "JAX": "jax"}
     with ExitStack() as stack:
         folder = lambda: Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        used = {who: folder() for who in everybody.values()}
+        used = {who: folder() for who in (*everybody.values(), "classifier")}
 
         def seconds(who: str, cold: bool) -> Callable[[], Built]:
             def work() -> float:
@@ -99,3 +99,9 @@ def first_step(size: int, settings: Settings) -> Iterator[Case]:
             yield Case(
                 f"convnet, a process to its first step, {what}", contenders, size, timed=False, rounds=3, alike="not"
             )
+            if settings.engine != "reference":
+                yield Case(
+                    f"ConvNetClassifier() as it is, a process to its first step, {what}",
+                    [Contender("nabi", seconds("classifier", cold), ours=True)], size, timed=False, rounds=3,
+                    alike="not",
+                )  # fmt: skip
