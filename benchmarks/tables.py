@@ -277,7 +277,8 @@ HEAD = """\
 # Benchmarks
 
 Written by `python -m benchmarks --from benchmarks/results/*.json --markdown docs/benchmarks.md`; nothing here was typed
-in. Such a file is written by `python -m benchmarks --sizes --threads 1,2 --json FILE`, and, of time to accuracy, by
+in. (The oldest of these files, `-a`, was read back from an earlier one of these pages: its figures have three digits.)
+Such a file is written by `python -m benchmarks --sizes --threads 1,2 --json FILE`, and, of time to accuracy, by
 `python -m benchmarks.accuracy --json FILE`, which says what it counts.
 
 Ours and all peers run in turn, A B C A B C, each in a process of its own, as users have them, with the same number of

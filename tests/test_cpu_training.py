@@ -1,6 +1,7 @@
 """The engine that makes machine code, in what it is for: convolutions by Winograd's way, and steps of training."""
 
 import itertools
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -720,3 +721,23 @@ def test_a_product_reads_its_arrays_anew() -> None:
     assert (double(x, w).numpy() == 128).all()
     w.assign(w * 0.5)
     assert (double(x, w).numpy() == 64).all()
+
+
+def test_a_running_step_allocates_no_arrays() -> None:
+    """Memory is laid out once: what a step of training needs beside its results' handles is a few kilobytes."""
+    model = mlp((32, 32, 3), 10, hidden=(256,))
+    optimizer = optim.SGD(nn.parameters(model), 0.01, 0.9)
+    learner = GradientDescent(model, optimizer, softmax_cross_entropy, engine="cpu")
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (64, 32, 32, 3), np.uint8), random.integers(0, 10, 64)
+    for _ in range(4):  # until memory is there for those whose results are held
+        learner.step(images, labels)
+    assert sum(tensor.numpy().nbytes for tensor in nn.parameters(model).values()) > 3_000_000
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            learner.step(images, labels)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 << 10
