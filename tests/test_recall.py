@@ -1,5 +1,7 @@
 """What is known of a plan's kernels from an earlier process: the same kernels, and never those of another plan."""
 
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,7 @@ import nabi
 from nabi import cache, engines, machine, ops
 from nabi.engines.cpu import blas, programs, recall
 from nabi.engines.cpu.program import Program
-from nabi.graph.operation import Operation
+from nabi.graph.operation import Operation, registry
 from nabi.graph.plan import Plan
 from nabi.nn import parameters
 from random_graphs import SMALL
@@ -144,6 +146,59 @@ def test_what_is_somebodys_own_is_written_each_time() -> None:
     assert recall.name_of(plan_of(lambda x: own(x) + 1, X)) is None
     with pytest.raises(TypeError, match="a function is not told"):
         recall._plain(cube)
+
+
+def test_of_an_operation_that_took_the_name_of_another_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others, that are still nabi's, are made of it."""
+
+    def exp(xp: Any, x: Any) -> Any:
+        """y = 2ˣ"""
+        return 2**x
+
+    plan = plan_of(network, X, W)
+    assert recall.name_of(plan) is not None
+    monkeypatch.setitem(registry, "exp", Operation(exp, "elementwise", True, True))
+    assert recall.name_of(plan) is None
+    exp.__module__ = None  # type: ignore[assignment]
+    assert recall.name_of(plan_of(lambda x: registry["exp"](x) + 1, X)) is None
+
+
+class Slope(float):
+    def __repr__(self) -> str:
+        return "0.1"
+
+
+@pytest.mark.parametrize("value", [Slope(5), np.array(1.0), np.array([1], object), type("Own", (np.float64,), {})(1)])
+def test_what_may_say_anything_of_itself_is_not_believed(value: Any) -> None:
+    with pytest.raises(TypeError, match="is not told by what it says"):
+        recall._plain(value)
+
+
+@pytest.mark.parametrize("trouble", ["changed", "none there", "another loaded"])
+def test_files_that_are_not_what_is_running_say_nothing(
+    trouble: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """As after an upgrade under a running process, or from a zip, which no kernel may be noted down under."""
+    plan = plan_of(network, X, W)
+    known = recall.name_of(plan)
+    monkeypatch.setattr(recall, "_version", recall._version.__wrapped__)
+    assert recall.name_of(plan) == known is not None
+    if trouble == "changed":
+        monkeypatch.setattr(recall, "BEGUN", 0.0)
+    elif trouble == "none there":
+        monkeypatch.setattr(machine, "__file__", str(tmp_path / "nabi.zip/nabi/machine.py"))
+    else:
+        extra = types.ModuleType("nabi.ops.extra")
+        extra.__file__ = str(tmp_path / "extra.pyc")
+        monkeypatch.setitem(sys.modules, "nabi.ops.extra", extra)
+    assert recall.name_of(plan) is None
+
+
+def test_another_compiler_is_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(network, X, W)
+    before = named(plan)
+    monkeypatch.setattr(machine.llvmlite, "__version__", "99")
+    assert named(plan) != before
 
 
 @pytest.mark.parametrize("damage", ["a kernel is gone", "the note is damaged", "the note is short", "no cache"])

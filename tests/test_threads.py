@@ -1,17 +1,18 @@
 """The pool: order, laziness, errors, and that it cannot lock itself up."""
 
 import os
-import subprocess
-import sys
 import threading
+from typing import Any
 
 import joblib
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
+import nabi
 from nabi import threads
 from nabi.errors import SettingError
+from nabi.graph import namespace
 
 
 @pytest.fixture(params=[1, 3])
@@ -78,8 +79,6 @@ def test_the_environment_sets_the_count(monkeypatch):
     assert threads.get_num_threads() == 2
     threads.set_num_threads(None)
     assert threads.get_num_threads() == 7
-    monkeypatch.undo()
-    threads.set_num_threads(None)
 
 
 @pytest.mark.parametrize(
@@ -126,34 +125,43 @@ def blas_threads() -> set[int]:
     return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
 
-def test_one_setting_governs_blas_too() -> None:
-    before = blas_threads()
-    threads.set_num_threads(3)
+@pytest.mark.parametrize(
+    "shapes", [((333, 777), (777, 1111)), ((3, 400, 500), (3, 500, 300)), ((1, 9000), (9000, 5000))]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_large_products_are_the_same_for_any_number(shapes: Any, dtype: Any) -> None:
+    random = np.random.default_rng(0)
+    x, y = (random.standard_normal(shape).astype(dtype) for shape in shapes)
+    found = []
+    for number in (1, 2, 3):
+        threads.set_num_threads(number)
+        try:
+            found.append((nabi.tensor(x) @ nabi.tensor(y)).numpy())
+        finally:
+            threads.set_num_threads(None)
+    assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+    assert found[0].dtype == dtype
+    np.testing.assert_allclose(found[0], np.matmul(x, y), rtol=1e-4, atol=1e-4)
+
+
+def test_large_products_are_for_all_threads_of_ours_and_one_of_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, set[int]]] = []
+    real = np.matmul
+
+    def watched(*given: Any, **options: Any) -> Any:
+        seen.append((threading.current_thread().name, blas_threads()))
+        return real(*given, **options)
+
+    monkeypatch.setattr(np, "matmul", watched)
+    x = np.ones((600, 600), np.float32)
+    threads.set_num_threads(2)
     try:
-        assert blas_threads() == {3}
-        with threads.one_blas_thread():
-            threads.set_num_threads(2)
-            assert blas_threads() == {1}
-        assert blas_threads() == {2}
+        namespace.numpy.matmul(x, x)
     finally:
         threads.set_num_threads(None)
-    assert blas_threads() == before
-
-
-def test_the_environment_governs_blas_too() -> None:
-    code = (
-        "import nabi; nabi.tensor([[1.0]]) @ nabi.tensor([[1.0]]); from threadpoolctl import threadpool_info;"
-        "print(*{library['num_threads'] for library in threadpool_info() if library['user_api'] == 'blas'})"
-    )
-    for given in ("1", "3"):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=os.environ | {"NABI_NUM_THREADS": given},
-        )
-        assert done.stdout.split() == [given]
+    assert len(seen) > 1
+    assert set.union(*(blas for _, blas in seen)) == {1}
+    assert all(name.startswith("nabi") for name, _ in seen)
 
 
 def _threads_of_both(_: int) -> tuple[int, set[int]]:

@@ -53,14 +53,11 @@ def while_compiling(show: Callable[[str, int, int], Any]) -> Iterator[None]:
             if hasattr(record, "done") and hasattr(record, "total"):
                 show(MAKING_CODE, record.done, record.total)
 
-    log, handler = logging.getLogger("nabi.compile"), _Handler()
-    before = log.level
+    log, handler = logging.getLogger("nabi.compile.progress"), _Handler()
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
     try:
         yield
     finally:
-        log.setLevel(before)
         log.removeHandler(handler)
 
 

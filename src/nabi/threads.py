@@ -4,7 +4,7 @@ Everything in nabi that works in parallel (decoding pictures, running kernels) h
 two layers never fight over the cores. The number of threads is, in this order: what :func:`set_num_threads` was given,
 the environment variable ``NABI_NUM_THREADS``, ``OMP_NUM_THREADS``, the number of cores that this process may use, or
 whose time its container may have. In a worker of joblib's, which sets ``OMP_NUM_THREADS`` so that together they use
-each core once, no more than that. NumPy's BLAS, which eager products use, has as many where one is chosen.
+each core once, it is no more than that. NumPy's BLAS works on one thread in each of ours (`one_blas_thread`).
 
 How work is cut into blocks must never depend on their number: results are the same bits for 1 and for 64 threads.
 """
@@ -20,9 +20,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing.process import parent_process
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy  # noqa: F401  # its BLAS must be there to be found
 from threadpoolctl import ThreadpoolController
 
 from nabi.errors import SettingError
@@ -36,7 +35,6 @@ _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 _here = threading.local()
 _blas: ThreadpoolController | None = None
-_blas_own: list[int] = []  # threads that its libraries began with
 _blas_before: list[int] = []
 _alone = 0  # how many are inside `one_blas_thread`
 
@@ -88,7 +86,7 @@ def _is_count(text: str) -> bool:
 
 
 def set_num_threads(number: int | None) -> None:
-    """Choose how many threads work at once, NumPy's BLAS in this process included; ``None`` goes back to the default.
+    """Choose how many threads work at once; ``None`` goes back to the default.
 
     That is the environment variable ``NABI_NUM_THREADS`` or else as many as there are cores. Results are the same bits
     for any number.
@@ -109,31 +107,6 @@ def set_num_threads(number: int | None) -> None:
     if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
         raise SettingError(f"threads is {number!r}: it must be a whole number, 1 or more")
     _chosen = number
-    _share_with_blas()
-
-
-def _blas_libraries() -> list[Any]:
-    """Those that are loaded, found when they are first asked for."""
-    global _blas, _blas_own
-    if _blas is None:
-        _blas = ThreadpoolController().select(user_api="blas")  # type: ignore[no-untyped-call]
-        _blas_own = [library.num_threads for library in _blas.lib_controllers]
-    found: list[Any] = _blas.lib_controllers
-    return found
-
-
-def _share_with_blas() -> None:
-    """Give NumPy's BLAS as many threads as were chosen, or what it had."""
-    global _blas_before
-    with _lock:
-        libraries = _blas_libraries()
-        chosen = _chosen is not None or _is_count(os.environ.get("NABI_NUM_THREADS", "").strip())
-        wanted = [get_num_threads()] * len(libraries) if chosen else _blas_own
-        if _alone:
-            _blas_before = wanted
-            return
-        for library, number in zip(libraries, wanted, strict=True):
-            library.set_num_threads(number)
 
 
 def _fitting_pool() -> ThreadPoolExecutor:
@@ -250,12 +223,13 @@ def one_blas_thread() -> Iterator[None]:
     Handing a small product to several threads takes longer than computing it, by far where somebody else uses the
     cores. The setting belongs to the process: while one thread is inside such a block, it holds for all of them.
     """
-    global _alone, _blas_before
+    global _blas, _alone, _blas_before
     with _lock:
-        libraries = _blas_libraries()
+        if _blas is None:
+            _blas = ThreadpoolController().select(user_api="blas")  # type: ignore[no-untyped-call]
         if not _alone:
-            _blas_before = [library.num_threads for library in libraries]
-            for library in libraries:
+            _blas_before = [library.num_threads for library in _blas.lib_controllers]
+            for library in _blas.lib_controllers:
                 library.set_num_threads(1)
         _alone += 1
     try:
@@ -264,7 +238,7 @@ def one_blas_thread() -> Iterator[None]:
         with _lock:
             _alone = max(0, _alone - 1)  # in a child that was forked inside the block it is 0 already
             if not _alone:
-                for library, before in zip(libraries, _blas_before, strict=True):
+                for library, before in zip(_blas.lib_controllers, _blas_before, strict=True):
                     library.set_num_threads(before)
 
 
@@ -286,5 +260,3 @@ def _forget_pool() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
-if _is_count(os.environ.get("NABI_NUM_THREADS", "").strip()):
-    _share_with_blas()

@@ -3,7 +3,7 @@
 import hashlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -184,9 +184,9 @@ def train(
         listeners = [write_history(folder)] + ([events_for_tensorboard(folder.path)] if tensorboard else [])
         if asked.get("learning_rate") == "find":
             listeners.append(_say_learning_rate(classifier, where))
-        noted = held.enter_context(profiling()) if profile else None
         process = held.enter_context(Measuring()) if isinstance(classifier, PhotoClassifier) else None
-        _run(classifier, dataset, folder, asked, where, listeners, checkpoint_minutes * 60, process)
+        with profiling() if profile else nullcontext() as noted:
+            _run(classifier, dataset, folder, asked, where, listeners, checkpoint_minutes * 60, process)
         if mlflow:
             log_in_mlflow(folder, classifier, asked, where)
         if noted is not None:

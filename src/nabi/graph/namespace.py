@@ -7,7 +7,6 @@ a formula arrives that calls its own name, such as ``xp.exp``.
 """
 
 import functools
-import math
 from typing import Any
 
 import numpy as np
@@ -70,16 +69,28 @@ def _sum(x: Any, *, axis: Any = None, keepdims: bool = False) -> Any:
     return np.sum(x, axis=axis, keepdims=keepdims, dtype=None if x.dtype.kind == "f" else np.int64)
 
 
-ONE_THREAD = range(1 << 13, 1 << 25)
-"""Multiply-adds of a product that is worth one thread only. BLAS decides so itself below; above is work for all."""
+FEW = 1 << 13
+"""Multiply-adds of a product for which BLAS takes one thread by itself."""
+MANY = 1 << 25
+"""Those of one that is cut up for several threads: by its shape alone, since BLAS rounds as it cuts."""
 
 
 def _matmul(x: Any, y: Any) -> Any:
-    work = x.size // max(1, math.prod(x.shape[:-2])) * (y.shape[-1] if y.ndim > 1 else 1)
-    if work not in ONE_THREAD:
+    work = x.size * (y.shape[-1] if y.ndim > 1 else 1)
+    if work < FEW:
         return np.matmul(x, y)
     with threads.one_blas_thread():
-        return np.matmul(x, y)
+        if work < MANY or min(x.ndim, y.ndim) < 2 or x.shape[:-2] != y.shape[:-2]:
+            return np.matmul(x, y)
+        found = np.empty((*x.shape[:-1], y.shape[-1]), np.result_type(x, y))
+        if x.ndim == 2:
+            rows = -(-len(x) // min(len(x), work // (MANY // 2)))
+            parts = [(x[start : start + rows], y, found[start : start + rows]) for start in range(0, len(x), rows)]
+        else:
+            parts = [(x[place], y[place], found[place]) for place in np.ndindex(x.shape[:-2])]
+        for _ in threads.map_in_order(lambda part: np.matmul(part[0], part[1], out=part[2]), parts):
+            pass
+        return found
 
 
 def _erf(x: Any) -> Any:

@@ -17,6 +17,7 @@ Declaring one puts it into `registry`, which every suite, engine and drawing enu
 """
 
 import inspect
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,9 @@ from nabi.graph.interpreter import stack
 from nabi.graph.operators import Operators
 
 Formula = Callable[..., Any]
+
+BEGUN = time.time()
+"""When this process began to read the files that declare operations: what changes later is not what it runs."""
 
 KINDS = {
     "elementwise": "each output element depends on the input elements at its place",

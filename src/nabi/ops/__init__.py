@@ -15,6 +15,9 @@ from nabi.ops import arithmetic, contract, convolve, move, random, reduce
 
 _declarations = (arithmetic, contract, convolve, move, random, reduce)
 
+DECLARED = dict(registry)
+"""Those that are declared here: more may be added later."""
+
 
 def __getattr__(name: str) -> Operation:
     if name in registry:

@@ -34,7 +34,9 @@ from nabi.graph.plan import Plan
 ELSEWHERE = ("input", "constant", "array", "external", "external_part")
 """Kinds of values that no kernel writes."""
 
-log = logging.getLogger("nabi.compile")
+progress = logging.getLogger("nabi.compile.progress")
+progress.setLevel(logging.INFO)
+progress.propagate = False  # it is for those who show it (`nabi.listeners.while_compiling`)
 
 
 class Task(NamedTuple):
@@ -147,7 +149,7 @@ class Program:
                 tasks += self._tasks(segment, local, layout, known)
                 done += 1
                 if time.monotonic() - begun > 1:
-                    log.info("making machine code: %d of %d", done, total, extra={"done": done, "total": total})
+                    progress.info("making machine code: %d of %d", done, total, extra={"done": done, "total": total})
             self.stages.append(tasks)
         if self.kernels != known:
             remember(name, self.kernels)
