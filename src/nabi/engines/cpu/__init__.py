@@ -42,7 +42,7 @@ def prepare(
     rounded = precision != "float32" and lacking() is None
     how = kept, winograd, rounded, tuple(updates)
 
-    def make() -> Program:
+    def make() -> Program:  # where none is kept, as in tests of how they are made, none is noted down
         return Program(plan, *how, name_of(plan, *how) if programs.KEPT else None)
 
     if sum(np.size(node.held) for node in plan.constants) > MOST_CONSTANTS:

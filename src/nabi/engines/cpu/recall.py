@@ -26,6 +26,7 @@ from nabi.ops import DECLARED
 WRITERS = ("", "graph", "ops", "engines", "engines/cpu")
 """Folders of the files that the texts of kernels follow from, and some more."""
 SINGLE = (bool, int, float, complex, str, bytes, type(None), type(...))
+"""Types of settings that say what they are; those that derive from them may say anything."""
 SETTLED = 1.0
 """Seconds before this process began to read them in which they must not have changed."""
 
