@@ -17,7 +17,7 @@ import numpy as np
 
 import nabi
 from nabi import ops
-from nabi.errors import ShapeError
+from nabi.errors import SettingError, ShapeError
 from nabi.graph import namespace
 from nabi.graph.indexing import ARRAY
 from nabi.graph.operation import Draw, Operation
@@ -150,7 +150,7 @@ class _Run:
             move = self.pick(MOVES)
             try:
                 made = move(self)
-            except ShapeError:  # the seed asked for what does not fit
+            except (ShapeError, SettingError):  # the seed asked for what does not fit, as integers between halves
                 continue
             self.pool += made if isinstance(made, tuple | list) else [made]
         made = self.pool[1:] or self.pool
