@@ -12,9 +12,12 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks import networks
 
@@ -32,24 +35,15 @@ def peak() -> float:
 
 
 def main(who: str, batch: int, engine: str, steps: int) -> None:
-    if who == "classifier":
-        print(json.dumps(of_estimator(batch, steps)))
-        return
-    network = networks.convnet()
-    side = importlib.import_module(f"benchmarks.in_{who.partition('-')[0]}")
+    side = importlib.import_module(
+        "nabi.classifiers" if who == "classifier" else f"benchmarks.in_{who.partition('-')[0]}"
+    )
     if who == "nabi" and engine != "reference":  # the engine is loaded on demand; that is importing, too
         with contextlib.suppress(ImportError):
             importlib.import_module("nabi.engines.cpu")
     imported = peak()
-    arrays = networks.weights(network)
     x, y = networks.batch((batch, 32, 32, 3), 10)
-    if who == "nabi":
-        work = side.step(network, arrays, x, y, engine).work
-    elif who == "jax":
-        work = side.step(network, arrays, x, y).work
-    else:
-        compiled = who.endswith("-compiled")
-        work = side.step(network, arrays, x, y, channels_last=who != "pytorch", compile=compiled).work
+    work = of_estimator(side, x, y) if who == "classifier" else of_network(side, who, engine, x, y)
     for _ in range(steps):
         begun = time.perf_counter()
         work()
@@ -57,18 +51,22 @@ def main(who: str, batch: int, engine: str, steps: int) -> None:
     print(json.dumps({"imported": imported, "total": peak(), "last step": last}))
 
 
-def of_estimator(batch: int, steps: int) -> dict[str, float]:
-    from nabi import ConvNetClassifier
+def of_network(side: Any, who: str, engine: str, x: NDArray[Any], y: NDArray[Any]) -> Callable[[], Any]:
+    network = networks.convnet()
+    arrays = networks.weights(network)
+    options: dict[str, Any] = {}
+    if who == "nabi":
+        options = {"engine": engine}
+    elif who != "jax":
+        options = {"channels_last": who != "pytorch", "compile": who.endswith("-compiled")}
+    work: Callable[[], Any] = side.step(network, arrays, x, y, **options).work
+    return work
 
-    imported = peak()
-    x, y = networks.batch((batch, 32, 32, 3), 10)
+
+def of_estimator(side: Any, x: NDArray[Any], y: NDArray[Any]) -> Callable[[], Any]:
     images = np.clip(128 + 64 * x, 0, 255).astype(np.uint8)
-    classifier = ConvNetClassifier(batch_size=batch)
-    for _ in range(steps):
-        begun = time.perf_counter()
-        classifier.partial_fit(images, y, classes=np.arange(10))
-        last = time.perf_counter() - begun
-    return {"imported": imported, "total": peak(), "last step": last}
+    classifier = side.ConvNetClassifier(batch_size=len(x))
+    return lambda: classifier.partial_fit(images, y, classes=np.arange(10))
 
 
 if __name__ == "__main__":

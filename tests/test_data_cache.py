@@ -42,6 +42,10 @@ def decoded(monkeypatch):
     return names
 
 
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+
 def same(first, second):
     assert first.classes == second.classes
     assert first.skipped == second.skipped
@@ -242,10 +246,6 @@ def test_without_a_cache_everything_is_in_memory(root, home, monkeypatch, troubl
     elif trouble == "file":
         home.write_bytes(b"a file where the folder should be")
     else:
-
-        def full(*_):
-            raise OSError(28, "No space left on device")
-
         monkeypatch.setattr(cache.Draft, "write", full)
     found = data.load(root)
     assert len(found.train) == 4
@@ -349,9 +349,6 @@ def test_pictures_are_there_though_their_entry_cannot_be_finished(tmp_path, monk
     expected = data.load(path)
     cache.clear()
     monkeypatch.setattr(folders, "MAX_IN_MEMORY", 100)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache, failing, full if failing != "_place" else lambda *_: None)
     found = data.load(path)
@@ -496,9 +493,6 @@ def test_more_than_the_cache_takes_is_not_cached(root, monkeypatch, no_room):
 
 def test_a_disk_that_becomes_full_is_noticed(root, monkeypatch, no_room):
     monkeypatch.setattr(cache, "KEEP_FREE", 0)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
 
     expected = data.load(root)
     cache.clear()

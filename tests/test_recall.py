@@ -17,14 +17,10 @@ from nabi.graph.plan import Plan
 from nabi.nn import parameters
 from random_graphs import SMALL
 from random_graphs import Program as RandomProgram
+from test_cpu_engine import plan_of
 
 X = np.random.default_rng(0).standard_normal((8, 12, 12, 3)).astype(np.float32)
 W = np.random.default_rng(1).standard_normal((3, 3, 3, 16)).astype(np.float32)
-
-
-def plan_of(function: Callable[..., Any], *arrays: Any) -> Plan:
-    found: Plan = nabi.compile(function, engine="reference").plan(*map(nabi.tensor, arrays))
-    return found
 
 
 def network(x: Any, w: Any) -> Any:

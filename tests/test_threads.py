@@ -126,7 +126,13 @@ def blas_threads() -> set[int]:
 
 
 @pytest.mark.parametrize(
-    "shapes", [((333, 777), (777, 1111)), ((3, 400, 500), (3, 500, 300)), ((1, 9000), (9000, 5000))]
+    "shapes",
+    [
+        ((333, 777), (777, 1111)),
+        ((70_000, 8, 8), (70_000, 8, 8)),
+        ((3, 400, 500), (3, 500, 300)),
+        ((1, 9000), (9000, 5000)),
+    ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
 def test_large_products_are_the_same_for_any_number(shapes: Any, dtype: Any) -> None:

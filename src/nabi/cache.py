@@ -276,7 +276,7 @@ def has_room(size: int) -> bool:
     try:
         if shutil.disk_usage(place).free >= size + KEEP_FREE:
             return True
-        _remove_unfinished()
+        _remove_unfinished(entries())
         return shutil.disk_usage(place).free >= size + KEEP_FREE
     except OSError:
         return False
@@ -414,8 +414,9 @@ def _files(path: Path) -> Iterator[Path]:
 
 def make_room(keep: str) -> None:
     """Remove what killed processes left unfinished; then what was not used for longest, until all is within the cap."""
-    _remove_unfinished()
-    counted = [entry for entry in entries() if entry.kind in CAPPED and not _is_unfinished(entry)]
+    there = entries()
+    _remove_unfinished(there)
+    counted = [entry for entry in there if entry.kind in CAPPED and not _is_unfinished(entry)]
     total = sum(entry.size for entry in counted)
     for entry in reversed(counted):
         if total > MAX_TOTAL and entry.path.name != keep:
@@ -427,9 +428,9 @@ def _is_unfinished(entry: Entry) -> bool:
     return entry.kind == "pictures" and entry.path.name.startswith(NEW)
 
 
-def _remove_unfinished() -> None:
+def _remove_unfinished(there: list[Entry]) -> None:
     """Remove what processes that were killed left: nobody has written to it for a day."""
-    for entry in filter(_is_unfinished, entries()):
+    for entry in filter(_is_unfinished, there):
         with contextlib.suppress(OSError):  # it was finished, or removed
             if max(file.stat().st_mtime for file in (entry.path, *entry.path.iterdir())) < time.time() - DAY:
                 _remove(entry.path)

@@ -6,7 +6,7 @@ import numpy as np
 
 from nabi._compile import compile
 from nabi.cli.look_table import aligned
-from nabi.engines.cpu.profile import TRIES, About, Profile, limits
+from nabi.engines.cpu.profile import About, Profile, limits, quickest
 
 SHOWN = 12
 """Segments of a run that are worth a line; the rest are summed up."""
@@ -51,12 +51,7 @@ def _rounded_limit() -> float:
     """Operations of products in bfloat16 a second, rounding included."""
     product = compile(lambda x, w: x @ w, engine="cpu", precision="bf16")
     x = np.ones((RANK, RANK), np.float32)
-    best = float("inf")
-    for _ in range(TRIES + 1):  # the first makes the machine code
-        begun = time.perf_counter()
-        product(x, x)
-        best = min(best, time.perf_counter() - begun)
-    return 2 * RANK**3 / best
+    return 2 * RANK**3 / quickest(lambda: product(x, x))
 
 
 def _row(about: About, profile: Profile, total: float) -> tuple[str, str, str, str, str, str]:

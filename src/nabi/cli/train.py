@@ -187,10 +187,10 @@ def train(
         process = held.enter_context(Measuring()) if isinstance(classifier, PhotoClassifier) else None
         with profiling() if profile else nullcontext() as noted:
             _run(classifier, dataset, folder, asked, where, listeners, checkpoint_minutes * 60, process)
-        if mlflow:
-            log_in_mlflow(folder, classifier, asked, where)
         if noted is not None:
             where.print("\n".join(where_time_went(noted)))
+        if mlflow:
+            log_in_mlflow(folder, classifier, asked, where)
 
 
 def _as_it_began(folder: RunFolder, asked: dict[str, Any], resume: bool) -> dict[str, Any]:

@@ -77,16 +77,14 @@ def load_folder(path: Path, name: str, size: Size | None, progress: Progress | N
 def _in_final_order(path: Path, listing: list[Member]) -> list[Member]:
     """A folder's members as `_describe` will have them; those in no class folder, first, are not to be decoded."""
     found = _layout(path, [member.name for member in listing])
-
-    def position(member: Member) -> tuple[Any, ...]:
-        return _position(found, found.place(member.name), member.name)
-
-    return sorted((_if_placed(member, found) for member in listing), key=position)
-
-
-def _if_placed(member: Member, found: Layout) -> Member:
-    outside = not (member.is_folder or member.problem) and found.place(member.name) is None
-    return dataclasses.replace(member, problem=_OUTSIDE) if outside else member
+    places = {member.name: found.place(member.name) for member in listing}
+    ordered = sorted(listing, key=lambda member: _position(found, places[member.name], member.name))
+    return [
+        dataclasses.replace(member, problem=_OUTSIDE)
+        if places[member.name] is None and not (member.is_folder or member.problem)
+        else member
+        for member in ordered
+    ]
 
 
 def _position(found: Layout, place: Place | None, name: str) -> tuple[Any, ...]:
@@ -155,9 +153,8 @@ def _store(pictures: "_Pictures", name: str, key: str) -> Stored:
             return stored
         if pictures.kept and (pictures.read_again is None or math.prod(shape) <= MAX_UNCACHED):
             return about, _in_memory(pictures.path, shape, pictures.blocks(order, channels))
-    except DataError:  # of the disk
-        if pictures.read_again is None:
-            raise
+    except DataError as error:  # of the disk
+        pictures.give_up(error)
     about |= {
         "shape": list(shape),
         "room": max(math.prod(shape), pictures.wanted),
@@ -347,10 +344,8 @@ class _Pictures:
                 if self.kept:
                     self._read(before, row, picture)
                     self.kept = self._write(picture, before.written)
-        except DataError:  # of the disk
-            if self.read_again is None:
-                raise
-            self.kept = self._give_up("")
+        except DataError as error:  # of the disk
+            self.kept = self.give_up(error)
         finally:
             before.close()
 
@@ -370,21 +365,20 @@ class _Pictures:
             whole = end if self.read_again is None else max(end, self.expected() * rows.size)
             if not _has_room(self.path, whole, rows.written):
                 self.wanted = whole + beside
-                return self._give_up("no room")
+                return self.give_up(self._not_kept("no room"))
         try:
             with self._on_disk():
                 if many and rows.draft is None:
                     rows.to_disk()
                 rows.write(np.broadcast_to(fit(picture, rows.shape[:2])[..., : rows.shape[2]], rows.shape))
-        except DataError:
-            if self.read_again is None:
-                raise
-            return self._give_up("")
+        except DataError as error:
+            return self.give_up(error)
         return True
 
-    def _give_up(self, problem: str) -> bool:
+    def give_up(self, error: DataError) -> bool:
+        """Keep no pictures, if they can be read again; else the error is raised."""
         if self.read_again is None:
-            raise self._not_kept(problem)
+            raise error
         self.rows.close()
         return False
 

@@ -83,12 +83,13 @@ def _matmul(x: Any, y: Any) -> Any:
         if work < MANY or min(x.ndim, y.ndim) < 2 or x.shape[:-2] != y.shape[:-2]:
             return np.matmul(x, y)
         found = np.empty((*x.shape[:-1], y.shape[-1]), np.result_type(x, y))
-        if x.ndim == 2:
-            rows = -(-len(x) // min(len(x), work // (MANY // 2)))
-            parts = [(x[start : start + rows], y, found[start : start + rows]) for start in range(0, len(x), rows)]
-        else:
-            parts = [(x[place], y[place], found[place]) for place in np.ndindex(x.shape[:-2])]
-        for _ in threads.map_in_order(lambda part: np.matmul(part[0], part[1], out=part[2]), parts):
+        some = -(-len(x) // min(len(x), work // (MANY // 2)))  # rows, or matrices
+
+        def multiply(start: int) -> None:
+            part = slice(start, start + some)
+            np.matmul(x[part], y[part] if y.ndim > 2 else y, out=found[part])
+
+        for _ in threads.map_in_order(multiply, range(0, len(x), some)):
             pass
         return found
 

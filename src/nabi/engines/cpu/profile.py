@@ -2,10 +2,10 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class Profile:
 
 
 TRIES = 16
-"""Products and copies that a machine's limits are the quickest of: on a busy machine most are slower."""
+"""On a busy machine most are slower than the quickest."""
 
 current: Profile | None = None
 """Where runs are being noted down, if they are."""
@@ -125,6 +125,16 @@ def _carried_out(root: Root) -> float:
     return float(2 * multiply_adds(value))
 
 
+def quickest(work: Callable[[], Any]) -> float:
+    """Seconds that it takes, at the least."""
+    best = float("inf")
+    for _ in range(TRIES):
+        begun = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - begun)
+    return best
+
+
 def limits() -> tuple[float, float]:
     """What this machine can do with all threads: operations of float32 products a second, and bytes a second."""
     x = np.ones((1024, 1024), np.float32)
@@ -132,15 +142,10 @@ def limits() -> tuple[float, float]:
     sources = [np.ones(1 << 23, np.float32) for _ in blocks]
     targets = [np.empty_like(source) for source in sources]
 
-    def seconds(work: object) -> float:
-        best = float("inf")
-        for _ in range(TRIES):
-            begun = time.perf_counter()
-            threads.together(work, len(blocks) - 1)  # type: ignore[arg-type]
-            best = min(best, time.perf_counter() - begun)
-        return best
+    def by_all(work: Callable[[int], Any]) -> float:
+        return quickest(lambda: threads.together(work, len(blocks) - 1))
 
     with threads.one_blas_thread():
-        products = seconds(lambda number: np.matmul(x, x, out=blocks[number]))
-    copies = seconds(lambda number: np.copyto(targets[number], sources[number]))
+        products = by_all(lambda number: np.matmul(x, x, out=blocks[number]))
+    copies = by_all(lambda number: np.copyto(targets[number], sources[number]))
     return 2 * 1024**3 * len(blocks) / products, 2 * sources[0].nbytes * len(blocks) / copies
