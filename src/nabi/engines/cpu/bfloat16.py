@@ -169,7 +169,7 @@ def round_panels(reader: Reader, rows: Rows, value: Value) -> None:
     """Panels of a second matrix: "rows" are panels here."""
     write = _turned_panel if value.settings["turned"] else _panel
     # Panel beside panel, so that what is read lies together.
-    for begin, end, columns in whole_and_last(reader.code, rows, value.settings["columns"], COLUMNS):
+    for begin, end, columns in whole_and_last(reader.code, rows, value.settings["columns"], value.shape[2]):
         write(reader, value, value.inputs[0], begin, end, columns)
 
 
@@ -182,7 +182,7 @@ def _panel(reader: Reader, value: Value, y: Value, begin: str, end: str, columns
         with code.loop(begin, end) as panel:
             for start in range(0, columns, LANES):
                 with code.masked(code.lanes_left(columns - start, LANES)):
-                    column = panel.times(COLUMNS).plus(Index((), start, 1))
+                    column = panel.times(wide).plus(Index((), start, 1))
                     low = reader.read_whole(y, (k.times(2), column))
                     high = nothing(code) if last else reader.read_whole(y, (k.times(2).plus(1), column))
                     place = panel.times(value.strides[0]).plus(k.times(wide)).plus(start)
@@ -205,7 +205,7 @@ def _turned_panel(reader: Reader, value: Value, y: Value, begin: str, end: str, 
         """So many numbers of each of up to 16 rows."""
         found = ["zeroinitializer"] * LANES
         for i in range(min(LANES, columns - start)):
-            row = panel.times(COLUMNS).plus(start + i)
+            row = panel.times(wide).plus(start + i)
             halves = [nothing(code)] * 2
             for half in range(2):
                 if left > half * LANES:

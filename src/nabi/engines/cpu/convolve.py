@@ -5,22 +5,20 @@ tile. Its gradient on the weights is the transpose of the same formula: Gᵀ[Σ 
 Gray, "Fast algorithms for convolutional neural networks" (2016), equations 12 and 19 to 21.
 """
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from nabi.engines.cpu import bfloat16
-from nabi.engines.cpu import tiles as registers
+from nabi.engines.cpu import bfloat16, shifted
 from nabi.engines.cpu.bfloat16 import Left, Right
 from nabi.engines.cpu.code import ZERO, Code, Index
 from nabi.engines.cpu.contract import Blas, Matrix, product
 from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
 from nabi.engines.cpu.lanes import Lane, constant, fused, lanes_xp
-from nabi.engines.cpu.panels import Panels, falls_together, panels_product, spread_size, transposed
+from nabi.engines.cpu.panels import Panels, falls_together, panels_product, spread_size
 from nabi.engines.cpu.reading import Reader
-from nabi.engines.cpu.values import COLUMNS, WORDS, Value, apart, fills_registers, panel
+from nabi.engines.cpu.values import COLUMNS, WORDS, Value, apart, panel
 
 FLOAT = np.dtype(np.float32)
 TILE, REACH, POINTS = 4, 6, 36
@@ -51,6 +49,8 @@ def _is_spread(value: Value) -> bool:
 def patches_size(value: Value, rows: int) -> int:
     """Bytes of the windows of the pictures that are laid out together, of ``rows`` at hand."""
     kernel, steps, channels = _geometry(value)
+    if value.settings["shifted"]:
+        return shifted.size(value, rows)
     rows = 1 if is_one_by_one(value) else rows
     if value.settings["rounded"]:
         return 4 * (rows * _words(value) + 2 * WORDS)
@@ -127,12 +127,16 @@ def _laid_out(reader: Reader, rows: Rows, value: Value, work: str) -> Iterator[t
 
 def is_one_by_one(value: Value) -> bool:
     """Whether each picture has windows enough for a product of its own."""
+    if value.settings["shifted"]:
+        return False
     windows = math.prod(_geometry(value)[1])
     return windows >= ENOUGH_ROWS and enough_pictures(value) == 1
 
 
 def enough_pictures(value: Value) -> int:
     """Pictures that are worth a product by themselves, as far as it is added to what is in memory."""
+    if value.settings["shifted"]:
+        return shifted.enough_pictures(value)
     added = value.kind == "convolution_gradient" and value.settings["rounded"]
     return -(-ENOUGH_TO_ADD // math.prod(_geometry(value)[1])) if added else 1
 
@@ -154,6 +158,9 @@ def convolution(
     reader: Reader, rows: Rows, value: Value, target: Value, blas: Blas | None, work: str, some: Rows | None = None
 ) -> None:
     """Rows of a convolution of a padded picture; see `Reader.finish` for ``target``."""
+    if value.settings["shifted"]:
+        shifted.convolution(reader, rows, value, work)
+        return
     if value.settings["rounded"]:
         _rounded_convolution(reader, rows, value, work)
         return
@@ -184,8 +191,13 @@ def _along_rows(value: Value, picture: Index, place: Index, column: Index) -> tu
     return (picture, place, ZERO, column) if oh > 1 else (picture.plus(place), ZERO, ZERO, column)
 
 
-def convolution_gradient(reader: Reader, rows: Rows, value: Value, partial: str, blas: Blas | None, work: str) -> None:
+def convolution_gradient(
+    reader: Reader, rows: Rows, value: Value, partial: str, blas: Blas | None, work: str, block: int
+) -> None:
     """Add the rows at hand to the partial sum of a gradient on weights."""
+    if value.settings["shifted"]:
+        shifted.convolution_gradient(reader, rows, value, partial, work, block)
+        return
     if value.settings["rounded"]:
         _rounded_gradient(reader, rows, value, partial, work)
         return
@@ -273,7 +285,6 @@ def _rounded_gradient(reader: Reader, rows: Rows, value: Value, partial: str, wo
     depth, outputs = _depth(value), value.shape[3]
     across = -(-ow // 2)
     wide, broad = apart(depth), apart(outputs)
-    turned = code.matrix_registers and fills_registers((oh, ow), depth, outputs)
     for first, count in _products(reader, rows, value):
         pairs = _together(code, count, oh * across)
         after = Index(((pairs, wide),)) if isinstance(pairs, str) else Index((), pairs * wide)
@@ -286,58 +297,12 @@ def _rounded_gradient(reader: Reader, rows: Rows, value: Value, partial: str, wo
                 for there, here, length in _stretches(value):
                     places = [corner.plus(there) for corner in corners]
                     _beside(code, source, places, length, alone, work, number.times(wide).plus(here))
-                if turned:
-                    continue
                 place = r.times(oh).plus(p).times(ow).plus(q.times(2)).times(outputs)
                 places = [place, place.plus(outputs)]
                 _beside(code, upstream, places, outputs, alone, second, number.times(broad))
-        if turned:
-            windows = Matrix(work, _together(code, count, oh * across), depth, wide)
-            _turned_gradient(code, windows, upstream, second, Matrix(partial, depth, outputs, outputs))
-            continue
         result = Matrix(partial, depth, outputs, outputs)
         left, right = Left(work, 1, wide), Right(second, COLUMNS, broad)
         bfloat16.product(code, left, right, depth, pairs, result, add=True)
-
-
-def _turned_gradient(code: Code, windows: Matrix, upstream: str, work: str, result: Matrix) -> None:
-    """Add to a gradient in matrix registers: to its transpose, so that only what is upstream must be turned.
-
-    That is laid out register by register, 16 outputs of 16 pairs of windows each; what comes of them is turned back.
-
-    Parameters
-    ----------
-    windows : Matrix
-        Words (pairs of windows, depth).
-    upstream, work : str
-        Where it lies, (windows, outputs), and where it is laid out.
-    result : Matrix
-        float32, (depth, outputs).
-    """
-    side, outputs, pairs = registers.SIDE, result.stride, windows.rows
-    kind = f"<{side} x float>"
-    square = Matrix(code.name("square"), 2 * side, 2 * side, 2 * side)
-    code.top.append(f"  {square.pointer} = alloca [{4 * side * side} x float], align 64")
-    with code.of_width(side), code.loop(0, pairs, side) as pair, code.loop(0, outputs, side) as output:
-        words = []
-        for i in range(side):
-            first = pair.plus(i).times(2 * outputs).plus(output)
-            words.append(bfloat16.beside(*(_loads(code, upstream, first.plus(n * outputs), side) for n in (0, 1))))
-        place = pair.times(outputs).plus(output.times(side))
-        for i, line in enumerate(transposed(code, words, f"<{side} x i32>", side)):
-            bfloat16.put(code, work, place.plus(i * side), line)
-    with registers.in_use(code), code.of_width(side), code.loop(0, windows.columns, 2 * side) as depth:
-        y = windows._replace(pointer=code.address(windows.pointer, depth, "i32"))
-        with code.loop(0, outputs, 2 * side) as output:
-            x = Matrix(code.address(work, output.times(side), "i32"), 2 * side, pairs, side)
-            registers.tile(code, x, y, square, ZERO, 2 * side, (0, side), (0, pairs), False, along=outputs)
-            for down, right in itertools.product((0, side), repeat=2):
-                places = [square.offset(Index((), down + i), Index((), right, 1)) for i in range(side)]
-                lines = [code.load(square.pointer, place, FLOAT, side) for place in places]
-                for i, line in enumerate(transposed(code, lines, kind, side)):
-                    place = result.offset(depth.plus(right + i), output.plus(down))._replace(lanes=1)
-                    before = code.load(result.pointer, place, FLOAT, side)
-                    code.store(result.pointer, place, FLOAT, side, code.let(f"fadd {kind} {before}, {line}"))
 
 
 def _in_pairs(code: Code, length: int) -> Iterator[tuple[Index, bool]]:

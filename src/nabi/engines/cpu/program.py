@@ -271,7 +271,7 @@ class Program:
                 if not segment.rows:
                     convolve.winograd_gradient_back(reader, value, place, partial[value.serial])
             else:
-                convolve.convolution_gradient(reader, rows, value, partial[value.serial], self.library, work)
+                convolve.convolution_gradient(reader, rows, value, partial[value.serial], self.library, work, block)
         elif root.how == "columns" and value.kind == "winograd":
             convolve.winograd_columns(reader, rows, value, self.library, work)
         elif root.how == "columns" and root.made.kind == "convolution":

@@ -8,8 +8,10 @@ is used twice, so that loading takes half of the time of multiplying. What does 
 Source: Intel, "Intel 64 and IA-32 architectures software developer's manual", volume 1, chapter 18.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from nabi.engines.cpu.code import Code, Index
 from nabi.engines.cpu.contract import Matrix
@@ -43,9 +45,57 @@ def in_use(code: Code) -> Iterator[None]:
     code.emit(f"call void {_RELEASE}()")
 
 
+class Register(NamedTuple):
+    """What a register is loaded with.
+
+    Attributes
+    ----------
+    pointer : str
+    stride : int
+        Bytes from one row to the next.
+    """
+
+    pointer: str
+    stride: int
+
+
+class Sums:
+    """A product's sums in registers, one or two down and across."""
+
+    def __init__(self, code: Code, down: int, across: int) -> None:
+        self.code = code
+        self.down, self.across = range(down), range(across)
+
+    def begin(self) -> None:
+        """From zero."""
+        for i, j in itertools.product(self.down, self.across):
+            self.code.emit(f"call void {_ZERO}(i8 {2 * i + j})")
+
+    def load(self, result: Matrix, row: Index, column: Index) -> None:
+        """From what is in memory."""
+        self._move(_LOAD, result, row, column)
+
+    def store(self, result: Matrix, row: Index, column: Index) -> None:
+        self._move(_STORE, result, row, column)
+
+    def _move(self, called: str, result: Matrix, row: Index, column: Index) -> None:
+        for i, j in itertools.product(self.down, self.across):
+            place = result.offset(row.plus(i * SIDE), column.plus(j * SIDE))
+            pointer = self.code.address(result.pointer, place, "float")
+            self.code.emit(f"call void {called}(i8 {2 * i + j}, ptr {pointer}, i64 {4 * result.stride})")
+
+    def add(self, lefts: Sequence[Register], rights: Sequence[Register]) -> None:
+        """The product of registers of the first matrix and of the second."""
+        for first, sources in ((_LEFT, lefts), (_RIGHT, rights)):
+            for i, source in enumerate(sources):
+                self.code.emit(f"call void {_LOAD}(i8 {first + i}, ptr {source.pointer}, i64 {source.stride})")
+        for i, j in itertools.product(self.down, self.across):
+            self.code.emit(f"call void {_PRODUCT}(i8 {2 * i + j}, i8 {_LEFT + i}, i8 {_RIGHT + j})")
+
+
 def tile(
     code: Code, x: Matrix, y: Matrix, result: Matrix, row: Index, height: int, starts: Sequence[int],
-    pairs: tuple[int | str, int | str], add: bool, along: int = 1,
+    pairs: tuple[int | str, int | str], add: bool,
 ) -> None:  # fmt: skip
     """Rows of a product of words, up to 32, by up to two registers of columns, and along the sum by whole registers.
 
@@ -54,35 +104,20 @@ def tile(
     x, y : Matrix
         Words (rows, pairs) and (pairs, columns).
     starts : sequence of int
-        The first columns of the registers.
+        The first columns of the registers, which follow each other.
     pairs : pair of int or str
         From where to where along the sum.
-    along : int
-        Words of the first matrix from a pair to the next; where it is not 1, those of a register follow each other.
     """
-    down = range(height // SIDE)
-
-    def call(called: str, register: int, pointer: str, place: Index, kind: str, stride: int) -> None:
-        code.emit(f"call void {called}(i8 {register}, ptr {code.address(pointer, place, kind)}, i64 {4 * stride})")
-
-    def sums(called: str) -> None:
-        for i in down:
-            for j, start in enumerate(starts):
-                place = result.offset(row.plus(i * SIDE), Index((), start))
-                call(called, 2 * i + j, result.pointer, place, "float", result.stride)
-
+    sums, column = Sums(code, height // SIDE, len(starts)), Index((), starts[0])
     if add:
-        sums(_LOAD)
+        sums.load(result, row, column)
     else:
-        for i in down:
-            for j in range(len(starts)):
-                code.emit(f"call void {_ZERO}(i8 {2 * i + j})")
+        sums.begin()
+
+    def register(matrix: Matrix, row: Index, column: Index) -> Register:
+        return Register(code.address(matrix.pointer, matrix.offset(row, column), "i32"), 4 * matrix.stride)
+
     with code.loop(*pairs, SIDE) as k:
-        for i in down:
-            call(_LOAD, _LEFT + i, x.pointer, x.offset(row.plus(i * SIDE), k.times(along)), "i32", x.stride)
-        for j, start in enumerate(starts):
-            call(_LOAD, _RIGHT + j, y.pointer, y.offset(k, Index((), start)), "i32", y.stride)
-        for i in down:
-            for j in range(len(starts)):
-                code.emit(f"call void {_PRODUCT}(i8 {2 * i + j}, i8 {_LEFT + i}, i8 {_RIGHT + j})")
-    sums(_STORE)
+        lefts = [register(x, row.plus(i * SIDE), k) for i in sums.down]
+        sums.add(lefts, [register(y, k, Index((), start)) for start in starts])
+    sums.store(result, row, column)

@@ -318,10 +318,10 @@ class Spelled:
             "rounded_rows", (x.inputs[0] if turned else x,), (rows, apart(-(-depth // 2))), np.uint32, how
         )
 
-    def _rounded_panels(self, y: Value) -> Value:
-        """The second matrix of a product, in words of two numbers, (panels, words, columns)."""
+    def _rounded_panels(self, y: Value, most: int = COLUMNS) -> Value:
+        """The second matrix of a product, in words of two numbers, (panels, words, columns): so many at the most."""
         depth, columns = y.shape
-        shape = -(-columns // COLUMNS), -(-depth // 2), min(COLUMNS, -(-columns // WORDS) * WORDS)
+        shape = -(-columns // most), -(-depth // 2), min(most, -(-columns // WORDS) * WORDS)
         return self._laid_out("rounded_panels", y, shape, np.uint32)
 
     def _goes_winograds_way(self, window: Window, inputs: int, outputs: int, rounded: bool, fills: bool) -> bool:
@@ -382,14 +382,26 @@ class Spelled:
         if turned:
             weight = self._flip(weight, axis=(0, 1))
             weight = self._permute_dims(weight, axes=(0, 1, 3, 2))
-        how = {**_seen(window), "rounded": rounded}
+        shifted = rounded and self.registers and fills_line(window, x.shape[2], WORDS)
+        how = {**_seen(window), "rounded": rounded, "shifted": shifted}
         right = weight
-        if rounded:
+        if shifted:
+            right = self._rounded_panels(self._stretched(weight, window, inputs, outputs), 2 * WORDS)
+        elif rounded:
             right = self._rounded_panels(self._reshape(weight, shape=(depth, outputs)))
         elif n * oh * ow >= ROWS_FOR_PANELS and depth <= DEEPEST:
             wide = min(PANEL, -(-outputs // 8) * 8)
             right = self.value("panels", (weight,), (-(-outputs // wide), *weight.shape[:3], wide), x.dtype)
         return self.value("convolution", (x, right), (n, oh, ow, outputs), x.dtype, how)
+
+    def _stretched(self, weight: Value, window: Window, inputs: int, outputs: int) -> Value:
+        """Weights as a matrix, with zeros after each stretch of a window, which fill a matrix register."""
+        count, length = stretches(window.kernel, window.dilation, inputs)
+        behind = -length % (2 * WORDS)
+        if behind:
+            weight = self._reshape(weight, shape=(count, length, outputs))
+            weight = self._pad(weight, widths=((0, 0), (0, behind), (0, 0)))
+        return self._reshape(weight, shape=(count * (length + behind), outputs))
 
     def _conv2d_input_gradient(
         self, g: Value, weight: Value, *, size: tuple[int, int], stride: Any, padding: Any, dilation: Any, groups: int
@@ -423,15 +435,18 @@ class Spelled:
             return self._reshape(self._stack(*taps, axis=0), shape=(*window.kernel, 1, outputs))
         depth = math.prod(window.kernel) * inputs
         rounded = self.rounded and _suits_rounding(depth, outputs)
-        fills = fills_registers(window.steps, depth, outputs)
-        if self._goes_winograds_way(window, inputs, outputs, rounded, fills):
+        wide = x.shape[2] + sum(window.borders[1])
+        shifted = rounded and self.registers and outputs % WORDS == 0 and fills_line(window, wide, 2 * WORDS)
+        if self._goes_winograds_way(window, inputs, outputs, rounded, fills=shifted):
             padded = self._pad(x, widths=((0, 0), *_tiled(window.borders, _two(x.shape, 1), window.steps), (0, 0)))
             whole, corner = self._whole_tiles(g, window)
             tiles = {"steps": window.steps, "corner": corner}
             return self.value("winograd_gradient", (padded, whole), (3, 3, inputs, outputs), x.dtype, tiles)
         padded = self._pad(x, widths=((0, 0), *window.borders, (0, 0)))
-        how = {**_seen(window), "rounded": rounded}
-        return self.value("convolution_gradient", (padded, g), (*window.kernel, inputs, outputs), x.dtype, how)
+        how = {**_seen(window), "rounded": rounded, "shifted": shifted}
+        high = -(-inputs // WORDS) * WORDS if shifted else inputs
+        found = self.value("convolution_gradient", (padded, g), (*window.kernel, high, outputs), x.dtype, how)
+        return found if high == inputs else found[:, :, :inputs]
 
     def _whole_tiles(self, g: Value, window: Window) -> tuple[Value, tuple[int, int]]:
         """A gradient in whole tiles, and where it begins: as the gradient on inputs takes it, if that is computed."""
@@ -547,12 +562,21 @@ def _rounding_is_faster(window: Window, inputs: int, outputs: int) -> bool:
     return 9 * math.prod(window.steps) < SAVING * 36 * tiles or inputs * outputs > WINOGRAD_WEIGHTS
 
 
-def fills_registers(steps: Sequence[int], depth: int, outputs: int) -> bool:
-    """Whether a convolution's gradient on its weights fills matrix registers: two beside and two below one another.
+def line_places(width: int, steps: Sequence[int]) -> int:
+    """Pixels from the first that a window begins at to the last, in rows of so many: a picture as one line."""
+    return (steps[0] - 1) * width + steps[1]
 
-    Each row of one has words of two neighbouring windows.
-    """
-    return not (steps[1] % 2 or any(length % (2 * WORDS) for length in (math.prod(steps), depth, outputs)))
+
+def fills_line(window: Window, width: int, together: int) -> bool:
+    """Whether windows begin at a quarter, at least, of the places of a picture's line, taken so many at once."""
+    places = -(-line_places(width, window.steps) // together) * together
+    return window.stride == (1, 1) and 4 * math.prod(window.steps) >= places
+
+
+def stretches(kernel: Sequence[int], dilation: Sequence[int], channels: int) -> tuple[int, int]:
+    """Stretches of a window that lie together in a picture, and how long each is."""
+    (kh, kw), (_, dw) = kernel, dilation
+    return (kh, kw * channels) if dw == 1 else (kh * kw, channels)
 
 
 def _suits_rounding(rows: int, columns: int) -> bool:
