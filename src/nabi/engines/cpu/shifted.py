@@ -166,11 +166,12 @@ def _tile(
     for stretch, there in enumerate(_begins(value)):
         with code.loop(0, words, SIDE) as k:
             sums.add(
-                [Register(code.address(p, k.times(2).plus(there), "i16"), 2 * own.channels) for p in lefts],
+                [Register(code.address(p, k.times(2).plus(there), "i16"), 2 * own.channels, 2 * BLOCK) for p in lefts],
                 [
                     Register(
                         code.address(right.pointer, k.plus(stretch * words).times(right.stride).plus(j * SIDE), "i32"),
                         4 * right.stride,
+                        4 * SIDE * right.stride,
                     )
                     for j in range(count)
                 ],
@@ -257,11 +258,15 @@ def convolution_gradient(reader: Reader, rows: Rows, value: Value, partial: str,
                     here = o.times(block * blocks * SIDE).plus(r.times(blocks).plus(b).times(SIDE * SIDE))
                     sums.add(
                         [
-                            Register(code.address(work, there.plus(n * SIDE * 2 * pitch), "i16"), 4 * pitch)
+                            Register(code.address(work, there.plus(n * SIDE * 2 * pitch), "i16"), 4 * pitch, 2 * BLOCK)
                             for n in range(down)
                         ],
                         [
-                            Register(code.address(second, here.plus(n * block * blocks * SIDE * SIDE), "i32"), 4 * SIDE)
+                            Register(
+                                code.address(second, here.plus(n * block * blocks * SIDE * SIDE), "i32"),
+                                4 * SIDE,
+                                4 * SIDE * SIDE,
+                            )
                             for n in range(across)
                         ],
                     )

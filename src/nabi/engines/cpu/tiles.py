@@ -13,11 +13,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
+
 from nabi.engines.cpu.code import Code, Index
 from nabi.engines.cpu.contract import Matrix
 
 SIDE = 16
 """Rows of a register, words of each, and columns of its sums."""
+BYTE = np.dtype(np.uint8)
+AHEAD = (0, 2)
+"""How many products before it is needed what registers of the first and of the second matrix take is fetched."""
 HEIGHTS = (2 * SIDE, SIDE)
 _LEFT, _RIGHT = 4, 6
 """The registers of the first and of the second matrix come behind those of the sums."""
@@ -53,10 +58,13 @@ class Register(NamedTuple):
     pointer : str
     stride : int
         Bytes from one row to the next.
+    step : int
+        Bytes to what it is loaded with for the next product.
     """
 
     pointer: str
     stride: int
+    step: int
 
 
 class Sums:
@@ -85,12 +93,28 @@ class Sums:
             self.code.emit(f"call void {called}(i8 {2 * i + j}, ptr {pointer}, i64 {4 * result.stride})")
 
     def add(self, lefts: Sequence[Register], rights: Sequence[Register]) -> None:
-        """The product of registers of the first matrix and of the second."""
-        for first, sources in ((_LEFT, lefts), (_RIGHT, rights)):
-            for i, source in enumerate(sources):
-                self.code.emit(f"call void {_LOAD}(i8 {first + i}, ptr {source.pointer}, i64 {source.stride})")
-        for i, j in itertools.product(self.down, self.across):
-            self.code.emit(f"call void {_PRODUCT}(i8 {2 * i + j}, i8 {_LEFT + i}, i8 {_RIGHT + j})")
+        """The product of registers of the first matrix and of the second; what products after it take is fetched."""
+        code = self.code
+        fetches = [
+            (source.pointer, Index((), ahead * source.step + row * source.stride))
+            for sources, ahead in ((lefts, AHEAD[0]), (rights, AHEAD[1]))
+            for source in sources
+            for row in range(SIDE if ahead else 0)
+        ]
+        share = -(-len(fetches) // (len(lefts) * len(rights)))
+
+        def load(register: int, source: Register) -> None:
+            code.emit(f"call void {_LOAD}(i8 {register}, ptr {source.pointer}, i64 {source.stride})")
+
+        for (i, left), (j, right) in itertools.product(enumerate(lefts), enumerate(rights)):
+            if i == 0:
+                load(_RIGHT + j, right)
+            if j == 0:
+                load(_LEFT + i, left)
+            for pointer, place in fetches[:share]:
+                code.fetch(pointer, place, BYTE, near=3)
+            del fetches[:share]
+            code.emit(f"call void {_PRODUCT}(i8 {2 * i + j}, i8 {_LEFT + i}, i8 {_RIGHT + j})")
 
 
 def tile(
@@ -114,10 +138,10 @@ def tile(
     else:
         sums.begin()
 
-    def register(matrix: Matrix, row: Index, column: Index) -> Register:
-        return Register(code.address(matrix.pointer, matrix.offset(row, column), "i32"), 4 * matrix.stride)
+    def register(matrix: Matrix, row: Index, column: Index, step: int) -> Register:
+        return Register(code.address(matrix.pointer, matrix.offset(row, column), "i32"), 4 * matrix.stride, 4 * step)
 
     with code.loop(*pairs, SIDE) as k:
-        lefts = [register(x, row.plus(i * SIDE), k) for i in sums.down]
-        sums.add(lefts, [register(y, k, Index((), start)) for start in starts])
+        lefts = [register(x, row.plus(i * SIDE), k, SIDE) for i in sums.down]
+        sums.add(lefts, [register(y, k, Index((), start), SIDE * y.stride) for start in starts])
     sums.store(result, row, column)
