@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import matrix_registers
 import nabi
@@ -21,6 +23,7 @@ from nabi.engines.cpu.program import Program as Compiled
 from nabi.engines.reference import rounding, to_bfloat16
 from nabi.errors import SettingError
 from nabi.graph import namespace
+from nabi.ops.convolve import Window
 from nabi.training.learner import GradientDescent
 from random_graphs import LARGE, SMALL, Program, Size, compare
 from test_cpu_engine import plan_of
@@ -188,21 +191,23 @@ def test_matrix_registers_are_used_where_they_can_be_filled() -> None:
 @where_it_is
 @pytest.mark.usefixtures("_everywhere")
 @pytest.mark.parametrize(
-    ("count", "side", "kernel", "inputs", "outputs", "turned"),
+    ("count", "side", "kernel", "inputs", "outputs", "used"),
     [
         (1, 8, 3, 32, 64, True),
         (3, 8, 1, 96, 32, True),
         (5, (4, 16), 2, 8, 96, True),
-        (2, 16, 3, 32, 32, True),  # picture by picture
-        (2, 8, 3, 32, 48, False),
-        (2, 7, 3, 32, 64, False),
-        (2, (3, 6), 1, 32, 64, False),
+        (2, 16, 3, 32, 32, True),
+        (2, 8, 3, 32, 48, True),
+        (2, 7, 3, 24, 64, True),
+        (2, (3, 6), 1, 32, 64, True),
+        (2, 8, 3, 32, 40, False),
+        (40, 2, 3, 32, 32, False),  # most places of a line begin no window
     ],
 )
 def test_gradients_on_filters_that_fill_matrix_registers(
-    count: int, side: Any, kernel: int, inputs: int, outputs: int, turned: bool
+    count: int, side: Any, kernel: int, inputs: int, outputs: int, used: bool
 ) -> None:
-    """They are computed turned; against float64 products of the rounded operands."""
+    """Against float64 products of the rounded operands."""
     high, wide = side if isinstance(side, tuple) else (side, side)
     x, g = normal((count, high + kernel - 1, wide + kernel - 1, inputs), (count, high, wide, outputs))
 
@@ -212,7 +217,7 @@ def test_gradients_on_filters_that_fill_matrix_registers(
     assert "rounded_convolution_gradient" in kinds(gradient, x, g)
     with matrix_registers.emulated() as called:
         (got,) = run("cpu", gradient, x, g)
-    assert ("tdpbf16ps" in called) == turned
+    assert ("tdpbf16ps" in called) == used
     with matrix_registers.none():
         (other,) = run("cpu", gradient, x, g)
     x, g = to_bfloat16(x), to_bfloat16(g).reshape(-1, outputs)
@@ -227,7 +232,7 @@ def test_gradients_on_filters_that_fill_matrix_registers(
 @where_it_is
 @pytest.mark.usefixtures("_everywhere")
 def test_gradients_on_filters_that_are_computed_together() -> None:
-    """In one kernel: each has a place of its own for what is turned back."""
+    """In one kernel: each has a place of its own for its sums."""
     x, g, h = normal((4, 10, 10, 32), (4, 8, 8, 32), (4, 8, 8, 64))
     how = {"kernel_size": (3, 3), "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
@@ -243,7 +248,7 @@ def test_gradients_on_filters_that_are_computed_together() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize(("side", "channels", "filled"), [(16, 32, True), (12, 32, False), (16, 24, False)])
+@pytest.mark.parametrize(("side", "channels", "filled"), [(16, 32, True), (15, 48, True), (16, 24, False)])
 def test_convolutions_that_fill_matrix_registers_are_computed_as_they_are_defined(
     side: int, channels: int, filled: bool
 ) -> None:
@@ -255,7 +260,56 @@ def test_convolutions_that_fill_matrix_registers_are_computed_as_they_are_define
     for registers in (False, True):
         made = [values.spell(plan, winograd=True, rounded=True, registers=registers)[2][0] for plan in (forward, back)]
         assert made[0].kind == ("convolution" if registers else "winograd")
-        assert made[1].kind == ("convolution_gradient" if registers and filled else "winograd_gradient")
+        gradient = made[1].inputs[0] if made[1].kind == "permute_dims" else made[1]
+        assert gradient.kind == ("convolution_gradient" if registers and filled else "winograd_gradient")
+
+
+@st.composite
+def _shifted(draw: st.DrawFn) -> tuple[Any, ...]:
+    """Pictures' shape, outputs, window, padding and dilation of a convolution that shifts a picture's line."""
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    padding = draw(st.tuples(*(st.integers(0, min(2, each - 1)) for each in reach)))
+    sides = [draw(st.integers(max(1, each - 2 * p) + 2, 12)) for each, p in zip(reach, padding, strict=True)]
+    pictures = draw(st.integers(1, 5)), *sides, draw(st.integers(1, 70))
+    return pictures, draw(st.integers(1, 5)) * 16, kernel, padding, dilation
+
+
+@where_it_is
+@pytest.mark.usefixtures("_everywhere")
+@settings(max_examples=examples(25), deadline=None)
+@given(_shifted())
+def test_convolutions_that_shift_a_pictures_line(drawn: tuple[Any, ...]) -> None:
+    """And their gradients on weights: whatever was in memory before, here what is not a number."""
+    pictures, outputs, kernel, padding, dilation = drawn
+    how = {"stride": 1, "padding": padding, "dilation": dilation, "groups": 1}
+    window = Window(pictures[1:3], kernel, 1, padding, dilation)
+    x, w, g = normal(pictures, (*kernel, pictures[3], outputs), (pictures[0], *window.steps, outputs))
+    with matrix_registers.emulated() as called:
+        functions = [
+            engines.prepare("cpu", plan_of(function, *arrays), 0, "bf16")
+            for function, arrays in (
+                (lambda x, w: ops.conv2d(x, w, **how), (x, w)),
+                (lambda x, g: ops.conv2d_weight_gradient(x, g, kernel_size=kernel, **how), (x, g)),
+            )
+        ]
+        assert ("tdpbf16ps" in called) >= values.fills_line(window, pictures[2] + 2 * padding[1], 32)
+        for function, other in zip(functions, (w, g), strict=True):
+            function([np.full_like(x, np.nan), np.full_like(other, np.nan)])
+        (y,), (d,) = (function([x, other]) for function, other in zip(functions, (w, g), strict=True))
+    padded = np.pad(to_bfloat16(x), ((0, 0), *((p, p) for p in padding), (0, 0)))
+    w, g = to_bfloat16(w), to_bfloat16(g).reshape(-1, outputs)
+    high, wide = window.steps
+    seen = {
+        (a, b): padded[:, a * dilation[0] :, b * dilation[1] :][:, :high, :wide].reshape(-1, pictures[3])
+        for a, b in itertools.product(*map(range, kernel))
+    }
+    windows, weights = np.concatenate([*seen.values()], 1), w.reshape(-1, outputs)
+    exact = windows.astype(np.float64) @ weights
+    assert (np.abs(y.reshape(-1, outputs) - exact) <= error_bound(windows, weights)).all()
+    for place, pixels in seen.items():
+        assert (np.abs(d[place] - pixels.T.astype(np.float64) @ g) <= error_bound(pixels.T, g)).all()
 
 
 @where_it_is

@@ -2,25 +2,27 @@
 
 Of a padded picture of so many pixels a row, the window that begins at place t = p·width + q sees t + i·width + j. So a
 register's rows are places that follow each other, wherever the first is: windows are not laid out. At the end of each
-row are places that no window begins at; what comes of them is dropped, and is zero in a gradient on the weights, which
-is the product of the line, turned and shifted, and of what is upstream.
+row are places that no window begins at; what comes of them is dropped. The gradient on the weights is the product of
+what is upstream, turned, zero at these places, and of the line, shifted.
+
+A number that is not finite may spread to windows that end a register's width before it.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from nabi.engines.cpu import bfloat16, tiles
-from nabi.engines.cpu.code import ZERO, Code, Index
+from nabi.engines.cpu.code import Code, Index
 from nabi.engines.cpu.contract import Matrix
 from nabi.engines.cpu.kernels import Rows
 from nabi.engines.cpu.lanes import Lane
 from nabi.engines.cpu.panels import transposed
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.tiles import SIDE, Register
-from nabi.engines.cpu.values import WORDS, Value, apart, line_places, stretches
+from nabi.engines.cpu.values import WORDS, Value, line_places, stretches
 
 FLOAT = np.dtype(np.float32)
 BLOCK = 2 * SIDE
@@ -79,7 +81,8 @@ def size(value: Value, rows: int) -> int:
         _, length = stretches(value.settings["kernel"], value.settings["dilation"], own.channels)
         most = (_up(own.places, SIDE) - 1) * own.channels + max(_begins(value)) + _up(length, BLOCK)
         return 2 * ((rows - 1) * _pitch(value) + max(_pitch(value), _up(most, BLOCK)))
-    return 4 * (_high(value) * _row_words(value, rows) + rows * _blocks(value) * SIDE * value.shape[3])
+    upstream, pairs = _blocks(value) * SIDE * value.shape[2], _line_pairs(value) * _halves(value) * _high(value)
+    return 4 * rows * (upstream + pairs)
 
 
 def _pitch(value: Value) -> int:
@@ -90,25 +93,28 @@ def _pitch(value: Value) -> int:
 
 
 def convolution(reader: Reader, rows: Rows, value: Value, work: str) -> None:
-    """Rows of a convolution, tile after tile of places, of all pictures at hand."""
-    code, panels, own = reader.code, value.inputs[1], line(value)
-    outputs, each = value.shape[3], -(-own.places // SIDE)
+    """Rows of a convolution: panel after panel of outputs, of all pictures at hand."""
+    code, panels = reader.code, value.inputs[1]
+    outputs, wide, each = value.shape[3], panels.shape[2], _tiles_each(value)
     with code.of_width(WORDS), code.loop(0, rows.length) as r:
         _round(reader, rows.first.plus(r), value, work, r.times(_pitch(value)))
     count = rows.length * each if isinstance(rows.length, int) else code.let(f"mul nsw i64 {rows.length}, {each}")
     pairs = code.whole_steps(count, 2)
     square = code.name("square")
     code.top.append(f"  {square} = alloca [{4 * SIDE * SIDE} x float], align 64")
-    wide = panels.shape[2]
+
+    def down(panel: Index, columns: int) -> None:
+        pointer = code.address(reader.pointer(panels), panel.times(panels.strides[0]), "i32")
+        right = Matrix(pointer, panels.shape[1], columns, wide)
+        for begin, end, together in ((0, pairs, 2), (pairs, count, 1)):
+            with code.loop(begin, end, together) as number:
+                found = [_tile(code, value, number.plus(i)) for i in range(together)]
+                _multiply(code, value, work, found, right, square)
+                for i, tile in enumerate(found):
+                    column = panel.times(wide)
+                    _keep(reader, rows, value, tile, (square, i * SIDE), (column, columns))
+
     with tiles.in_use(code), code.of_width(WORDS):
-
-        def down(panel: Index, columns: int) -> None:
-            pointer = code.address(reader.pointer(panels), panel.times(panels.strides[0]), "i32")
-            right = Matrix(pointer, panels.shape[1], columns, wide)
-            for begin, end, together in ((0, pairs, 2), (pairs, count, 1)):
-                with code.loop(begin, end, together) as tile:
-                    _tile(reader, rows, value, work, right, (tile, together), panel.times(wide), square)
-
         with code.loop(0, outputs // wide) as panel:
             down(panel, wide)
         if outputs % wide:
@@ -119,18 +125,16 @@ def _round(reader: Reader, row: Index, value: Value, work: str, place: Index) ->
     """A picture's numbers, rounded, and zeros behind them."""
     code, x, own = reader.code, value.inputs[0], line(value)
     source, length = reader.pointer(x, row), own.pixels * own.channels
+
+    def put(k: Index, left: int) -> None:
+        halves = [_load(code, source, k.plus(n), left - n) for n in (0, WORDS)]
+        bfloat16.put(code, work, place.plus(k), bfloat16.along(*halves), "i16")
+
     whole = length // BLOCK * BLOCK
     with code.loop(0, whole, BLOCK) as k:
-        bfloat16.put(
-            code,
-            work,
-            place.plus(k),
-            bfloat16.along(*(_load(code, source, k.plus(n), WORDS) for n in (0, WORDS))),
-            "i16",
-        )
-    for k in range(whole, _pitch(value), BLOCK):
-        halves = [_load(code, source, Index((), k + n), length - k - n) for n in (0, WORDS)]
-        bfloat16.put(code, work, place.plus(k), bfloat16.along(*halves), "i16")
+        put(k, BLOCK)
+    for rest in range(whole, _pitch(value), BLOCK):
+        put(Index((), rest), length - rest)
 
 
 def _load(code: Code, pointer: str, place: Index, left: int) -> Lane:
@@ -141,64 +145,90 @@ def _load(code: Code, pointer: str, place: Index, left: int) -> Lane:
         return Lane(code, code.load(pointer, place._replace(lanes=1), FLOAT, WORDS), FLOAT, WORDS)
 
 
-def _tile(
-    reader: Reader, rows: Rows, value: Value, work: str, right: Matrix, number: tuple[Index, int], first: Index,
-    square: str,
-) -> None:  # fmt: skip
-    """Two tiles of places, or one, of a panel of outputs, of which so many columns are there."""
-    code, own, width = reader.code, line(value), right.columns
-    assert isinstance(width, int)
-    each = -(-own.places // SIDE)
-    found: list[tuple[Index, Index]] = []  # each tile's picture, of those at hand, and its first place
-    for i in range(number[1]):
-        tile = number[0].plus(i)
-        picture = _named(code.let(f"udiv i64 {code.integer(tile)}, {each}")) if each > 1 else tile
-        found.append((picture, _named(code.integer(tile.minus(picture.times(each)).times(SIDE)))))
-    lefts = [
-        code.address(work, picture.times(_pitch(value)).plus(place.times(own.channels)), "i16")
-        for picture, place in found
-    ]
-    count = -(-width // SIDE)
-    sums = tiles.Sums(code, len(lefts), count)
-    sums.begin()
-    _, length = stretches(value.settings["kernel"], value.settings["dilation"], own.channels)
-    words = _up(length, BLOCK) // 2
-    for stretch, there in enumerate(_begins(value)):
-        with code.loop(0, words, SIDE) as k:
-            sums.add(
-                [Register(code.address(p, k.times(2).plus(there), "i16"), 2 * own.channels, 2 * BLOCK) for p in lefts],
-                [
-                    Register(
-                        code.address(right.pointer, k.plus(stretch * words).times(right.stride).plus(j * SIDE), "i32"),
-                        4 * right.stride,
-                        4 * SIDE * right.stride,
-                    )
-                    for j in range(count)
-                ],
-            )
-    wide = 2 * SIDE
-    sums.store(Matrix(square, wide, wide, wide), ZERO, ZERO)
-    target = reader.pointer(value, rows.first)
-    for i, (picture, place) in enumerate(found):
-        start, end = code.integer(place), code.integer(place.plus(SIDE))
-        top = code.let(f"udiv i64 {start}, {own.width}")
-        last = code.let(f"udiv i64 {code.integer(place.plus(SIDE - 1))}, {own.width}")
-        bottom = code.least(code.let(f"add i64 {last}, 1"), own.down)
-        with code.loop(top, bottom) as p:
-            low = code.most(start, code.integer(p.times(own.width)))
-            high = code.least(end, code.integer(p.times(own.width).plus(own.across)))
-            with code.loop(low, high) as t:
-                here = t.minus(place).plus(i * SIDE).times(wide)
-                window = picture.times(own.down * own.across).plus(p.times(own.across - own.width)).plus(t)
-                there_ = window.times(value.shape[3]).plus(first)
-                for j in range(count):
-                    with code.masked(code.lanes_left(width - j * SIDE, WORDS)):
-                        numbers = code.load(square, here.plus(Index((), j * SIDE, 1)), FLOAT, WORDS)
-                        code.store(target, there_.plus(Index((), j * SIDE, 1)), FLOAT, WORDS, numbers)
+def _tiles_each(value: Value) -> int:
+    """Tiles of a picture's places, the last of which may stick out."""
+    return -(-line(value).places // SIDE)
+
+
+class _Tile(NamedTuple):
+    """Places that fill a register.
+
+    Attributes
+    ----------
+    picture : Index
+        Of those at hand.
+    first : Index
+        The first place.
+    """
+
+    picture: Index
+    first: Index
+
+
+def _tile(code: Code, value: Value, number: Index) -> _Tile:
+    """The tile of this number, of all pictures at hand."""
+    each = _tiles_each(value)
+    picture = number if each == 1 else _named(code.let(f"udiv i64 {code.integer(number)}, {each}"))
+    return _Tile(picture, _named(code.integer(number.minus(picture.times(each)).times(SIDE))))
 
 
 def _named(number: str) -> Index:
     return Index(((number, 1),)) if number.startswith("%") else Index((), int(number))
+
+
+def _multiply(code: Code, value: Value, work: str, found: Sequence[_Tile], right: Matrix, square: str) -> None:
+    """Windows of up to two tiles, times the weights of a panel: to a square of sums."""
+    own = line(value)
+    assert isinstance(right.columns, int)
+    across = range(0, right.columns, SIDE)
+    places = [tile.picture.times(_pitch(value)).plus(tile.first.times(own.channels)) for tile in found]
+    _, length = stretches(value.settings["kernel"], value.settings["dilation"], own.channels)
+    words = _up(length, BLOCK) // 2
+    sums = tiles.Sums(code, len(found), len(across))
+    sums.begin()
+    for number, begin in enumerate(_begins(value)):
+        with code.loop(0, words, SIDE) as k:
+            halves, row = k.times(2).plus(begin), k.plus(number * words).times(right.stride)
+            lefts = [code.address(work, place.plus(halves), "i16") for place in places]
+            rights = [code.address(right.pointer, row.plus(column), "i32") for column in across]
+            sums.add(
+                [Register(pointer, 2 * own.channels, 2 * BLOCK) for pointer in lefts],
+                [Register(pointer, 4 * right.stride, 4 * SIDE * right.stride) for pointer in rights],
+            )
+    sums.store([code.address(square, Index((), column), "float") for column in across], 2 * SIDE)
+
+
+def _keep(
+    reader: Reader, rows: Rows, value: Value, tile: _Tile, source: tuple[str, int], columns: tuple[Index, int]
+) -> None:
+    """What comes of a tile's places that windows begin at.
+
+    Parameters
+    ----------
+    source : (str, int)
+        The square, and the row there that belongs to the tile's first place.
+    columns : (Index, int)
+        The first output, and how many there are.
+    """
+    code, own, (square, above), (column, count) = reader.code, line(value), source, columns
+    target, end = reader.pointer(value, rows.first), tile.first.plus(SIDE)
+    top, last = (
+        code.let(f"udiv i64 {code.integer(place)}, {own.width}") for place in (tile.first, tile.first.plus(SIDE - 1))
+    )
+    bottom = code.least(code.let(f"add i64 {last}, 1"), own.down)
+    with code.loop(top, bottom) as p:
+        begin = p.times(own.width)
+        low = code.most(code.integer(tile.first), code.integer(begin))
+        high = code.least(code.integer(end), code.integer(begin.plus(own.across)))
+        with code.loop(low, high) as t:
+            here = t.minus(tile.first).plus(above).times(2 * SIDE)
+            window = tile.picture.times(own.down * own.across).plus(p.times(own.across)).plus(t.minus(begin))
+            there = window.times(value.shape[3]).plus(column)
+            for start in range(0, count, SIDE):
+                with code.masked(code.lanes_left(count - start, WORDS)):
+                    lanes = Index((), start, 1)
+                    numbers = code.load(square, here.plus(lanes), FLOAT, WORDS)
+                    code.store(target, there.plus(lanes), FLOAT, WORDS, numbers)
 
 
 # --- its gradient on the weights ---
@@ -214,15 +244,20 @@ def _blocks(value: Value) -> int:
     return -(-line(value).places // BLOCK)
 
 
-def _line_words(value: Value) -> int:
-    """Words of a picture's line: as far as the last product's register, shifted, reaches."""
-    own, ((kh, kw), (dh, dw)) = line(value), (value.settings["kernel"], value.settings["dilation"])
-    return _up(_blocks(value) * BLOCK + (kh - 1) * dh * own.width + (kw - 1) * dw, BLOCK) // 2
+def _shifts(value: Value) -> list[int]:
+    """How far from a window's place each of its pixels is."""
+    (kh, kw), (dh, dw), wide = value.settings["kernel"], value.settings["dilation"], line(value).width
+    return [i * dh * wide + j * dw for i in range(kh) for j in range(kw)]
 
 
-def _row_words(value: Value, rows: int) -> int:
-    """Words from one channel of all pictures at hand to the next."""
-    return apart(rows * _line_words(value))
+def _line_pairs(value: Value) -> int:
+    """Pairs of a picture's line: as far as the last product's register, shifted, reaches."""
+    return _blocks(value) * SIDE + max(_shifts(value)) // 2
+
+
+def _halves(value: Value) -> int:
+    """Lines that are laid out: one of pairs that begin at even pixels, and one of those at odd ones, if there are."""
+    return 2 if any(shift % 2 for shift in _shifts(value)) else 1
 
 
 def enough_pictures(value: Value) -> int:
@@ -231,49 +266,45 @@ def enough_pictures(value: Value) -> int:
 
 
 def convolution_gradient(reader: Reader, rows: Rows, value: Value, partial: str, work: str, block: int) -> None:
-    """Add the rows at hand to the partial sum of a gradient on weights, (kh, kw, whole registers of C, O)."""
-    code, (kh, kw) = reader.code, value.settings["kernel"]
-    (dh, dw), own = value.settings["dilation"], line(value)
-    high, outputs, blocks = _high(value), value.shape[3], _blocks(value)
-    pitch = _row_words(value, block)
-    second = code.address(work, Index((), high * pitch), "i32")
+    """Add the rows at hand to the partial sum of a gradient on weights, (kh, kw, O, whole registers of C)."""
+    code, high, outputs, blocks = reader.code, _high(value), value.shape[2], _blocks(value)
+    upstream, pairs = block * blocks * SIDE, block * _line_pairs(value)  # words of 16 outputs, and of 16 channels
+    first = outputs * upstream
+    lines = [code.address(work, Index((), first + half * high * pairs), "i32") for half in range(_halves(value))]
     with code.of_width(WORDS), code.loop(0, rows.length) as r:
-        _turn(reader, rows.first.plus(r), value, work, r.times(_line_words(value)), pitch)
-        _pair(reader, rows.first.plus(r), value, second, r.times(blocks * SIDE * SIDE), block)
+        _turn(reader, rows.first.plus(r), value, work, r.times(blocks * SIDE * SIDE), upstream)
+        _pair(reader, rows.first.plus(r), value, lines, r.times(_line_pairs(value) * SIDE), pairs)
     with tiles.in_use(code):
-        for (begin, end, down), (left, right, across) in itertools.product(_pairs(high), _pairs(outputs)):
-            with (
-                code.loop(begin, end, down * SIDE) as c,
-                code.loop(0, kh) as i,
-                code.loop(0, kw) as j,
-                code.loop(left, right, across * SIDE) as o,
-            ):
-                target = i.times(kw).plus(j).times(high).plus(c).times(outputs).plus(o)
-                result = Matrix(code.address(partial, target, "float"), down * SIDE, across * SIDE, outputs)
-                sums = tiles.Sums(code, down, across)
-                sums.load(result, ZERO, ZERO)
-                shift = i.times(dh * own.width).plus(j.times(dw))
-                with code.loop(0, rows.length) as r, code.loop(0, blocks) as b:
-                    there = c.times(2 * pitch).plus(r.times(2 * _line_words(value))).plus(b.times(BLOCK)).plus(shift)
-                    here = o.times(block * blocks * SIDE).plus(r.times(blocks).plus(b).times(SIDE * SIDE))
-                    sums.add(
-                        [
-                            Register(code.address(work, there.plus(n * SIDE * 2 * pitch), "i16"), 4 * pitch, 2 * BLOCK)
-                            for n in range(down)
-                        ],
-                        [
-                            Register(
-                                code.address(second, here.plus(n * block * blocks * SIDE * SIDE), "i32"),
-                                4 * SIDE,
-                                4 * SIDE * SIDE,
-                            )
-                            for n in range(across)
-                        ],
-                    )
-                sums.store(result, ZERO, ZERO)
+        for (begin, end, down), (left, right, across) in itertools.product(_twos(outputs), _twos(high)):
+            with code.loop(begin, end, down * SIDE) as o, code.loop(left, right, across * SIDE) as c:
+                # Neighbours see most of the same pixels.
+                seen = [(n, tap, shift) for n in range(across) for tap, shift in _by_halves(_shifts(value))]
+                for some in _chunks(seen):
+                    targets = [
+                        code.address(partial, o.plus(tap * outputs).times(high).plus(c).plus(n * SIDE), "float")
+                        for n, tap, _ in some
+                    ]
+                    sums = tiles.Sums(code, down, len(some))
+                    sums.load(targets, high)
+                    with code.loop(0, rows.length) as r, code.loop(0, blocks) as b:
+                        here = o.times(upstream).plus(r.times(blocks).plus(b).times(SIDE * SIDE))
+                        there = c.times(pairs).plus(r.times(_line_pairs(value)).plus(b.times(SIDE)).times(SIDE))
+                        sums.add(
+                            [_register(code, work, here.plus(n * SIDE * upstream)) for n in range(down)],
+                            [
+                                _register(code, lines[shift % 2], there.plus(n * SIDE * pairs + shift // 2 * SIDE))
+                                for n, _, shift in some
+                            ],
+                        )
+                    sums.store(targets, high)
 
 
-def _pairs(length: int) -> Iterator[tuple[int, int, int]]:
+def _register(code: Code, pointer: str, place: Index) -> Register:
+    """Words that follow each other, and that others follow."""
+    return Register(code.address(pointer, place, "i32"), 4 * SIDE, 4 * SIDE * SIDE)
+
+
+def _twos(length: int) -> Iterator[tuple[int, int, int]]:
     """A length in whole registers, in twos and then one by one: from where, to where, and how many at once."""
     whole = length // (2 * SIDE) * 2 * SIDE
     if whole:
@@ -282,43 +313,26 @@ def _pairs(length: int) -> Iterator[tuple[int, int, int]]:
         yield whole, length, 1
 
 
-def _turn(reader: Reader, row: Index, value: Value, work: str, first: Index, pitch: int) -> None:
-    """A picture's channels, each a line of pixels, rounded, and zeros behind it; channels that are not there are
-    zero."""
-    code, x, own = reader.code, value.inputs[0], line(value)
-    source = reader.pointer(x, row)
-
-    def square(c: Index, channels: int, k: Index, left: int) -> None:
-        """Of up to 16 channels, words from the k-th on, of so many pixels."""
-        words = ["zeroinitializer"] * SIDE
-        for i in range(-(-left // 2)):
-            pixel = k.plus(i).times(2)
-            two = [pixel.plus(n).times(own.channels).plus(c) for n in (0, 1)]
-            lefts = channels, channels if 2 * i + 1 < left else 0
-            words[i] = bfloat16.beside(*(_load(code, source, place, n) for place, n in zip(two, lefts, strict=True)))
-        place = first.plus(c.times(pitch)).plus(k)
-        for i, words_of_one in enumerate(transposed(code, words, f"<{SIDE} x i32>", SIDE)):
-            bfloat16.put(code, work, place.plus(i * pitch), words_of_one)
-
-    whole, inside = own.pixels // BLOCK * SIDE, own.channels // SIDE * SIDE
-    for begin, end in ((0, inside), (inside, own.channels)):
-        with code.loop(begin, end, SIDE) as c:
-            channels = min(SIDE, end - begin)
-            with code.loop(0, whole, SIDE) as k:
-                square(c, channels, k, BLOCK)
-            for k in range(whole, _line_words(value), SIDE):
-                square(c, channels, Index((), k), max(0, min(BLOCK, own.pixels - 2 * k)))
+def _by_halves(shifts: Sequence[int]) -> list[tuple[int, int]]:
+    """Each shift with its number, those of even pixels first."""
+    return sorted(enumerate(shifts), key=lambda found: (found[1] % 2, found[1]))
 
 
-def _pair(reader: Reader, row: Index, value: Value, work: str, first: Index, rows: int) -> None:
-    """What is upstream, for each 16 outputs one register after another: words of two places each, zero where no window
-    begins."""
+def _chunks(found: Sequence[tuple[int, int, int]]) -> Iterator[Sequence[tuple[int, int, int]]]:
+    """Two by two."""
+    for first in range(0, len(found), 2):
+        yield found[first : first + 2]
+
+
+def _turn(reader: Reader, row: Index, value: Value, work: str, first: Index, apart: int) -> None:
+    """What is upstream of a picture, for each 16 outputs one register after another: words of two places each, zero
+    where no window begins."""
     code, g, own = reader.code, value.inputs[1], line(value)
-    source, outputs = reader.pointer(g, row), value.shape[3]
+    source, outputs = reader.pointer(g, row), g.shape[3]
     zeros = f"@zeros{outputs}"
     code.declare(zeros, f"{zeros} = private constant [{outputs} x float] zeroinitializer, align 64")
     with code.loop(0, _blocks(value)) as b:
-        lines = []
+        places = []
         for n in range(BLOCK):
             t = code.integer(b.times(BLOCK).plus(n))
             p = code.let(f"udiv i64 {t}, {own.width}")
@@ -327,9 +341,36 @@ def _pair(reader: Reader, row: Index, value: Value, work: str, first: Index, row
             inside = code.let(f"and i1 {inside}, {code.let(f'icmp slt i64 {p}, {own.down}')}")
             place = _named(p).times(own.across).plus(_named(q)).times(outputs)
             found = code.address(source, place, "float")
-            lines.append(code.let(f"select i1 {inside}, ptr {found}, ptr {zeros}"))
+            places.append(code.let(f"select i1 {inside}, ptr {found}, ptr {zeros}"))
         with code.loop(0, outputs, SIDE) as o:
-            place = first.plus(b.times(SIDE * SIDE)).plus(o.times(rows * _blocks(value) * SIDE))
-            for i in range(SIDE):
-                two = [_load(code, lines[2 * i + n], o, SIDE) for n in (0, 1)]
-                bfloat16.put(code, work, place.plus(i * SIDE), bfloat16.beside(*two))
+            words = [
+                bfloat16.beside(*(_load(code, places[i + n], o, SIDE) for n in (0, 1))) for i in range(0, BLOCK, 2)
+            ]
+            place = first.plus(o.times(apart)).plus(b.times(SIDE * SIDE))
+            for i, turned in enumerate(transposed(code, words, f"<{SIDE} x i32>", SIDE)):
+                bfloat16.put(code, work, place.plus(i * SIDE), turned)
+
+
+def _pair(reader: Reader, row: Index, value: Value, lines: Sequence[str], first: Index, apart: int) -> None:
+    """A picture's line, for each 16 channels one pair after another: words of two pixels each, zero behind the last."""
+    code, x, own = reader.code, value.inputs[0], line(value)
+    source, all_pairs = reader.pointer(x, row), _line_pairs(value)
+    whole, inside = max(0, own.pixels - 1) // 2, own.channels // SIDE * SIDE
+
+    def put(c: Index, channels: int, pair: Index, left: int) -> None:
+        """What begins with a pair's first pixel, and with its second; so many pixels are left."""
+        pixels = [
+            _load(code, source, pair.times(2).plus(n).times(own.channels).plus(c), channels if n < left else 0)
+            for n in range(len(lines) + 1)
+        ]
+        for half, pointer in enumerate(lines):
+            place = first.plus(c.times(apart)).plus(pair.times(SIDE))
+            bfloat16.put(code, pointer, place, bfloat16.beside(*pixels[half : half + 2]))
+
+    for begin, end in ((0, inside), (inside, own.channels)):
+        with code.loop(begin, end, SIDE) as c:
+            channels = min(SIDE, end - begin)
+            with code.loop(0, min(whole, all_pairs)) as pair:
+                put(c, channels, pair, 3)
+            for last in range(whole, all_pairs):
+                put(c, channels, Index((), last), own.pixels - 2 * last)

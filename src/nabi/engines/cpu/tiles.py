@@ -21,8 +21,8 @@ from nabi.engines.cpu.contract import Matrix
 SIDE = 16
 """Rows of a register, words of each, and columns of its sums."""
 BYTE = np.dtype(np.uint8)
-AHEAD = (0, 2)
-"""How many products before it is needed what registers of the first and of the second matrix take is fetched."""
+AHEAD = 2
+"""Products from fetching what a register takes to loading it."""
 HEIGHTS = (2 * SIDE, SIDE)
 _LEFT, _RIGHT = 4, 6
 """The registers of the first and of the second matrix come behind those of the sums."""
@@ -79,27 +79,25 @@ class Sums:
         for i, j in itertools.product(self.down, self.across):
             self.code.emit(f"call void {_ZERO}(i8 {2 * i + j})")
 
-    def load(self, result: Matrix, row: Index, column: Index) -> None:
-        """From what is in memory."""
-        self._move(_LOAD, result, row, column)
+    def load(self, columns: Sequence[str], stride: int) -> None:
+        """From what is in memory: where each register's columns begin, and numbers from one row to the next."""
+        self._move(_LOAD, columns, stride)
 
-    def store(self, result: Matrix, row: Index, column: Index) -> None:
-        self._move(_STORE, result, row, column)
+    def store(self, columns: Sequence[str], stride: int) -> None:
+        self._move(_STORE, columns, stride)
 
-    def _move(self, called: str, result: Matrix, row: Index, column: Index) -> None:
-        for i, j in itertools.product(self.down, self.across):
-            place = result.offset(row.plus(i * SIDE), column.plus(j * SIDE))
-            pointer = self.code.address(result.pointer, place, "float")
-            self.code.emit(f"call void {called}(i8 {2 * i + j}, ptr {pointer}, i64 {4 * result.stride})")
+    def _move(self, called: str, columns: Sequence[str], stride: int) -> None:
+        for (j, column), i in itertools.product(enumerate(columns), self.down):
+            pointer = self.code.address(column, Index((), i * SIDE * stride), "float")
+            self.code.emit(f"call void {called}(i8 {2 * i + j}, ptr {pointer}, i64 {4 * stride})")
 
     def add(self, lefts: Sequence[Register], rights: Sequence[Register]) -> None:
         """The product of registers of the first matrix and of the second; what products after it take is fetched."""
         code = self.code
         fetches = [
-            (source.pointer, Index((), ahead * source.step + row * source.stride))
-            for sources, ahead in ((lefts, AHEAD[0]), (rights, AHEAD[1]))
-            for source in sources
-            for row in range(SIDE if ahead else 0)
+            (source.pointer, Index((), AHEAD * source.step + row * source.stride))
+            for source in (*lefts, *rights)
+            for row in range(SIDE)
         ]
         share = -(-len(fetches) // (len(lefts) * len(rights)))
 
@@ -128,13 +126,14 @@ def tile(
     x, y : Matrix
         Words (rows, pairs) and (pairs, columns).
     starts : sequence of int
-        The first columns of the registers, which follow each other.
+        The first columns of the registers.
     pairs : pair of int or str
         From where to where along the sum.
     """
-    sums, column = Sums(code, height // SIDE, len(starts)), Index((), starts[0])
+    sums = Sums(code, height // SIDE, len(starts))
+    columns = [code.address(result.pointer, result.offset(row, Index((), start)), "float") for start in starts]
     if add:
-        sums.load(result, row, column)
+        sums.load(columns, result.stride)
     else:
         sums.begin()
 
@@ -144,4 +143,4 @@ def tile(
     with code.loop(*pairs, SIDE) as k:
         lefts = [register(x, row.plus(i * SIDE), k, SIDE) for i in sums.down]
         sums.add(lefts, [register(y, k, Index((), start), SIDE * y.stride) for start in starts])
-    sums.store(result, row, column)
+    sums.store(columns, result.stride)

@@ -444,9 +444,12 @@ class Spelled:
             return self.value("winograd_gradient", (padded, whole), (3, 3, inputs, outputs), x.dtype, tiles)
         padded = self._pad(x, widths=((0, 0), *window.borders, (0, 0)))
         how = {**_seen(window), "rounded": rounded, "shifted": shifted}
-        high = -(-inputs // WORDS) * WORDS if shifted else inputs
-        found = self.value("convolution_gradient", (padded, g), (*window.kernel, high, outputs), x.dtype, how)
-        return found if high == inputs else found[:, :, :inputs]
+        if not shifted:
+            return self.value("convolution_gradient", (padded, g), (*window.kernel, inputs, outputs), x.dtype, how)
+        high = -(-inputs // WORDS) * WORDS
+        found = self.value("convolution_gradient", (padded, g), (*window.kernel, outputs, high), x.dtype, how)
+        found = found if high == inputs else found[:, :, :, :inputs]
+        return self._permute_dims(found, axes=(0, 1, 3, 2))
 
     def _whole_tiles(self, g: Value, window: Window) -> tuple[Value, tuple[int, int]]:
         """A gradient in whole tiles, and where it begins: as the gradient on inputs takes it, if that is computed."""
