@@ -286,15 +286,17 @@ def test_convolutions_that_shift_a_pictures_line(drawn: tuple[Any, ...]) -> None
     how = {"stride": 1, "padding": padding, "dilation": dilation, "groups": 1}
     window = Window(pictures[1:3], kernel, 1, padding, dilation)
     x, w, g = normal(pictures, (*kernel, pictures[3], outputs), (pictures[0], *window.steps, outputs))
-    with matrix_registers.emulated() as called:
-        functions = [
-            engines.prepare("cpu", plan_of(function, *arrays), 0, "bf16")
-            for function, arrays in (
-                (lambda x, w: ops.conv2d(x, w, **how), (x, w)),
-                (lambda x, g: ops.conv2d_weight_gradient(x, g, kernel_size=kernel, **how), (x, g)),
-            )
-        ]
-        assert ("tdpbf16ps" in called) >= values.fills_line(window, pictures[2] + 2 * padding[1], 32)
+    plans = (
+        plan_of(lambda x, w: ops.conv2d(x, w, **how), x, w),
+        plan_of(lambda x, g: ops.conv2d_weight_gradient(x, g, kernel_size=kernel, **how), x, g),
+    )
+    for plan in plans if kernel != (1, 1) else ():
+        (made,) = values.spell(plan, winograd=True, rounded=True, registers=True)[2]
+        while not made.kind.startswith("convolution"):
+            (made,) = made.inputs
+        assert made.settings["shifted"] >= values.fills_line(window, pictures[2] + 2 * padding[1], 32)
+    with matrix_registers.emulated():
+        functions = [engines.prepare("cpu", plan, 0, "bf16") for plan in plans]
         for function, other in zip(functions, (w, g), strict=True):
             function([np.full_like(x, np.nan), np.full_like(other, np.nan)])
         (y,), (d,) = (function([x, other]) for function, other in zip(functions, (w, g), strict=True))
