@@ -63,13 +63,13 @@ Epoch = Callable[[int], int]
 def loaded(folder: Path, size: int, cached: bool = True) -> Any:
     """The training pictures; not ``cached``, they are decoded on demand."""
     from nabi import cache, data
-    from nabi.data import folders
+    from nabi.data import folders, gather
 
     with contextlib.ExitStack() as held:
         if not cached:  # nor is what the cache has already
             held.callback(os.environ.__setitem__, "NABI_CACHE", os.environ["NABI_CACHE"])
             os.environ["NABI_CACHE"] += "-of-nothing"
-        for place, name in ((cache, "MAX_TOTAL"), (folders, "MAX_IN_MEMORY"), (folders, "MAX_UNCACHED")):
+        for place, name in ((cache, "MAX_TOTAL"), (gather, "MAX_IN_MEMORY"), (folders, "MAX_UNCACHED")):
             if not cached:
                 held.callback(setattr, place, name, getattr(place, name))
                 setattr(place, name, 0)

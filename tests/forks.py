@@ -132,14 +132,14 @@ def results(run: Path) -> dict[str, Any]:
 
 
 def _serve() -> None:
-    import nabi.data.folders
+    import nabi.data.gather
     from made_files import pets
     from nabi.cli import evaluate, main, predict, train  # noqa: F401  # imported before anything is forked
 
     os.fsync = lambda file: (
         None
     )  # what a killed process wrote is not lost, and to wait for the disk takes most of the time
-    nabi.data.folders.MAX_IN_MEMORY = 1000  # so that a draft that grows is met, too
+    nabi.data.gather.MAX_IN_MEMORY = 1000  # so that a draft that grows is met, too
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with tempfile.TemporaryDirectory() as home:  # what is imported late, or made once

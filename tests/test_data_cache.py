@@ -11,7 +11,7 @@ import pytest
 
 from made_files import encoded, hash_of, pets, pixels, tar, write_tree, zipped
 from nabi import cache, data
-from nabi.data import folders
+from nabi.data import folders, gather
 from nabi.data.decode import decode
 from nabi.data.splits import content_key
 from nabi.errors import DataError
@@ -37,8 +37,8 @@ def decoded(monkeypatch):
     def count(decode):
         return lambda content, name, *how: names.append(name) or decode(content, name, *how)
 
-    for one in ("decode", "decode_and_fit"):  # when it is asked for again, and at the first look
-        monkeypatch.setattr(folders, one, count(getattr(folders, one)))
+    for place, one in ((folders, "decode"), (gather, "decode_and_fit")):  # when it is asked for again, the first look
+        monkeypatch.setattr(place, one, count(getattr(place, one)))
     return names
 
 
@@ -292,7 +292,7 @@ def test_interrupted_work_leaves_no_entry(root, home, monkeypatch):
 
 
 def test_many_pictures_go_through_a_file(root, monkeypatch):
-    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 100)
+    monkeypatch.setattr(gather, "MAX_IN_MEMORY", 100)
     found = data.load(root)
     np.testing.assert_array_equal(found.train.images[0], pixels(hash_of("train/cat/0.png")))
 
@@ -314,7 +314,7 @@ def test_channels_are_as_many_as_pictures_in_classes_need(tmp_path, monkeypatch,
         path.write_bytes(tar(dict(reversed(tree.items()))))
     expected = data.load(path, size=size)
     cache.clear()
-    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 100)
+    monkeypatch.setattr(gather, "MAX_IN_MEMORY", 100)
     found = data.load(path, size=size)
     assert found.train.images.shape[1:] == (*(size or (6, 7)), 3 if coloured else 1)
     same(expected, found)
@@ -327,7 +327,7 @@ def content_keys_of(tree: dict[str, bytes]) -> list[int]:
 
 def test_pictures_of_a_folder_are_written_once(root, monkeypatch):
     """As they come: they are the entry, which nobody fills from another file."""
-    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 100)
+    monkeypatch.setattr(gather, "MAX_IN_MEMORY", 100)
     monkeypatch.setattr(cache, "store", None)
     found = data.load(root)
     assert isinstance(found.train.images, np.memmap)
@@ -348,7 +348,7 @@ def test_pictures_are_there_though_their_entry_cannot_be_finished(tmp_path, monk
         path.write_bytes(tar(tree) if form == "tar" else zipped(tree))
     expected = data.load(path)
     cache.clear()
-    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 100)
+    monkeypatch.setattr(gather, "MAX_IN_MEMORY", 100)
 
     monkeypatch.setattr(cache, failing, full if failing != "_place" else lambda *_: None)
     found = data.load(path)
@@ -409,7 +409,7 @@ def test_few_pictures_need_no_room(root, monkeypatch):
 @pytest.fixture
 def no_room(monkeypatch):
     """A disk that is too full for what does not stay in memory."""
-    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 100)
+    monkeypatch.setattr(gather, "MAX_IN_MEMORY", 100)
     monkeypatch.setattr(folders, "MAX_UNCACHED", 100)
     monkeypatch.setattr(cache, "BLOCK", 100)
     free = cache.folder().parent if cache.folder().parent.exists() else Path("/")
@@ -468,7 +468,7 @@ def test_free_disk_is_looked_at_before_anything_is_written(tmp_path, no_room, mo
     if form == "tar":
         path.write_bytes(tar(tree))
     on_disk = []
-    real = folders._Pictures._write
+    real = gather.Gathered._write
 
     def watched(self, picture):
         kept = real(self, picture)
@@ -476,8 +476,8 @@ def test_free_disk_is_looked_at_before_anything_is_written(tmp_path, no_room, mo
             on_disk.append(self.rows.draft is not None)
         return kept
 
-    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 2000)
-    monkeypatch.setattr(folders._Pictures, "_write", watched)
+    monkeypatch.setattr(gather, "MAX_IN_MEMORY", 2000)
+    monkeypatch.setattr(gather.Gathered, "_write", watched)
     # 300 x 126 bytes are 37,800; of a tar, they may be written twice, and how many will come is guessed
     for room, expected in ((30_000, False), (50_000 if form == "folder" else 100_000, True)):
         monkeypatch.setattr(cache, "KEEP_FREE", shutil.disk_usage(path).free - room)

@@ -12,7 +12,7 @@ import pytest
 
 from made_files import encoded, hash_of, pets, pixels, tar, write_tree, zipped
 from nabi import cache, data, threads
-from nabi.data import folders
+from nabi.data import gather
 from nabi.data.decode import decode
 from nabi.data.layout import layout
 from nabi.data.resize import fit
@@ -415,7 +415,7 @@ def test_importing_is_light():
 
 def peak_of_loading(path, monkeypatch, **options) -> int:
     """Without the pictures that are ready, which are in a file."""
-    monkeypatch.setattr(folders, "MAX_IN_MEMORY", 1)
+    monkeypatch.setattr(gather, "MAX_IN_MEMORY", 1)
     tracemalloc.start()
     try:
         data.load(path, **options)
@@ -428,16 +428,16 @@ def peak_of_loading(path, monkeypatch, **options) -> int:
 @pytest.mark.parametrize(("sides", "size"), [([800], None), ([800, 900], None), ([10], 800)])
 def test_small_files_of_large_pictures_do_not_wait_all_at_once(tmp_path, monkeypatch, ending, sides, size):
     """60 of 2 MB each, whether of one size, of mixed sizes or made large."""
-    monkeypatch.setattr(folders, "MAX_AHEAD", 8 << 20, raising=False)
+    monkeypatch.setattr(gather, "MAX_AHEAD", 8 << 20, raising=False)
     pictures = [encoded(np.full((side, side, 3), 255, np.uint8)) for side in sides]
     tree = {f"a/{number}.png": pictures[number % len(sides)] for number in range(60)}
     assert peak_of_loading(FORMS[ending](tmp_path, tree), monkeypatch, size=size) < 60 << 20
 
 
 def test_large_files_in_an_archive_do_not_wait_all_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "MAX_AHEAD", 8 << 20, raising=False)
-    slow = folders.decode_and_fit
-    monkeypatch.setattr(folders, "decode_and_fit", lambda *given: time.sleep(0.05) or slow(*given))
+    monkeypatch.setattr(gather, "MAX_AHEAD", 8 << 20, raising=False)
+    slow = gather.decode_and_fit
+    monkeypatch.setattr(gather, "decode_and_fit", lambda *given: time.sleep(0.05) or slow(*given))
     path = tmp_path / "set.tar"
     path.write_bytes(tar({"a/1.png": encoded(pixels(1))} | {f"a/{number}.bin": bytes(6 << 20) for number in range(12)}))
     assert peak_of_loading(path, monkeypatch) < 40 << 20

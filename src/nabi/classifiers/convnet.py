@@ -62,7 +62,7 @@ class ConvNetClassifier(NetworkClassifier):
     rates: ClassVar[Mapping[str, float]] = {"sgd": 0.2, "rmsprop": 0.001, "adam": 0.002, "adamw": 0.003, "muon": 0.2}
 
     enough_steps: ClassVar[int] = 3000
-    usual_epochs: ClassVar[tuple[int, int]] = (16, 30)
+    usual_epochs: ClassVar[tuple[int, int]] = (13, 30)
 
     architecture: Any = "convnet"
     _: KW_ONLY
