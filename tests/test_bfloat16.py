@@ -266,14 +266,14 @@ def test_convolutions_that_fill_matrix_registers_are_computed_as_they_are_define
 
 @st.composite
 def _shifted(draw: st.DrawFn) -> tuple[Any, ...]:
-    """Pictures' shape, outputs, window, padding and dilation of a convolution that shifts a picture's line."""
-    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    """Pictures' shape, outputs, window, padding, dilation and stride of a convolution that shifts a picture's line."""
+    kernel = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
     dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     padding = draw(st.tuples(*(st.integers(0, min(2, each - 1)) for each in reach)))
     sides = [draw(st.integers(max(1, each - 2 * p) + 2, 12)) for each, p in zip(reach, padding, strict=True)]
     pictures = draw(st.integers(1, 5)), *sides, draw(st.integers(1, 70))
-    return pictures, draw(st.integers(1, 5)) * 16, kernel, padding, dilation
+    return pictures, draw(st.integers(1, 5)) * 16, kernel, padding, dilation, draw(st.sampled_from([1, 1, 2, 3]))
 
 
 @where_it_is
@@ -282,15 +282,15 @@ def _shifted(draw: st.DrawFn) -> tuple[Any, ...]:
 @given(_shifted())
 def test_convolutions_that_shift_a_pictures_line(drawn: tuple[Any, ...]) -> None:
     """And their gradients on weights: whatever was in memory before, here what is not a number."""
-    pictures, outputs, kernel, padding, dilation = drawn
-    how = {"stride": 1, "padding": padding, "dilation": dilation, "groups": 1}
-    window = Window(pictures[1:3], kernel, 1, padding, dilation)
+    pictures, outputs, kernel, padding, dilation, stride = drawn
+    how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": 1}
+    window = Window(pictures[1:3], kernel, stride, padding, dilation)
     x, w, g = normal(pictures, (*kernel, pictures[3], outputs), (pictures[0], *window.steps, outputs))
     plans = (
         plan_of(lambda x, w: ops.conv2d(x, w, **how), x, w),
         plan_of(lambda x, g: ops.conv2d_weight_gradient(x, g, kernel_size=kernel, **how), x, g),
     )
-    for plan in plans if kernel != (1, 1) else ():
+    for plan in plans if (kernel, stride) != ((1, 1), 1) else ():
         (made,) = values.spell(plan, winograd=True, rounded=True, registers=True)[2]
         while not made.kind.startswith("convolution"):
             (made,) = made.inputs
@@ -304,7 +304,9 @@ def test_convolutions_that_shift_a_pictures_line(drawn: tuple[Any, ...]) -> None
     w, g = to_bfloat16(w), to_bfloat16(g).reshape(-1, outputs)
     high, wide = window.steps
     seen = {
-        (a, b): padded[:, a * dilation[0] :, b * dilation[1] :][:, :high, :wide].reshape(-1, pictures[3])
+        (a, b): padded[:, a * dilation[0] :: stride, b * dilation[1] :: stride][:, :high, :wide].reshape(
+            -1, pictures[3]
+        )
         for a, b in itertools.product(*map(range, kernel))
     }
     windows, weights = np.concatenate([*seen.values()], 1), w.reshape(-1, outputs)
@@ -312,6 +314,20 @@ def test_convolutions_that_shift_a_pictures_line(drawn: tuple[Any, ...]) -> None
     assert (np.abs(y.reshape(-1, outputs) - exact) <= error_bound(windows, weights)).all()
     for place, pixels in seen.items():
         assert (np.abs(d[place] - pixels.T.astype(np.float64) @ g) <= error_bound(pixels.T, g)).all()
+
+
+@where_it_is
+@pytest.mark.parametrize("spectrum", ["flat", "decaying", "a quarter"])
+def test_steps_of_muon_are_as_long_as_in_float32(spectrum: str) -> None:
+    """What is next to nothing in a gradient is not blown up by what rounding adds to it."""
+    rng, rows, columns = np.random.default_rng(0), 576, 64
+    u, v = (np.linalg.qr(rng.standard_normal((n, columns)))[0] for n in (rows, columns))
+    along = np.arange(columns)
+    lengths = {"flat": 0.0 * along + 1, "decaying": np.exp(-along / 10), "a quarter": along < columns // 4}[spectrum]
+    x = (u * lengths @ v.T).astype(np.float32)
+    for engine in ("cpu", "reference"):
+        (step,) = run(engine, optim.orthogonal, x)
+        assert np.linalg.svd(step, compute_uv=False).max() < 1.3
 
 
 @where_it_is

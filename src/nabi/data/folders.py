@@ -127,7 +127,7 @@ def _decode_and_store(
         return _store(pictures, name, key)
 
 
-def _store(pictures: "Gathered", name: str, key: str) -> Stored:
+def _store(pictures: Gathered, name: str, key: str) -> Stored:
     about, order = _describe(pictures, name)
     channels = 1 if all(pictures.grey[row] for row in order) else 3
     shape = (len(order), *pictures.rows.shape[:2], channels)

@@ -1,7 +1,7 @@
 """All pictures of a folder or archive, decoded side by side and gathered: in memory, or in the cache if they are many.
 
-They come in the order of their files. As soon as two differ in size, all become 32x32; those that are all grey have one
-channel.
+They come in the order of their files. Where no size is asked for, all become 32x32 as soon as two differ; those
+that are all grey have one channel.
 """
 
 import contextlib
@@ -293,6 +293,7 @@ def gather(
     progress: Progress | None,
     wanted: Callable[[str], bool],
 ) -> Gathered:
+    """Decode all pictures that are ``wanted``: of a folder its ``listing``, of an archive what it holds."""
     report = _throttled(progress)
     common = _Common(size)
     ends: deque[float] = deque()  # how far in an archive each member ends that was read and not yet decoded

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from nabi.graph.operation import operation, real
 
 
@@ -35,3 +37,26 @@ def _(xp: Any, g: Any, z: Any, x: Any, y: Any) -> Any:
     if y.ndim == 1:
         return xp.matmul(xp.matrix_transpose(x), xp.expand_dims(g, axis=-1))[..., 0]
     return xp.matmul(xp.matrix_transpose(x), g)
+
+
+@operation("contraction")
+def precise_matmul(xp: Any, x: Any, y: Any) -> Any:
+    """z = x·y, z[i, k] = Σⱼ x[i, j]·y[j, k], of numbers that are not rounded to bfloat16 where other products are.
+
+    For products of products, in which what rounding adds grows. On the fast engine in the precision of ``x`` and ``y``.
+    """
+    wide = [xp.astype(each, "float64") for each in (x, y)]
+    return xp.astype(xp.matmul(*wide), np.result_type(x.dtype, y.dtype))
+
+
+precise_matmul.example(real(2, 3), real(3, 4))
+
+
+@precise_matmul.vjp("x")
+def _(xp: Any, g: Any, z: Any, x: Any, y: Any) -> Any:
+    return xp.precise_matmul(g, xp.matrix_transpose(y))
+
+
+@precise_matmul.vjp("y")
+def _(xp: Any, g: Any, z: Any, x: Any, y: Any) -> Any:
+    return xp.precise_matmul(xp.matrix_transpose(x), g)

@@ -92,6 +92,14 @@ def nothing(code: Code) -> Lane:
     return constant(code, 0, FLOAT).spread(LANES)
 
 
+def load(code: Code, pointer: str, place: Index, left: int) -> Lane:
+    """A vector of float32, zero behind the last of what is left."""
+    if left <= 0:
+        return nothing(code)
+    with code.masked(code.lanes_left(left, LANES)):
+        return Lane(code, code.load(pointer, place._replace(lanes=1), FLOAT, LANES), FLOAT, LANES)
+
+
 def put(code: Code, pointer: str, place: Index, words: str, counted: str = "i32") -> None:
     """Store words at a place that is counted in words, or in their halves."""
     code.emit(f"store {_WORDS} {words}, ptr {code.address(pointer, place, counted)}, align 2")

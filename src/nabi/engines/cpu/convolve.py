@@ -240,12 +240,6 @@ def _products(reader: Reader, rows: Rows, value: Value) -> Iterator[tuple[Index,
         yield rows.first, rows.length
 
 
-def _loads(code: Code, pointer: str, place: Index, left: int) -> Lane:
-    """A vector, zero behind the last of what is left."""
-    with code.masked(code.lanes_left(left, WORDS)):
-        return Lane(code, code.load(pointer, place._replace(lanes=1), FLOAT, WORDS), FLOAT, WORDS)
-
-
 def _chunks(code: Code, length: int, step: int) -> Iterator[tuple[Index, int]]:
     """Places along a stretch, in steps, and how much of it is left there; a whole step where that is not known."""
     whole = length // step * step
@@ -271,7 +265,9 @@ def _rounded_convolution(reader: Reader, rows: Rows, value: Value, work: str) ->
             target = r.times(oh * ow).plus(p.times(ow)).plus(q).times(2 * words)
             for there, here, length in _stretches(value):
                 for k, left in _chunks(code, length, 2 * WORDS):
-                    low, high = (_loads(code, source, corner.plus(there).plus(k).plus(n), left - n) for n in (0, WORDS))
+                    low, high = (
+                        bfloat16.load(code, source, corner.plus(there).plus(k).plus(n), left - n) for n in (0, WORDS)
+                    )
                     bfloat16.put(code, work, target.plus(here).plus(k), bfloat16.along(low, high), "i16")
         windows = _together(code, count, oh * ow)
         result = Matrix(reader.pointer(value, first), windows, outputs, outputs)
@@ -318,8 +314,8 @@ def _beside(
 ) -> None:
     """Lay out numbers of two places as words, or of the first alone, beside zeros."""
     for k, left in _chunks(code, length, WORDS):
-        low = _loads(code, source, places[0].plus(k), left)
-        high = bfloat16.nothing(code) if alone else _loads(code, source, places[1].plus(k), left)
+        low = bfloat16.load(code, source, places[0].plus(k), left)
+        high = bfloat16.load(code, source, places[1].plus(k), 0 if alone else left)
         bfloat16.put(code, target, place.plus(k), bfloat16.beside(low, high))
 
 

@@ -359,8 +359,10 @@ def multiply_adds(value: Value) -> int:
     if value.kind in ("convolution", "winograd"):
         return value.size * math.prod(_window(value)) * value.inputs[0].shape[3]
     if value.kind in ("convolution_gradient", "winograd_gradient"):
-        steps: Sequence[int] = value.settings.get("steps", value.inputs[1].shape[1:3])
-        return value.size * value.inputs[1].shape[0] * math.prod(steps)
+        x, g = value.inputs
+        steps: Sequence[int] = value.settings.get("steps", g.shape[1:3])
+        window: Sequence[int] = value.settings.get("kernel", (3, 3))
+        return math.prod((*window, x.shape[3], g.shape[3], g.shape[0], *steps))
     return 0
 
 

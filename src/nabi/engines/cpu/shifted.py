@@ -1,11 +1,12 @@
 """Convolutions in matrix registers: a picture is one line of pixels, and each pixel of a window sees it shifted.
 
-Of a padded picture of so many pixels a row, the window that begins at place t = p·width + q sees t + i·width + j. So a
-register's rows are places that follow each other, wherever the first is: windows are not laid out. At the end of each
-row are places that no window begins at; what comes of them is dropped. The gradient on the weights is the product of
-what is upstream, turned, zero at these places, and of the line, shifted.
+Of a padded picture of so many pixels a row, the window at place t = p·width + q sees the pixels s·t + i·width + j,
+with a stride of s. So a register's rows are places that follow each other, wherever the first is: windows are not
+laid out. At the end of each row are places that are no window's; what comes of them is dropped. The gradient on the
+weights is the product of what is upstream, turned, zero at these places, and of the line, shifted.
 
-A number that is not finite may spread to windows that end a register's width before it.
+A number that is not finite may spread to windows with a stretch that ends up to 31 numbers before it, and to other
+weights of a gradient: zero times it is no number.
 """
 
 import itertools
@@ -18,7 +19,6 @@ from nabi.engines.cpu import bfloat16, tiles
 from nabi.engines.cpu.code import Code, Index
 from nabi.engines.cpu.contract import Matrix
 from nabi.engines.cpu.kernels import Rows
-from nabi.engines.cpu.lanes import Lane
 from nabi.engines.cpu.panels import transposed
 from nabi.engines.cpu.reading import Reader
 from nabi.engines.cpu.tiles import SIDE, Register
@@ -42,7 +42,9 @@ class Line(NamedTuple):
     down, across : int
         Windows.
     places : int
-        Pixels from the first that a window begins at to the last.
+        From the first window's to the last one's.
+    stride : int
+        Pixels from one place to the next.
     """
 
     width: int
@@ -51,6 +53,7 @@ class Line(NamedTuple):
     down: int
     across: int
     places: int
+    stride: int
 
 
 def line(value: Value) -> Line:
@@ -58,7 +61,7 @@ def line(value: Value) -> Line:
     x, other = value.inputs
     down, across = value.shape[1:3] if value.kind == "convolution" else other.shape[1:3]
     places = line_places(x.shape[2], (down, across))
-    return Line(x.shape[2], x.shape[1] * x.shape[2], x.shape[3], down, across, places)
+    return Line(x.shape[2], x.shape[1] * x.shape[2], x.shape[3], down, across, places, value.settings["stride"][0])
 
 
 def _up(number: int, step: int) -> int:
@@ -67,8 +70,10 @@ def _up(number: int, step: int) -> int:
 
 def _begins(value: Value) -> list[int]:
     """How far from a window's place each stretch begins, in numbers."""
-    (kh, kw), (dh, dw), own = value.settings["kernel"], value.settings["dilation"], line(value)
-    return [(i * dh * own.width + j * dw) * own.channels for i in range(kh) for j in range(1 if dw == 1 else kw)]
+    kernel, (dh, dw), own = value.settings["kernel"], value.settings["dilation"], line(value)
+    count, _ = stretches(kernel, (dh, dw), own.channels)
+    of_a_row = count // kernel[0]
+    return [(i * dh * own.width + j * dw) * own.channels for i in range(kernel[0]) for j in range(of_a_row)]
 
 
 # --- a convolution ---
@@ -79,9 +84,9 @@ def size(value: Value, rows: int) -> int:
     if value.kind == "convolution":
         own = line(value)
         _, length = stretches(value.settings["kernel"], value.settings["dilation"], own.channels)
-        most = (_up(own.places, SIDE) - 1) * own.channels + max(_begins(value)) + _up(length, BLOCK)
+        most = (_up(own.places, SIDE) - 1) * own.stride * own.channels + max(_begins(value)) + _up(length, BLOCK)
         return 2 * ((rows - 1) * _pitch(value) + max(_pitch(value), _up(most, BLOCK)))
-    upstream, pairs = _blocks(value) * SIDE * value.shape[2], _line_pairs(value) * _halves(value) * _high(value)
+    upstream, pairs = _blocks(value) * SIDE * value.shape[2], _line_pairs(value) * len(_lines(value)) * _filled(value)
     return 4 * rows * (upstream + pairs)
 
 
@@ -127,7 +132,7 @@ def _round(reader: Reader, row: Index, value: Value, work: str, place: Index) ->
     source, length = reader.pointer(x, row), own.pixels * own.channels
 
     def put(k: Index, left: int) -> None:
-        halves = [_load(code, source, k.plus(n), left - n) for n in (0, WORDS)]
+        halves = [bfloat16.load(code, source, k.plus(n), left - n) for n in (0, WORDS)]
         bfloat16.put(code, work, place.plus(k), bfloat16.along(*halves), "i16")
 
     whole = length // BLOCK * BLOCK
@@ -135,14 +140,6 @@ def _round(reader: Reader, row: Index, value: Value, work: str, place: Index) ->
         put(k, BLOCK)
     for rest in range(whole, _pitch(value), BLOCK):
         put(Index((), rest), length - rest)
-
-
-def _load(code: Code, pointer: str, place: Index, left: int) -> Lane:
-    """A vector, zero behind the last of what is left."""
-    if left <= 0:
-        return bfloat16.nothing(code)
-    with code.masked(code.lanes_left(left, WORDS)):
-        return Lane(code, code.load(pointer, place._replace(lanes=1), FLOAT, WORDS), FLOAT, WORDS)
 
 
 def _tiles_each(value: Value) -> int:
@@ -181,7 +178,7 @@ def _multiply(code: Code, value: Value, work: str, found: Sequence[_Tile], right
     own = line(value)
     assert isinstance(right.columns, int)
     across = range(0, right.columns, SIDE)
-    places = [tile.picture.times(_pitch(value)).plus(tile.first.times(own.channels)) for tile in found]
+    places = [tile.picture.times(_pitch(value)).plus(tile.first.times(own.stride * own.channels)) for tile in found]
     _, length = stretches(value.settings["kernel"], value.settings["dilation"], own.channels)
     words = _up(length, BLOCK) // 2
     sums = tiles.Sums(code, len(found), len(across))
@@ -192,7 +189,7 @@ def _multiply(code: Code, value: Value, work: str, found: Sequence[_Tile], right
             lefts = [code.address(work, place.plus(halves), "i16") for place in places]
             rights = [code.address(right.pointer, row.plus(column), "i32") for column in across]
             sums.add(
-                [Register(pointer, 2 * own.channels, 2 * BLOCK) for pointer in lefts],
+                [Register(pointer, 2 * own.stride * own.channels, 2 * BLOCK) for pointer in lefts],
                 [Register(pointer, 4 * right.stride, 4 * SIDE * right.stride) for pointer in rights],
             )
     sums.store([code.address(square, Index((), column), "float") for column in across], 2 * SIDE)
@@ -234,8 +231,8 @@ def _keep(
 # --- its gradient on the weights ---
 
 
-def _high(value: Value) -> int:
-    """Channels, in whole registers."""
+def _filled(value: Value) -> int:
+    """Channels, filled up to whole registers."""
     return _up(line(value).channels, SIDE)
 
 
@@ -250,14 +247,14 @@ def _shifts(value: Value) -> list[int]:
     return [i * dh * wide + j * dw for i in range(kh) for j in range(kw)]
 
 
+def _lines(value: Value) -> list[int]:
+    """The pixels that lines of pairs begin with: pixel r + 2s·i and the one a stride s behind it are the i-th pair."""
+    return sorted({shift % (2 * line(value).stride) for shift in _shifts(value)})
+
+
 def _line_pairs(value: Value) -> int:
-    """Pairs of a picture's line: as far as the last product's register, shifted, reaches."""
-    return _blocks(value) * SIDE + max(_shifts(value)) // 2
-
-
-def _halves(value: Value) -> int:
-    """Lines that are laid out: one of pairs that begin at even pixels, and one of those at odd ones, if there are."""
-    return 2 if any(shift % 2 for shift in _shifts(value)) else 1
+    """Pairs of each: as far as the last product's register, shifted, reaches."""
+    return _blocks(value) * SIDE + max(_shifts(value)) // (2 * line(value).stride)
 
 
 def enough_pictures(value: Value) -> int:
@@ -267,36 +264,58 @@ def enough_pictures(value: Value) -> int:
 
 def convolution_gradient(reader: Reader, rows: Rows, value: Value, partial: str, work: str, block: int) -> None:
     """Add the rows at hand to the partial sum of a gradient on weights, (kh, kw, O, whole registers of C)."""
-    code, high, outputs, blocks = reader.code, _high(value), value.shape[2], _blocks(value)
+    code, channels, outputs, blocks = reader.code, _filled(value), value.shape[2], _blocks(value)
     upstream, pairs = block * blocks * SIDE, block * _line_pairs(value)  # words of 16 outputs, and of 16 channels
-    first = outputs * upstream
-    lines = [code.address(work, Index((), first + half * high * pairs), "i32") for half in range(_halves(value))]
+    lines = code.address(work, Index((), outputs * upstream), "i32")
     with code.of_width(WORDS), code.loop(0, rows.length) as r:
         _turn(reader, rows.first.plus(r), value, work, r.times(blocks * SIDE * SIDE), upstream)
         _pair(reader, rows.first.plus(r), value, lines, r.times(_line_pairs(value) * SIDE), pairs)
+
+    def add(o: Index, down: int, c: Index, seen: Sequence[tuple[Index, Index]]) -> None:
+        """What comes of up to two registers of outputs, and of as many of what pixels of a window see: where that lies
+        in the lines, and its sums in the gradient."""
+        place = o.times(channels).plus(c)
+        targets = [code.address(partial, place.plus(target), "float") for _, target in seen]
+        sums = tiles.Sums(code, down, len(seen))
+        sums.load(targets, channels)
+        with code.loop(0, rows.length) as r, code.loop(0, blocks) as b:
+            here = o.times(upstream).plus(r.times(blocks).plus(b).times(SIDE * SIDE))
+            there = c.times(pairs).plus(r.times(_line_pairs(value)).plus(b.times(SIDE)).times(SIDE))
+            sums.add(
+                [_register(code, work, here.plus(n * SIDE * upstream)) for n in range(down)],
+                [_register(code, lines, there.plus(source)) for source, _ in seen],
+            )
+        sums.store(targets, channels)
+
     with tiles.in_use(code):
-        for (begin, end, down), (left, right, across) in itertools.product(_twos(outputs), _twos(high)):
+        for (begin, end, down), (left, right, across) in itertools.product(_twos(outputs), _twos(channels)):
+            seen = [found for n in range(across) for found in _seen(value, n * SIDE, pairs)]
+            table = f"@seen{code.numbers}"
+            numbers = ", ".join(f"i64 {number}" for found in seen for number in found)
+            code.declare(table, f"{table} = private constant [{2 * len(seen)} x i64] [{numbers}]")
             with code.loop(begin, end, down * SIDE) as o, code.loop(left, right, across * SIDE) as c:
-                # Neighbours see most of the same pixels.
-                seen = [(n, tap, shift) for n in range(across) for tap, shift in _by_halves(_shifts(value))]
-                for some in _chunks(seen):
-                    targets = [
-                        code.address(partial, o.plus(tap * outputs).times(high).plus(c).plus(n * SIDE), "float")
-                        for n, tap, _ in some
-                    ]
-                    sums = tiles.Sums(code, down, len(some))
-                    sums.load(targets, high)
-                    with code.loop(0, rows.length) as r, code.loop(0, blocks) as b:
-                        here = o.times(upstream).plus(r.times(blocks).plus(b).times(SIDE * SIDE))
-                        there = c.times(pairs).plus(r.times(_line_pairs(value)).plus(b.times(SIDE)).times(SIDE))
-                        sums.add(
-                            [_register(code, work, here.plus(n * SIDE * upstream)) for n in range(down)],
-                            [
-                                _register(code, lines[shift % 2], there.plus(n * SIDE * pairs + shift // 2 * SIDE))
-                                for n, _, shift in some
-                            ],
-                        )
-                    sums.store(targets, high)
+                for first, last, together in ((0, len(seen) // 2 * 2, 2), (len(seen) // 2 * 2, len(seen), 1)):
+                    with code.loop(first, last, together) as number:
+                        places = [code.integer(number.plus(i).times(2)) for i in range(together)]
+                        add(o, down, c, [_looked_up(code, table, place) for place in places])
+
+
+def _seen(value: Value, channel: int, pairs: int) -> list[tuple[int, int]]:
+    """For each pixel of a window, of 16 channels from one on: where what it sees lies in the lines, in words, and its
+    sums in the gradient. Neighbours see most of the same pixels."""
+    own, lines, found = line(value), _lines(value), []
+    for tap, shift in enumerate(_shifts(value)):
+        which, far = lines.index(shift % (2 * own.stride)), shift // (2 * own.stride)
+        source = which * _filled(value) * pairs + channel * pairs + far * SIDE
+        found.append((source, tap * value.shape[2] * _filled(value) + channel))
+    return sorted(found)
+
+
+def _looked_up(code: Code, table: str, place: str) -> tuple[Index, Index]:
+    """Two numbers of a table that follow each other."""
+    pointer = code.at(table, "i64", place)
+    first, second = (code.let(f"load i64, ptr {code.at(pointer, 'i64', str(i))}") for i in range(2))
+    return Index(((first, 1),)), Index(((second, 1),))
 
 
 def _register(code: Code, pointer: str, place: Index) -> Register:
@@ -311,17 +330,6 @@ def _twos(length: int) -> Iterator[tuple[int, int, int]]:
         yield 0, whole, 2
     if whole < length:
         yield whole, length, 1
-
-
-def _by_halves(shifts: Sequence[int]) -> list[tuple[int, int]]:
-    """Each shift with its number, those of even pixels first."""
-    return sorted(enumerate(shifts), key=lambda found: (found[1] % 2, found[1]))
-
-
-def _chunks(found: Sequence[tuple[int, int, int]]) -> Iterator[Sequence[tuple[int, int, int]]]:
-    """Two by two."""
-    for first in range(0, len(found), 2):
-        yield found[first : first + 2]
 
 
 def _turn(reader: Reader, row: Index, value: Value, work: str, first: Index, apart: int) -> None:
@@ -344,33 +352,39 @@ def _turn(reader: Reader, row: Index, value: Value, work: str, first: Index, apa
             places.append(code.let(f"select i1 {inside}, ptr {found}, ptr {zeros}"))
         with code.loop(0, outputs, SIDE) as o:
             words = [
-                bfloat16.beside(*(_load(code, places[i + n], o, SIDE) for n in (0, 1))) for i in range(0, BLOCK, 2)
+                bfloat16.beside(*(bfloat16.load(code, places[i + n], o, SIDE) for n in (0, 1)))
+                for i in range(0, BLOCK, 2)
             ]
             place = first.plus(o.times(apart)).plus(b.times(SIDE * SIDE))
             for i, turned in enumerate(transposed(code, words, f"<{SIDE} x i32>", SIDE)):
                 bfloat16.put(code, work, place.plus(i * SIDE), turned)
 
 
-def _pair(reader: Reader, row: Index, value: Value, lines: Sequence[str], first: Index, apart: int) -> None:
-    """A picture's line, for each 16 channels one pair after another: words of two pixels each, zero behind the last."""
+def _pair(reader: Reader, row: Index, value: Value, lines: str, first: Index, apart: int) -> None:
+    """A picture's lines, for each 16 channels one pair after another: words of two pixels each, zero
+    behind the last."""
     code, x, own = reader.code, value.inputs[0], line(value)
-    source, all_pairs = reader.pointer(x, row), _line_pairs(value)
-    whole, inside = max(0, own.pixels - 1) // 2, own.channels // SIDE * SIDE
+    source, step, begins = reader.pointer(x, row), 2 * own.stride, _lines(value)
+    whole = max(0, (own.pixels - own.stride - begins[-1] - 1) // step + 1)
+    inside = own.channels // SIDE * SIDE
 
     def put(c: Index, channels: int, pair: Index, left: int) -> None:
-        """What begins with a pair's first pixel, and with its second; so many pixels are left."""
-        pixels = [
-            _load(code, source, pair.times(2).plus(n).times(own.channels).plus(c), channels if n < left else 0)
-            for n in range(len(lines) + 1)
-        ]
-        for half, pointer in enumerate(lines):
-            place = first.plus(c.times(apart)).plus(pair.times(SIDE))
-            bfloat16.put(code, pointer, place, bfloat16.beside(*pixels[half : half + 2]))
+        """The words of a pair; so many pixels are left from where the line at pixel 0 has its first."""
+        places = {n for begin in begins for n in (begin, begin + own.stride)}
+        pixels = {
+            n: bfloat16.load(
+                code, source, pair.times(step).plus(n).times(own.channels).plus(c), channels if n < left else 0
+            )
+            for n in sorted(places)
+        }
+        for number, begin in enumerate(begins):
+            place = first.plus(c.times(apart)).plus(pair.times(SIDE)).plus(number * _filled(value) * apart)
+            bfloat16.put(code, lines, place, bfloat16.beside(pixels[begin], pixels[begin + own.stride]))
 
     for begin, end in ((0, inside), (inside, own.channels)):
         with code.loop(begin, end, SIDE) as c:
             channels = min(SIDE, end - begin)
-            with code.loop(0, min(whole, all_pairs)) as pair:
-                put(c, channels, pair, 3)
-            for last in range(whole, all_pairs):
-                put(c, channels, Index((), last), own.pixels - 2 * last)
+            with code.loop(0, min(whole, _line_pairs(value))) as pair:
+                put(c, channels, pair, step + own.stride)
+            for last in range(whole, _line_pairs(value)):
+                put(c, channels, Index((), last), own.pixels - step * last)

@@ -104,7 +104,7 @@ ROWS_FOR_PANELS = 32
 DEEPEST = 1 << 13
 """Rows of a panel, at most, of which the next cache holds enough until it is read again."""
 COLUMNS = 64
-"""Columns of a matrix in bfloat16 that lie together: as many as a tile of a product has."""
+"""Columns of a matrix in bfloat16 that lie together, but of weights in matrix registers: as many as a tile has."""
 WORDS = 16
 """Words of a register, of two numbers each."""
 FAR_WEIGHTS = 1 << 14
@@ -292,10 +292,16 @@ class Spelled:
     # --- products ---
 
     def _matmul(self, x: Value, y: Value) -> Value:
+        return self._product(x, y, self.rounded)
+
+    def _precise_matmul(self, x: Value, y: Value) -> Value:
+        return self._product(x, y, rounded=False)
+
+    def _product(self, x: Value, y: Value, rounded: bool) -> Value:
         if x.ndim != 2 or y.ndim != 2 or x.dtype.kind != "f" or x.dtype != y.dtype or 0 in (*x.shape, *y.shape):
             raise Unwritten("a product of stacks of matrices, or of vectors")
         shape = x.shape[0], y.shape[1]
-        if self.rounded and x.dtype == np.float32 and _suits_rounding(*shape):
+        if rounded and x.dtype == np.float32 and _suits_rounding(*shape):
             return self.value(
                 "rounded_matmul", (self._rows(x), self._rounded_panels(y)), shape, x.dtype, {"depth": x.shape[1]}
             )
@@ -566,14 +572,14 @@ def _rounding_is_faster(window: Window, inputs: int, outputs: int) -> bool:
 
 
 def line_places(width: int, steps: Sequence[int]) -> int:
-    """Pixels from the first that a window begins at to the last, in rows of so many: a picture as one line."""
+    """Places from the first window's to the last one's, in rows of so many: a picture as one line."""
     return (steps[0] - 1) * width + steps[1]
 
 
 def fills_line(window: Window, width: int, together: int) -> bool:
     """Whether windows begin at a quarter, at least, of the places of a picture's line, taken so many at once."""
     places = -(-line_places(width, window.steps) // together) * together
-    return window.stride == (1, 1) and 4 * math.prod(window.steps) >= places
+    return window.stride[0] == window.stride[1] and 4 * math.prod(window.steps) >= places
 
 
 def stretches(kernel: Sequence[int], dilation: Sequence[int], channels: int) -> tuple[int, int]:
