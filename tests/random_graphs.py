@@ -594,7 +594,7 @@ class _Library:
 
 
 _adapters = {name: _noisily(getattr(namespace.numpy, name)) for name in
-             ("matmul", "erf", "pad", "getitem", "scatter_add")}  # fmt: skip
+             ("matmul", "precise_matmul", "erf", "pad", "getitem", "scatter_add")}  # fmt: skip
 NOISE = namespace.Namespace(_Library(), sum=_noisy_sum, **_adapters)
 """NumPy as ``xp``, with noise."""
 

@@ -82,6 +82,7 @@ def _window_product(positions: Spec, weight: Spec) -> int:
 
 _PRODUCTS: dict[str, Callable[..., int]] = {
     "matmul": lambda z, x, y: z.size * x.shape[-1],
+    "precise_matmul": lambda z, x, y: z.size * x.shape[-1],
     "conv2d": lambda y, x, weight: _window_product(y, weight),
     "conv2d_input_gradient": lambda dx, g, weight: _window_product(g, weight),
     "conv2d_weight_gradient": lambda dw, x, g: _window_product(g, dw),

@@ -31,6 +31,7 @@ _INFIX = {
     "divide": (" / ", 5),
     "remainder": (" mod ", 5),
     "matmul": ("·", 5),
+    "precise_matmul": ("·", 5),
 }
 _OPPOSITES = {"<": "≥", "≤": ">", ">": "≤", "≥": "<", "=": "≠", "≠": "="}
 _CALLED = {"log": "ln", "sigmoid": "σ", "sum": "Σ", "maximum": "max", "minimum": "min"}

@@ -100,5 +100,7 @@ def _erf(x: Any) -> Any:
     return erf(x)
 
 
-numpy = Namespace(np, sum=_sum, matmul=_matmul, erf=_erf, pad=_pad, getitem=_getitem, scatter_add=_scatter_add)
+numpy = Namespace(
+    np, sum=_sum, matmul=_matmul, precise_matmul=_matmul, erf=_erf, pad=_pad, getitem=_getitem, scatter_add=_scatter_add
+)
 """NumPy as ``xp``: computes at once."""

@@ -262,6 +262,8 @@ class _ShapesNamespace:
         columns = right[-1:] if y.ndim > 1 else ()
         return Spec((*batch, *rows, *columns), _dtype((x, y)))
 
+    precise_matmul = matmul
+
     def full(self, shape: tuple[int, ...], value: Any, *, dtype: Any = None) -> Spec:
         return Spec(shape, np.dtype(dtype) if dtype is not None else np.asarray(value).dtype)
 

@@ -483,7 +483,7 @@ def _(xp: Writer, x: Value) -> Value:
 # --- products and windows ---
 
 
-@writes("matmul")
+@writes("matmul", "precise_matmul")
 def _(xp: Writer, x: Value, y: Value) -> Value:
     spec = infer("matmul", x, y)
     x, y = xp.last(x), xp.last(y)

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from nabi.graph.operation import operation, real
 
 
@@ -41,12 +39,11 @@ def _(xp: Any, g: Any, z: Any, x: Any, y: Any) -> Any:
 
 @operation("contraction")
 def precise_matmul(xp: Any, x: Any, y: Any) -> Any:
-    """z = x·y, z[i, k] = Σⱼ x[i, j]·y[j, k], of numbers that are not rounded to bfloat16 where other products are.
+    """z = x·y, z[i, k] = Σⱼ x[i, j]·y[j, k], of numbers that are not rounded to bfloat16 where other products' are.
 
-    For products of products, in which what rounding adds grows. On the fast engine in the precision of ``x`` and ``y``.
+    For products of products, in which what rounding adds grows.
     """
-    wide = [xp.astype(each, "float64") for each in (x, y)]
-    return xp.astype(xp.matmul(*wide), np.result_type(x.dtype, y.dtype))
+    return xp.precise_matmul(x, y)
 
 
 precise_matmul.example(real(2, 3), real(3, 4))
