@@ -15,7 +15,7 @@ from made_files import encoded, pixels, write_tree
 from nabi import cache, data, threads
 from nabi.classifiers import KNNClassifier, MLPClassifier
 from nabi.cli import main
-from nabi.data import OnDemand, augment, dataset, folders
+from nabi.data import OnDemand, augment, dataset, folders, gather
 from nabi.data.ondemand import joined
 from nabi.errors import DataError
 from nabi.training import Examples
@@ -130,8 +130,8 @@ def both(root, monkeypatch):
     """The same set from the cache and from the files."""
     cached = data.load(root, size=(12, 10))
     cache.clear()
-    for limit in ("MAX_IN_MEMORY", "MAX_UNCACHED"):
-        monkeypatch.setattr(folders, limit, 1000)
+    for place, limit in ((gather, "MAX_IN_MEMORY"), (folders, "MAX_UNCACHED")):
+        monkeypatch.setattr(place, limit, 1000)
     monkeypatch.setattr(cache, "MAX_TOTAL", 1000)
     return cached, data.load(root, size=(12, 10))
 
