@@ -733,11 +733,13 @@ def test_a_running_step_allocates_no_arrays() -> None:
     for _ in range(4):  # until memory is there for those whose results are held
         learner.step(images, labels)
     assert sum(tensor.numpy().nbytes for tensor in nn.parameters(model).values()) > 3_000_000
-    tracemalloc.start()
-    try:
-        for _ in range(5):
-            learner.step(images, labels)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 64 << 10
+    peaks = []
+    for _ in range(3):  # what other threads of the process take, as those that report tests do, is counted, too
+        tracemalloc.start()
+        try:
+            for _ in range(5):
+                learner.step(images, labels)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert min(peaks) < 64 << 10
