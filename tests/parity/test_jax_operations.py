@@ -31,6 +31,7 @@ def xp() -> Any:
         pad=lambda x, widths, value=0.0: jnp.pad(x, widths, constant_values=value),
         getitem=lambda x, *indices, key: x[indexing.join(key, indices)],
         scatter_add=scatter_add,
+        precise_matmul=jnp.matmul,
         erf=erf,
     )
 

@@ -115,6 +115,7 @@ TWINS: dict[str, Twin] = {
     **{name: getattr(torch, name) for name in "add subtract multiply divide maximum minimum where pow".split()},
     **{name: getattr(torch, name) for name in "abs negative square exp expm1 log log1p sqrt sin cos erf tanh".split()},
     **{name: getattr(torch, name) for name in "sigmoid relu matmul clip".split()},
+    "precise_matmul": torch.matmul,
     "remainder": torch.remainder,
     "relu6": F.relu6,
     "leaky_relu": F.leaky_relu,
