@@ -18,7 +18,7 @@ from nabi.engines.cpu.kernels import Rows, lanes_for, vectors
 from nabi.engines.cpu.lanes import Lane, constant, fused, lanes_xp
 from nabi.engines.cpu.panels import Panels, falls_together, panels_product, spread_size
 from nabi.engines.cpu.reading import Reader
-from nabi.engines.cpu.values import COLUMNS, WORDS, Value, apart, panel
+from nabi.engines.cpu.values import COLUMNS, WORDS, Value, apart, panel, stretches
 
 FLOAT = np.dtype(np.float32)
 TILE, REACH, POINTS = 4, 6, 36
@@ -74,14 +74,9 @@ def _corner(value: Value, p: Index, q: Index) -> Index:
 
 def _stretches(value: Value) -> list[tuple[int, int, int]]:
     """What lies together of a window: how far from its corner in the picture, how far in the window, and how long."""
-    (kh, kw), _, channels = _geometry(value)
-    (down, across), (dh, dw) = value.inputs[0].strides[1:3], value.settings["dilation"]
-    length, count = (kw * channels, 1) if dw == 1 else (channels, kw)
-    return [
-        (i * dh * down + j * dw * across, i * kw * channels + j * channels, length)
-        for i in range(kh)
-        for j in range(count)
-    ]
+    kernel, _, channels = _geometry(value)
+    found = stretches(kernel, value.settings["dilation"], value.inputs[0].strides[1], channels)
+    return [(there, number * length, length) for number, (there, length) in enumerate(found)]
 
 
 def _patches(reader: Reader, row: Index, value: Value, work: str) -> Matrix:

@@ -70,10 +70,17 @@ def _up(number: int, step: int) -> int:
 
 def _begins(value: Value) -> list[int]:
     """How far from a window's place each stretch begins, in numbers."""
-    kernel, (dh, dw), own = value.settings["kernel"], value.settings["dilation"], line(value)
-    count, _ = stretches(kernel, (dh, dw), own.channels)
-    of_a_row = count // kernel[0]
-    return [(i * dh * own.width + j * dw) * own.channels for i in range(kernel[0]) for j in range(of_a_row)]
+    return [begin for begin, _ in _stretches(value)]
+
+
+def _stretch(value: Value) -> int:
+    """Numbers of a stretch, filled up to whole registers."""
+    return _up(_stretches(value)[0][1], BLOCK)
+
+
+def _stretches(value: Value) -> list[tuple[int, int]]:
+    x, how = value.inputs[0], value.settings
+    return stretches(how["kernel"], how["dilation"], x.strides[1], x.shape[3])
 
 
 # --- a convolution ---
@@ -83,8 +90,7 @@ def size(value: Value, rows: int) -> int:
     """Bytes of the pictures that are laid out together."""
     if value.kind == "convolution":
         own = line(value)
-        _, length = stretches(value.settings["kernel"], value.settings["dilation"], own.channels)
-        most = (_up(own.places, SIDE) - 1) * own.stride * own.channels + max(_begins(value)) + _up(length, BLOCK)
+        most = (_up(own.places, SIDE) - 1) * own.stride * own.channels + max(_begins(value)) + _stretch(value)
         return 2 * ((rows - 1) * _pitch(value) + max(_pitch(value), _up(most, BLOCK)))
     upstream, pairs = _blocks(value) * SIDE * value.shape[2], _line_pairs(value) * len(_lines(value)) * _filled(value)
     return 4 * rows * (upstream + pairs)
@@ -93,8 +99,7 @@ def size(value: Value, rows: int) -> int:
 def _pitch(value: Value) -> int:
     """Halves from one picture to the next: zeros behind each, as far as a last window's whole registers reach."""
     own = line(value)
-    _, length = stretches(value.settings["kernel"], value.settings["dilation"], own.channels)
-    return _up(own.pixels * own.channels, BLOCK) + _up(length, BLOCK)
+    return _up(own.pixels * own.channels, BLOCK) + _stretch(value)
 
 
 def convolution(reader: Reader, rows: Rows, value: Value, work: str) -> None:
@@ -179,8 +184,7 @@ def _multiply(code: Code, value: Value, work: str, found: Sequence[_Tile], right
     assert isinstance(right.columns, int)
     across = range(0, right.columns, SIDE)
     places = [tile.picture.times(_pitch(value)).plus(tile.first.times(own.stride * own.channels)) for tile in found]
-    _, length = stretches(value.settings["kernel"], value.settings["dilation"], own.channels)
-    words = _up(length, BLOCK) // 2
+    words = _stretch(value) // 2
     sums = tiles.Sums(code, len(found), len(across))
     sums.begin()
     for number, begin in enumerate(_begins(value)):
@@ -315,7 +319,7 @@ def _looked_up(code: Code, table: str, place: str) -> tuple[Index, Index]:
     """Two numbers of a table that follow each other."""
     pointer = code.at(table, "i64", place)
     first, second = (code.let(f"load i64, ptr {code.at(pointer, 'i64', str(i))}") for i in range(2))
-    return Index(((first, 1),)), Index(((second, 1),))
+    return _named(first), _named(second)
 
 
 def _register(code: Code, pointer: str, place: Index) -> Register:

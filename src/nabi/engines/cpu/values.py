@@ -402,7 +402,8 @@ class Spelled:
 
     def _stretched(self, weight: Value, window: Window, inputs: int, outputs: int) -> Value:
         """Weights as a matrix, with zeros after each stretch of a window, which fill a matrix register."""
-        count, length = stretches(window.kernel, window.dilation, inputs)
+        found = stretches(window.kernel, window.dilation, row=0, channels=inputs)
+        count, (_, length) = len(found), found[0]
         behind = -length % (2 * WORDS)
         if behind:
             weight = self._reshape(weight, shape=(count, length, outputs))
@@ -582,10 +583,11 @@ def fills_line(window: Window, width: int, together: int) -> bool:
     return window.stride[0] == window.stride[1] and 4 * math.prod(window.steps) >= places
 
 
-def stretches(kernel: Sequence[int], dilation: Sequence[int], channels: int) -> tuple[int, int]:
-    """Stretches of a window that lie together in a picture, and how long each is."""
-    (kh, kw), (_, dw) = kernel, dilation
-    return (kh, kw * channels) if dw == 1 else (kh * kw, channels)
+def stretches(kernel: Sequence[int], dilation: Sequence[int], row: int, channels: int) -> list[tuple[int, int]]:
+    """What lies together of a window, in a picture of so many numbers a row: how far from its corner, and how long."""
+    (kh, kw), (dh, dw) = kernel, dilation
+    count, length = (1, kw * channels) if dw == 1 else (kw, channels)
+    return [(i * dh * row + j * dw * channels, length) for i in range(kh) for j in range(count)]
 
 
 def _suits_rounding(rows: int, columns: int) -> bool:
