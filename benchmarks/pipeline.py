@@ -1,19 +1,20 @@
-"""From a folder of photos to augmented batches: ``python -m benchmarks.pipeline [--json FILE] [--rounds N]``.
+"""From a folder of photos to augmented batches: ``python -m benchmarks.pipeline [--photos N] [--json FILE]``.
 
 What is measured is pictures a second, from a folder of JPEG files to the last of the epoch's shuffled batches, with
 nothing done with them. The photos are those for training in ``clothing-photos.tar``, in the folder that NABI_DATA
-names: 3,068, short side 256. They are in the system's file cache for both, and each uses two cores.
+names: 3,068, short side 256; or ``--photos N`` of them, at equal steps. They are in the system's file cache for both,
+and each uses as many cores as there are threads.
 
 nabi       ``data.load`` decodes every photo once, resizes it (bicubic, short side to fit, centre crop) and keeps it in
            its cache; an epoch is `Examples.epoch`: memory-mapped pictures, shuffled, cropped and mirrored on threads.
            What comes out is uint8 (N, H, W, C), as a model takes it, whose first step standardises. "standardised" does
            that here, in NumPy, to float32.
 on demand  nabi where the cache has no room: the same batches, to the bit, but each epoch decodes the files anew.
-the peer   ``torch.utils.data.DataLoader`` with two worker processes, each of which opens a file with Pillow and does
-           what torchvision's transforms do on Pillow pictures: ``RandomResizedCrop`` (bilinear, scale 0.08 to 1, ratio
-           3/4 to 4/3), or ``Resize``, ``CenterCrop`` and ``RandomCrop`` with padding; ``RandomHorizontalFlip``;
-           ``ToTensor``; ``Normalize``. What comes out is float32 (N, C, H, W). They are written out here, as
-           torchvision writes them, since it need not be installed.
+the peer   ``torch.utils.data.DataLoader`` with a worker process for each thread, each of which opens a file with Pillow
+           and does what torchvision's transforms do on Pillow pictures: ``RandomResizedCrop`` (bilinear, scale 0.08 to
+           1, ratio 3/4 to 4/3), or ``Resize``, ``CenterCrop`` and ``RandomCrop`` with padding;
+           ``RandomHorizontalFlip``; ``ToTensor``; ``Normalize``. What comes out is float32 (N, C, H, W). They are
+           written out here, as torchvision writes them, since it need not be installed.
 
 The first epoch begins with nothing decoded: ours includes ``data.load``, the peer's the start of its workers. Note what
 is not alike: the peer crops the photo as it is, ours the photo at the size it was loaded at.
@@ -21,15 +22,15 @@ is not alike: the peer crops the photo as it is, ours the photo at the size it w
 Both run in turn, A B A B; a ratio is the median over rounds of the peer's time divided by ours in the same round, so
 above 1 ours is faster.
 
-``--memory`` measures that alone: the same photos four times over (hard links), decoded on demand, with as much address
-space as the process has when it begins and 512 MiB more, which is less than the decoded pictures take; and one time
-over, without the limit, to show that the peak does not follow the number of pictures. Then the four from the cache: of
-a memory map, what has been read counts as the process's memory until the system wants it back, so the peak is given
-without it, too.
+``--memory`` measures that instead, for 12,272 photos if ``--photos`` says nothing else (the same four times over, hard
+links): decoded on demand, with as much address space as the process has when it begins and 512 MiB more, which is less
+than that many decoded pictures take; then from the cache. Of a memory map, what has been read counts as the process's
+memory until the system wants it back, so the peak is given without it, too.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -46,11 +47,13 @@ from typing import Any
 
 import numpy as np
 
+from nabi import threads
+
 BATCH = 128
-WORKERS = 2
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CASES = [("resized-crop,flip", 224), ("crop,flip", 224), ("resized-crop,flip", 32), ("crop,flip", 32)]
-COPIES = 4
+PHOTOS, MANY = 3_068, 12_272
+"""How many there are; and how many, by hard links, are streamed."""
 ROOM = 512 << 20  # bytes of address space beyond what the process has when it begins
 
 Epoch = Callable[[int], int]
@@ -177,7 +180,7 @@ def peer(folder: Path, augmentations: str, size: int) -> Epoch:
         Photos(folder, augmentations, size),
         batch_size=BATCH,
         shuffle=True,
-        num_workers=WORKERS,
+        num_workers=threads.get_num_threads(),
         persistent_workers=True,
         generator=torch.Generator().manual_seed(0),
     )
@@ -229,7 +232,7 @@ def compared(
 ) -> dict[str, Any]:
     pairs = zip(seconds["peer"], seconds[name], strict=True)
     return {
-        "what": f"{augmentations} at {size}x{size}, {when}",
+        "what": f"photos to batches, {augmentations} at {size}x{size}, {when}",
         "who": name,
         "unit": "pictures/s",
         "ours": pictures / median(seconds[name]),
@@ -241,27 +244,28 @@ def compared(
 
 
 def memory(folder: Path) -> list[dict[str, Any]]:
-    """Rows of three processes: the set once, several times over with a limit, and these from the cache."""
+    """Rows of two processes: photos decoded on demand, with a limit, and photos from the cache."""
     rows = []
-    with tempfile.TemporaryDirectory() as made:
-        for path in sorted(folder.glob("*/*.jpg")):
-            for copy in range(COPIES):
-                place = Path(made) / path.parent.name / f"{copy}-{path.name}"
-                place.parent.mkdir(exist_ok=True)
-                try:
-                    os.link(path, place)
-                except OSError:
-                    shutil.copy(path, place)
-        for source, room, cached in ((folder, 0, False), (Path(made), ROOM, False), (Path(made), 0, True)):
-            command = f"from benchmarks.pipeline import stream; stream({str(source)!r}, {room}, {cached})"
-            done = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)
-            rows.append(json.loads(done.stdout))
+    for room, cached in ((ROOM, False), (0, True)):
+        command = f"from benchmarks.pipeline import stream; stream({str(folder)!r}, {room}, {cached})"
+        done = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)
+        found = json.loads(done.stdout)
+        what, peak = found["what"], "peak without maps in the epoch MiB" if cached else "peak MiB"
+        which = "peak memory in an epoch, without maps" if cached else "peak memory"
+        rows.append({**found, "what": f"{what}, {which}", "ours": found[peak], "unit": "MiB"})
+        rows.append({"what": f"{what}, an epoch", "ours": found["epoch pictures/s"], "unit": "pictures/s"})
+        limit = f"at most {found['limit MiB']:,} MiB of address space" if room else "no limit"
+        print(
+            f"{what}, {limit}: {found['pictures']:,} pictures, decoded {found['decoded MiB']:,} MiB; peak "
+            f"{found['peak MiB']:,} MiB ({found['peak before MiB']:,} before; without maps, in the epoch, "
+            f"{found['peak without maps in the epoch MiB']:,}), {found['first look pictures/s']:,.0f} "
+            f"pictures/s to find out what there is, {found['epoch pictures/s']:,.0f} in an epoch"
+        )
     return rows
 
 
 def stream(folder: str, room: int, cached: bool = False) -> None:
     """Load a set and go through an epoch, in a process of its own; prints what that took."""
-    from nabi import threads
     from nabi.data import augment
 
     list(threads.map_in_order(lambda _: time.sleep(0.01), range(8)))  # their stacks are address space
@@ -278,7 +282,7 @@ def stream(folder: str, room: int, cached: bool = False) -> None:
     print(
         json.dumps(
             {
-                "what": f"streaming {'from the cache' if cached else 'on demand'} at 224x224",
+                "what": f"photos {'from the cache' if cached else 'decoded on demand'} at 224x224",
                 "pictures": pictures,
                 "decoded MiB": round(split.images.nbytes / 2**20),
                 "limit MiB": round((space + room) / 2**20) if room else None,
@@ -299,8 +303,8 @@ def status(name: str) -> int:
 
 
 @contextlib.contextmanager
-def photos() -> Iterator[Path]:
-    """The photos for training, unpacked into class folders, and a cache of their own."""
+def photos(count: int = PHOTOS) -> Iterator[Path]:
+    """Photos for training, unpacked into class folders, and a cache of their own: some, or all, again and again."""
     if "NABI_DATA" not in os.environ:
         sys.exit("NABI_DATA must name the folder that clothing-photos.tar is in")
     with (
@@ -308,42 +312,45 @@ def photos() -> Iterator[Path]:
         tarfile.open(Path(os.environ["NABI_DATA"]) / "clothing-photos.tar") as tar,
     ):
         os.environ["NABI_CACHE"] = f"{made}/cache"
+        found = []
         for member in tar:
             parts = member.name.split("/")
             if member.isfile() and parts[0] == "train" and len(parts) == 3:
                 content = tar.extractfile(member)
                 assert content is not None
-                place = Path(made, "photos", *parts[1:])
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(content.read())
+                found.append(Path(made, "all", *parts[1:]))
+                found[-1].parent.mkdir(parents=True, exist_ok=True)
+                found[-1].write_bytes(content.read())
+        some = [found[place] for place in np.linspace(0, len(found) - 1, min(count, len(found))).astype(np.int64)]
+        for copy, path in zip(range(count), itertools.cycle(some), strict=False):
+            place = Path(made, "photos", path.parent.name, f"{copy // len(some)}-{path.name}")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, place)
+            except OSError:
+                shutil.copy(path, place)
         yield Path(made, "photos")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--photos", type=int, metavar="N", help=f"how many (default {PHOTOS:,}; {MANY:,} of --memory)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write what was measured to this file")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of each case (default 5)")
-    parser.add_argument("--memory", action="store_true", help="only memory")
+    parser.add_argument("--memory", action="store_true", help="measure memory instead")
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    with photos() as folder:
-        if not given.memory:
+    with photos(given.photos or (MANY if given.memory else PHOTOS)) as folder:
+        if given.memory:
+            rows = memory(folder)
+        else:
             print("| what | who | pictures/s | the peer's | ratio |\n| --- | --- | ---: | ---: | ---: |")
             for augmentations, size in CASES:
                 for row in speed(folder, augmentations, size, given.rounds):
                     rows.append(row)
                     figures = f"{row['ours']:,.0f} | {row['peer']:,.0f} | {row['ratio']:.2f}"
                     print(f"| {row['what']} | {row['who']} | {figures} |", flush=True)
-        for row in memory(folder):
-            rows.append(row)
-            limit = f"at most {row['limit MiB']:,} MiB of address space" if row["limit MiB"] else "no limit"
-            print(
-                f"{row['what']}, {limit}: {row['pictures']:,} pictures, decoded {row['decoded MiB']:,} MiB; peak "
-                f"{row['peak MiB']:,} MiB ({row['peak before MiB']:,} before; without maps, in the epoch, "
-                f"{row['peak without maps in the epoch MiB']:,}), {row['first look pictures/s']:,.0f} "
-                f"pictures/s to find out what there is, {row['epoch pictures/s']:,.0f} in an epoch"
-            )
     if given.json:
         given.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
 

@@ -1,6 +1,7 @@
-"""What `nabi predict` does, in PyTorch: ``python torch_predict.py WEIGHTS PICTURE`` says what is on a picture."""
+"""What `nabi predict` does, in PyTorch: ``python torch_predict.py WEIGHTS FOLDER`` says what is on its pictures."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,8 +20,10 @@ for outputs in CHANNELS:
 net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(depth, 10))
 net.load_state_dict(saved["net"])
 net.eval()
-picture = torch.from_numpy(np.asarray(Image.open(sys.argv[2]).convert("L").resize((8, 8)), np.float32))
+paths = sorted(Path(sys.argv[2]).iterdir())
+pictures = np.stack([np.asarray(Image.open(path).convert("L").resize((8, 8)), np.float32) for path in paths])
 with torch.inference_mode():
-    scores = net(((picture / 255 - saved["mean"]) / saved["std"])[None, None])
-    best = scores.softmax(1)[0].topk(3)
-print(sys.argv[2], *(f"{place} {score:.3f}" for score, place in zip(*best, strict=True)), sep="  ")
+    scores = net(((torch.from_numpy(pictures) / 255 - saved["mean"]) / saved["std"])[:, None])
+    best = scores.softmax(1).topk(3)
+for path, values, places in zip(paths, *best, strict=True):
+    print(path, *(f"{place} {score:.3f}" for score, place in zip(values, places, strict=True)), sep="  ")

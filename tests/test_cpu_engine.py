@@ -780,6 +780,14 @@ def test_the_engine_is_chosen_by_shapes_alone() -> None:
     assert engines.suited(plan_of(lambda x: ops.exp(x), np.zeros((8, 8), np.float32))) == "reference"
 
 
+def test_a_step_of_training_is_worth_machine_code_sooner() -> None:
+    """It is taken again and again."""
+    for rows, suited in ((16, "cpu"), (15, "reference")):  # 16·32·8 is just enough
+        plan = plan_of(lambda x, w: x @ w, np.zeros((rows, 32), np.float32), np.zeros((32, 8), np.float32))
+        assert engines.suited(plan, updates=[0]) == suited
+        assert engines.suited(plan) == "reference"
+
+
 def test_auto_takes_the_suited_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[Plan] = []
     from nabi.engines import cpu
@@ -791,6 +799,9 @@ def test_auto_takes_the_suited_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not taken
     double(np.ones((128, 64), np.float32), np.ones((64, 64), np.float32))
     assert len(taken) == 1
+    total = nabi.tensor(np.zeros((16, 16), np.float32))
+    nabi.compile(lambda x: total.assign(total + x @ x), state=total)(np.ones((16, 16), np.float32))
+    assert len(taken) == 2
 
 
 @pytest.mark.parametrize("name", ["gpu", "CPU", "", "cpu-winograd"])

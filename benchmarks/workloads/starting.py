@@ -70,15 +70,16 @@ def lasts(source: str) -> float:
     return time.perf_counter() - begun
 
 
-@workload("predict", parallel=False)
+@workload("predict", sizes=(1,), doubling=(1, 128, 256, 512, 1_024), quick=1, size_is="pictures")
 def predict(size: int, settings: Settings) -> Iterator[Case]:
-    """From the command to the first prediction: `nabi predict` with a small saved convnet, and the same in PyTorch"""
+    """From the command to what it predicts: `nabi predict` with a small saved convnet, and the same in PyTorch"""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model, picture = folder / "model.safetensors", folder / "picture.png"
+        model, pictures = folder / "model.safetensors", folder / "pictures"
 
-        def said(command: list[Any]) -> Callable[[], str]:
-            return lambda: subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+        def answers(command: list[Any]) -> Built:
+            run = lambda: subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+            return Built(run, lambda: [int(line.split()[1]) for line in run().splitlines()])
 
         def ours() -> Built:
             from PIL import Image
@@ -89,9 +90,10 @@ def predict(size: int, settings: Settings) -> Iterator[Case]:
             plain = {"convolutions": 1, "whitening": False}  # the network of the script
             classifier = nabi.ConvNetClassifier(channels=(8, 16), **plain, max_iter=3, random_state=0)
             classifier.fit(digits.train.images, digits.train.labels).save(model)
-            Image.fromarray(digits.train.images[0, :, :, 0]).save(picture)
-            run = said([sys.executable, "-m", "nabi", "predict", model, picture])
-            return Built(run, lambda: int(run().split()[1]))
+            pictures.mkdir()
+            for number, image in enumerate(digits.train.images[:size, :, :, 0]):
+                Image.fromarray(image).save(pictures / f"{number:04}.png")
+            return answers([sys.executable, "-m", "nabi", "predict", model, pictures])
 
         def pytorch() -> Built:
             import torch
@@ -108,12 +110,12 @@ def predict(size: int, settings: Settings) -> Iterator[Case]:
             net = in_pytorch.module(networks.convnet((8, 16), depth=1), arrays)
             scale = {"mean": first.mean.numpy().item(), "std": first.std.numpy().item()}
             torch.save({"net": net.state_dict(), **scale}, folder / "model.pt")
-            run = said([sys.executable, SCRIPT, folder / "model.pt", picture])
-            return Built(run, lambda: int(run().split()[1]))
+            return answers([sys.executable, SCRIPT, folder / "model.pt", pictures])
 
         yield Case(
-            "from the command to the first prediction",
+            "from the command to its predictions",
             [Contender("nabi", ours, ours=True), Contender("PyTorch", pytorch)],
+            size,
             alike="exactly",
         )
 

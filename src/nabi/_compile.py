@@ -367,7 +367,7 @@ def compile(
     engine : str
         "reference" (NumPy), "cpu" (machine code, made when the function is first called), "cpu-direct" (the same with
         every convolution as it is defined, where "cpu" has a relative error near 1e-5), or "auto": "cpu", but
-        "reference" for what is small.
+        "reference" below 131,072 multiply-adds; below 4,096 where state changes, as it does in a step of training.
     precision : str
         "float32"; "bf16": operands of products of matrices and of convolutions, in gradients as well, may be rounded to
         bfloat16 (to the nearest, of two to the even one), where that is faster; or "auto": "bf16" where the processor

@@ -45,8 +45,9 @@ def _references() -> int:
 
 UNHELD = _references()
 """By this an engine knows that an array may be used again; Python's versions count differently."""
-ENOUGH = 1 << 17
-"""Multiply-adds of a plan that is worth machine code of its own."""
+ENOUGH, ENOUGH_IN_TRAINING = 1 << 17, 1 << 12
+"""Multiply-adds of a plan that is worth machine code of its own; and of one that updates state, as a step of training
+does, which is taken again and again."""
 
 
 def owned(values: list[Any], inputs: Sequence[Any]) -> list[Any]:
@@ -60,9 +61,10 @@ def owned(values: list[Any], inputs: Sequence[Any]) -> list[Any]:
     ]
 
 
-def suited(plan: Plan) -> str:
+def suited(plan: Plan, updates: Sequence[int] = ()) -> str:
     """The engine for a plan, by what it computes alone: a small one is done before the other is ready."""
-    return "cpu" if sum(map(forward_cost, plan.nodes)) >= ENOUGH else "reference"
+    enough = ENOUGH_IN_TRAINING if updates else ENOUGH
+    return "cpu" if sum(map(forward_cost, plan.nodes)) >= enough else "reference"
 
 
 def check(engine: str, precision: str) -> None:
@@ -81,7 +83,7 @@ def check(engine: str, precision: str) -> None:
 
 def _suited(plan: Plan, kept: int, precision: str, updates: Sequence[int]) -> Run:
     """The suited engine's run, or the reference engine's, where the other cannot make code on this machine."""
-    name = suited(plan)
+    name = suited(plan, updates)
     try:
         return prepare(name, plan, kept, precision, updates)
     except Exception:
