@@ -18,7 +18,7 @@ import pytest
 
 import nabi
 from fuzzing import examples
-from nabi import cache, engines, machine, ops, threads
+from nabi import cache, engines, machine, ops, random, threads
 from nabi.cli import main
 from nabi.cli.profiled import where_time_went
 from nabi.engines import cpu
@@ -758,6 +758,18 @@ def test_columns_are_not_taken_for_rows() -> None:
     check(lambda x, w: ops.relu(x @ w) + 1.0, x, w)
 
 
+@pytest.mark.parametrize("rows", [512, 511])
+def test_dropout_goes_along_with_what_it_drops(rows: int) -> None:
+    """Of an even number of rows: of an odd one, the first words end within a row."""
+    x, w, key = np.ones((rows, 128), np.float32), np.ones((128, 65), np.float32), random.key(1)
+    function = lambda x, w, key: ops.dropout(ops.relu(x @ w), key, rate=0.5)
+    layout = segments.lay_out(values.spell(plan_of(function, x, w, key), winograd=True)[2], set())
+    (product,) = (s for stage in layout.stages for s in stage if any(r.value.kind == "matmul" for r in s.roots))
+    together = [root.value.kind for root in product.roots] == ["matmul", "elementwise"]
+    assert together == (rows % 2 == 0)
+    check(function, x, w, key)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.int8, np.uint16])
 def test_a_dtype_that_kernels_do_not_know(dtype: Any) -> None:
     """It can be made another of, eagerly as here."""
@@ -1214,13 +1226,21 @@ def test_lines_of_a_profile() -> None:
     ]
 
 
-@pytest.mark.parametrize(("hidden", "said"), [("64", "this machine: at most"), ("2", "no step ran as machine code")])
+@pytest.mark.parametrize(
+    ("hidden", "batch", "said"),
+    [("64", "64", "this machine: at most"), ("2", "8", "no step ran as machine code")],
+)
 def test_train_with_a_profile(
-    hidden: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hidden: str,
+    batch: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NABI_DATA", raising=False)
-    arguments = ["train", "--hidden", hidden, "--batch-size", "64", "--epochs", "1", "--profile", "--out", "run"]
+    arguments = ["train", "--hidden", hidden, "--batch-size", batch, "--epochs", "1", "--profile", "--out", "run"]
     assert main(arguments) == 0
     out, err = capsys.readouterr()
     printed = " ".join((out + err).split())
