@@ -478,6 +478,7 @@ def _place(roots: Sequence[Root], kept: Set[int], serial: bool) -> list[list[Seg
             stages[stage][key] = Segment(rows, stage, str(key).startswith(PREPARED))
         return stages[stage][key]
 
+    placed: list[Segment] = []
     for root in roots:
         value = root.value
         if root.how == "combine":
@@ -518,11 +519,52 @@ def _place(roots: Sequence[Root], kept: Set[int], serial: bool) -> list[list[Seg
                 segment = at(0 if prepared else together, key, root.rows)
             else:
                 segment = at(together, root.rows)
-        segment.roots.append(root)
+        placed.append(segment)
         if root.how == "fold":
             folding[value.serial] = segment
         home[value.serial] = segment
-    return [list(stage.values()) for stage in stages if stage]
+    _wait(roots, placed, stages)
+    for root, segment in zip(roots, placed, strict=True):
+        segment.roots.append(root)
+    _verify(roots, placed)
+    filled = ([segment for segment in stage.values() if segment.roots] for stage in stages)
+    return [stage for stage in filled if stage]
+
+
+def _verify(roots: Sequence[Root], placed: Sequence[Segment]) -> None:
+    """Raise unless all that a root reads is there when it is read: since an earlier stage, or earlier in its rows."""
+    ready: dict[int, Segment] = {}
+    for root, segment in zip(roots, placed, strict=True):
+        for serial, row in root.reads.items():
+            there = ready.get(serial)
+            if there is None or there.stage < segment.stage:
+                continue
+            if there is not segment or not (row or segment.rows == 0):
+                raise AssertionError(f"{root.value.kind} {root.value.shape} is in a stage before what it reads is made")
+        if root.how != "fold":
+            ready[root.value.serial] = segment
+
+
+def _wait(roots: Sequence[Root], placed: list[Segment], stages: Sequence[Mapping[int | str, Segment]]) -> None:
+    """Have rows that a later stage is the first to read computed there, if it goes through the same rows.
+
+    They are in the cache then when they are read: so a product waits for the random numbers of what drops some of it.
+    """
+    readers: dict[int, list[int]] = {}
+    for number in reversed(range(len(roots))):
+        root, segment = roots[number], placed[number]
+        reading = readers.get(root.value.serial, [])
+        first = min((placed[reader].stage for reader in reading), default=segment.stage)
+        there = stages[first].get(root.rows)
+        by_rows = all(
+            placed[reader] is there and roots[reader].reads[root.value.serial]
+            for reader in reading
+            if placed[reader].stage == first
+        )
+        if root.how == "write" and segment is stages[segment.stage].get(root.rows) and there is not None and by_rows:
+            placed[number] = there
+        for serial in root.reads:
+            readers.setdefault(serial, []).append(number)
 
 
 def _carry(stages: Sequence[Sequence[Segment]], following: Mapping[int, int]) -> None:
