@@ -1,6 +1,14 @@
 """Compiled functions: what is recorded, what is refused, when they are recorded again, and that nothing is lost."""
 
+import contextlib
 import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -317,3 +325,67 @@ def test_a_training_step_repeats_eager_bit_for_bit() -> None:
     for p, q in zip(eager, compiled, strict=True):
         np.testing.assert_array_equal(p.numpy(), q.numpy())
         assert p.operation is None
+
+
+def at_once(work: Callable[[], Any], callers: int = 4) -> None:
+    """Have several threads do this, in the smallest turns that Python knows."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(callers) as pool:
+            for done in [pool.submit(work) for _ in range(callers)]:
+                done.result(timeout=60)
+    finally:
+        sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("engine", ["reference", "cpu"])
+def test_of_calls_from_several_threads_no_update_is_lost(engine: str) -> None:
+    total = nabi.tensor(np.zeros(3, np.float32))
+    add = nabi.compile(lambda x: total.assign(total + x), state=total, engine=engine)
+
+    def work() -> None:
+        for _ in range(200):
+            add(np.ones(3, np.float32))
+
+    at_once(work)
+    np.testing.assert_array_equal(total.numpy(), np.full(3, 800, np.float32))
+
+
+def test_several_threads_that_call_first_record_once() -> None:
+    ready = threading.Barrier(6)
+    double = nabi.compile(lambda x: x * 2)
+
+    def work() -> None:
+        ready.wait(60)
+        for length in (1, 2, 3):
+            assert double(np.ones(length, np.float32)).shape == (length,)
+
+    at_once(work, callers=6)
+    assert len(double.recordings) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_fork_in_the_middle_of_a_turn_has_a_turn_of_its_own() -> None:
+    total = nabi.tensor(0.0)
+    add = nabi.compile(lambda x: total.assign(total + x), state=total)
+    add(1.0)
+    with add._my_turn():  # as another thread may have it, which is not there in the child
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException):
+                add(1.0)
+                os._exit(int(total.numpy()))
+            os._exit(77)
+    for _ in range(600):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child waits for a thread that is not there")
+    assert os.waitstatus_to_exitcode(status) == 2
+    assert float(total) == 1

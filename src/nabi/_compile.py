@@ -7,6 +7,7 @@ refused with a word on what to write instead, so that no value is ever frozen in
 import functools
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nabi import engines
+from nabi import engines, threads
 from nabi._tensor import Tensor, coerce, part, weak_kind
 from nabi._watch import Sight, fingerprint, watch, watch_state
 from nabi.errors import CompileError, DTypeError, GraphError, ShapeError
@@ -205,6 +206,9 @@ class Around(NamedTuple):
 class Compiled:
     """A function that was, or will be, recorded; made by `compile`.
 
+    Called from several threads, it is recorded once, and calls that change state take turns, so that each finds what
+    the one before it left.
+
     Attributes
     ----------
     recordings : list of str
@@ -223,6 +227,7 @@ class Compiled:
         self._around: Around | None = None
         self._last: Recording | None = None
         self._calls = itertools.count()
+        self._turn = threads.forks, threading.Lock()
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         if stack.recording or stack.differentiating:  # part of a larger graph
@@ -231,6 +236,12 @@ class Compiled:
         if differentiable and stack.remember:
             return self.function(*arguments, **keywords)  # the caller may want to differentiate on them
         recording = self._lookup(key, arguments, keywords)
+        if not recording.updates:
+            return self._run(recording, inputs)
+        with self._my_turn():
+            return self._run(recording, inputs)
+
+    def _run(self, recording: Recording, inputs: list[Any]) -> Any:
         inputs += [t.held for t in recording.state]
         values = recording.run(inputs)
         for place, target in enumerate(recording.updates, len(recording.flows)):
@@ -240,6 +251,12 @@ class Compiled:
             for place, flows in enumerate(recording.flows)
         ]
         return recording.rebuild(results)
+
+    def _my_turn(self) -> threading.Lock:
+        """What lets one thread in at a time; another one after a fork, whose threads are not there to leave it."""
+        if self._turn[0] != threads.forks:
+            self._turn = threads.forks, threading.Lock()
+        return self._turn[1]
 
     def plan(self, *arguments: Any, **keywords: Any) -> Plan:
         """The plan for these arguments: recorded where it is not yet, but not run."""
@@ -256,13 +273,17 @@ class Compiled:
             around = self._around = self._look()
         found = around.recordings.get(key)
         if found is None:
-            leaves, rebuild = nest.flatten(arguments)
-            parts = _parts(key, len(leaves), around)
-            why = _difference(self._last.parts if self._last else {}, parts)
-            self.recordings.append(why)
-            log.info("recording %s: %s", getattr(self, "__name__", "a function"), why)
-            found = self._record(leaves, rebuild, keywords, around.state, parts)
-            self._keep(found, key, around)
+            with self._my_turn():
+                around = self._around = around._replace(recordings=self._cache.get(around.key, around.recordings))
+                found = around.recordings.get(key)  # another thread may have been quicker
+                if found is None:
+                    leaves, rebuild = nest.flatten(arguments)
+                    parts = _parts(key, len(leaves), around)
+                    why = _difference(self._last.parts if self._last else {}, parts)
+                    self.recordings.append(why)
+                    log.info("recording %s: %s", getattr(self, "__name__", "a function"), why)
+                    found = self._record(leaves, rebuild, keywords, around.state, parts)
+                    self._keep(found, key, around)
         found.used = next(self._calls)
         self._last = found
         return found
