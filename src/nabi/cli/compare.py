@@ -3,6 +3,9 @@
 import csv
 import io
 import itertools
+import math
+import operator
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -34,6 +37,7 @@ from nabi.training import Started, Stepped, answer_bounds, evaluation_batch
 
 TRIAL = 0.1  # of a model's time, at most, to see how long a step takes
 TRIAL_SECONDS = 2.0
+TRIAL_STEPS = 3  # at least, beside the first
 TRIAL_PICTURES = 100  # to see how long an answer takes
 ANSWERING = 0.25  # of a model's time, at most, goes into answers
 
@@ -63,7 +67,10 @@ def compare(
     models: Annotated[
         str | None, typer.Option(show_default="all that take the pictures", help=f"Some of {','.join(MODELS)}.")
     ] = None,
-    minutes: Annotated[float, typer.Option(help="For all of them together, beside reading the pictures.")] = 10.0,
+    minutes: Annotated[
+        float,
+        typer.Option(help="For all of them together, beside reading the pictures and making machine code, once."),
+    ] = 10.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same splits and weights.")] = 0,
     size: Annotated[int | None, typer.Option(help="Height and width that pictures of folders are brought to.")] = None,
     out: Annotated[
@@ -137,16 +144,18 @@ def _rows(
     classifiers: dict[str, Classifier], dataset: Dataset, folder: RunFolder, asked: dict[str, Any], where: Console
 ) -> tuple[list[Row], bool]:
     """Try one after another, and write down what there is after each; and whether Ctrl-C ended it."""
-    end = time.monotonic() + 60 * asked["minutes"]
+    left = 60 * asked["minutes"]
     rows: list[Row] = []
     with interruptible() as pressed:
         for number, (name, classifier) in enumerate(classifiers.items()):
-            share = max(1.0, (end - time.monotonic()) / (len(classifiers) - number))
+            share = max(1.0, left / (len(classifiers) - number))
+            begun = time.monotonic()
             try:
                 row = _tried(name, classifier, dataset, share, folder, where, pressed)
             except NabiError as error:
                 note(f"{name}: {error}")
                 continue
+            left -= min(share, time.monotonic() - begun)  # it was longer where machine code had to be made first
             if row is not None:
                 rows.append(row)
                 where.print(_line(row))
@@ -169,12 +178,13 @@ def _tried(
     assert dataset.test is not None
     flip_colours(classifier, dataset.train.images)
     with bar(where) as show, while_compiling(show):
-        end = time.monotonic() + (1 - ANSWERING) * seconds
-        all_epochs = None
+        training, all_epochs = (1 - ANSWERING) * seconds, None
         if isinstance(classifier, TrainedClassifier):
-            all_epochs = _cut(classifier, dataset, min(TRIAL * seconds, TRIAL_SECONDS), end, pressed)
+            trial = min(TRIAL * seconds, TRIAL_SECONDS)
+            training -= trial
+            all_epochs = _cut(classifier, dataset, trial, training, pressed)
         begun = time.monotonic()
-        _fit(name, classifier, dataset, end, show, pressed)
+        _fit(name, classifier, dataset, training, show, pressed)
         fit_seconds = time.monotonic() - begun
         if pressed():
             return None
@@ -202,32 +212,35 @@ def _tried(
     )
 
 
-def _cut(classifier: TrainedClassifier, dataset: Dataset, trial: float, end: float, pressed: Callable[[], bool]) -> int:
-    """Have a model take only as many epochs as there is time for until ``end``, and give how many it would have taken.
+def _cut(
+    classifier: TrainedClassifier, dataset: Dataset, trial: float, seconds: float, pressed: Callable[[], bool]
+) -> int:
+    """Have a model take only as many epochs as so many seconds are enough for, and give how many it would have taken.
 
-    A copy of it tries a few steps, for so many seconds, to see how long one takes.
+    A copy of it tries a few steps, as long as a trial is, to see how long one takes.
     """
-    begun, steps = 0.0, -1  # the first step, which has more to do, is not counted
+    ends: list[float] = []
     events = clone(classifier).fit_events(*labelled(dataset, dataset.train), stop=pressed)
     for event in events:
         match event:
             case Started():
                 started = event
             case Stepped():
-                steps += 1
-                begun = begun or time.monotonic()
-                if steps > 0 and time.monotonic() - begun > trial:
+                ends.append(time.monotonic())
+                if len(ends) > TRIAL_STEPS and ends[-1] - ends[0] > trial:
                     break
-    now = time.monotonic()
     events.close()
-    an_epoch = started.steps_per_epoch * (now - begun) / max(steps, 1)
-    classifier.max_iter = max(1, min(started.epochs, int(0.9 * (end - now) / max(an_epoch, 1e-9))))
+    # The first step, which has more to do, is not counted; nor is the first of another size, which has that, too.
+    a_step = statistics.median(itertools.starmap(operator.sub, zip(ends[1:], ends, strict=False))) if ends[1:] else 0.0
+    classifier.max_iter = max(1, min(started.epochs, int(0.9 * seconds / max(started.steps_per_epoch * a_step, 1e-9))))
     return started.epochs
 
 
 def _fit(
-    name: str, classifier: Classifier, dataset: Dataset, end: float, show: Show, pressed: Callable[[], bool]
+    name: str, classifier: Classifier, dataset: Dataset, seconds: float, show: Show, pressed: Callable[[], bool]
 ) -> None:
+    """Train for so many seconds from the end of the first step, before which machine code may have to be made."""
+    end = math.inf
     late = lambda: pressed() or time.monotonic() > end
     images, labels = labelled(dataset, dataset.train)
     for event in classifier.fit_events(images, labels, validation=held_out(dataset), stop=late):
@@ -235,6 +248,7 @@ def _fit(
             case Started():
                 epochs = event.epochs
             case Stepped():
+                end = min(end, time.monotonic() + seconds)
                 show(f"{name}, epoch {event.epoch}/{epochs}", event.step, event.steps_per_epoch)
 
 
