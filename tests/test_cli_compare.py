@@ -166,7 +166,7 @@ def test_the_time_is_shared_and_told_as_it_was(clock: Any, monkeypatch: pytest.M
     head, *rows = (line.split() for line in out[out.index("\nmodel ") + 1 :].splitlines()[:3])
     assert head[4:7] == ["training", "epochs", "test"]
     assert rows[0][5:11] == ["0.0", "s", "120", "of", "269", "16"]
-    assert rows[1][5:12] == ["22.5", "s", "9", "of", "50", "269", "64"]
+    assert rows[1][5:12] == ["25.0", "s", "10", "of", "50", "269", "64"]
 
 
 def test_a_model_that_is_slower_than_was_thought_ends_with_its_time(clock: Any, monkeypatch) -> None:
