@@ -20,6 +20,7 @@ from nabi import ops
 from nabi.errors import SettingError, ShapeError
 from nabi.graph import namespace
 from nabi.graph.indexing import ARRAY
+from nabi.graph.node import Node
 from nabi.graph.operation import Draw, Operation
 from nabi.graph.plan import Plan
 from operation_inputs import OPERATIONS, array
@@ -607,10 +608,20 @@ def noisy_run(plan: Plan, inputs: Sequence[Any], seed: int) -> list[Any]:
     with np.errstate(all="ignore"):
         for node in plan.nodes:
             assert node.operation is not None
-            Noisy.factor = WINOGRAD if node.operation.name.startswith("conv2d") else 1.0
+            Noisy.factor = WINOGRAD if _may_go_winograds_way(node) else 1.0
             given = [values[s.serial] for s in node.inputs]
             values[node.serial] = node.operation.forward(NOISE, *given, **node.settings)
     return [np.asarray(values[n.serial]) for n in plan.outputs]
+
+
+def _may_go_winograds_way(node: Node) -> bool:
+    """Whether it is a convolution, or a gradient of one, with 3×3 weights that move by single pixels."""
+    assert node.operation is not None
+    if not node.operation.name.startswith("conv2d"):
+        return False
+    weight = node if node.operation.name == "conv2d_weight_gradient" else node.inputs[1]
+    steps = (node.settings.get(name, 1) for name in ("stride", "dilation"))
+    return weight.spec.shape[:2] == (3, 3) and all(step in (1, (1, 1)) for step in steps)
 
 
 class Compared(NamedTuple):
