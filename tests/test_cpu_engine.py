@@ -1204,6 +1204,19 @@ def test_time_is_noted_inside_the_block_alone(step: Any) -> None:
     assert max(about.operations for about in noted.seconds) >= 2 * 36 * pictures * tiles * inputs * outputs
 
 
+def test_what_numpy_computes_is_noted_too() -> None:
+    """All threads wait for it."""
+    numbers = np.ones(1000, np.float32)
+    mixed = nabi.compile(lambda x, key: ops.take(x, ops.random_permutation(key, length=1000)) * 2, engine="cpu")
+    with profile.profiling() as noted:
+        begun = time.perf_counter()
+        mixed(numbers, random.key(0))
+        elapsed = time.perf_counter() - begun
+    (sorting,) = (about for about in noted.seconds if about.what == "random_permutation in NumPy")
+    assert 0 < noted.seconds[sorting] <= noted.threads * elapsed
+    assert noted.strands[sorting] == 1
+
+
 def test_blocks_inside_blocks(step: Any) -> None:
     _, run, arrays = step
     with profile.profiling() as outer:

@@ -1,6 +1,7 @@
 """The fit loop: events, checkpoints that go on with the same bits, what is kept, and what made a loss infinite."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from nabi import container, losses, models, nn, ops, optim, training
 from nabi.data import augment
 from nabi.engines.cpu import program
 from nabi.errors import DataError, ModelFileError, NonFiniteError, SettingError
-from nabi.listeners import said_once, while_compiling
+from nabi.listeners import saying_that_code_is_made
 from nabi.training import EpochEnded, Examples, Finished, GradientDescent, Started, Stepped, checkpoint
 
 EPOCHS, BATCH, N, K = 4, 16, 70, 3  # 70 pictures: five steps of 14
@@ -561,13 +562,18 @@ def test_a_loss_that_is_no_number_even_at_the_lowest_rate_is_said() -> None:
         training.find_learning_rate(learner, Examples(*pictures()), batch_size=BATCH)
 
 
-def test_making_machine_code_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("verbose", "watched"), [(True, True), (True, False), (False, True), (False, False)])
+def test_making_machine_code_is_said_once(
+    verbose: bool, watched: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = program.progress
     before = [*log.handlers]
-    with while_compiling(said_once(print)):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched)
+    with saying_that_code_is_made(verbose):
         log.info("something else")
         for done in (3, 4):
             log.info("making", extra={"done": done, "total": 150})
     log.info("making", extra={"done": 5, "total": 150})
-    assert capsys.readouterr().out == "making machine code, once for this processor: 150 functions\n"
+    line = "making machine code, once for this processor: 150 functions\n"
+    assert capsys.readouterr() == (line * verbose, line * (watched and not verbose))
     assert log.handlers == before

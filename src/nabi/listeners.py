@@ -2,8 +2,9 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from nabi.errors import SettingError
@@ -61,17 +62,24 @@ def while_compiling(show: Callable[[str, int, int], Any]) -> Iterator[None]:
         log.removeHandler(handler)
 
 
-def said_once(write: Callable[[str], Any]) -> Callable[[str, int, int], None]:
-    """What `while_compiling` may call: the first time, it writes a line."""
+@contextmanager
+def saying_that_code_is_made(verbose: bool) -> Iterator[None]:
+    """Write a line, once, inside a ``with`` block in which making machine code takes over a second.
+
+    To standard output if ``verbose``; else to standard error, if it is a terminal or Python is used interactively, as
+    in a notebook: somebody waits there.
+    """
     said = False
 
     def show(what: str, done: int, total: int) -> None:
         nonlocal said
         if not said:
-            write(f"{what}: {total} functions")
+            print(f"{what}: {total} functions", file=sys.stdout if verbose else sys.stderr)
         said = True
 
-    return show
+    watched = hasattr(sys, "ps1") or sys.stderr.isatty()
+    with while_compiling(show) if verbose or watched else nullcontext():
+        yield
 
 
 def events_for_tensorboard(folder: str | os.PathLike[str]) -> Listener:

@@ -1,6 +1,5 @@
 """Classifiers that learn epoch by epoch: what they have in common."""
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -23,7 +22,7 @@ from nabi.classifiers.weighting import example_weights, held_out_fraction, of_me
 from nabi.data import OnDemand, augment
 from nabi.errors import DataError, SettingError
 from nabi.graph import nest
-from nabi.listeners import lines, said_once, while_compiling
+from nabi.listeners import lines, saying_that_code_is_made
 from nabi.training import EpochEnded, Event, Examples, Finished, Learner, evaluation_batch, filled, run
 
 # They do not decide on what a run ends with, or are said elsewhere (the seed).
@@ -110,7 +109,7 @@ class TrainedClassifier(TrainingSettings, History, CallbackSupportMixin, Answeri
         self.check_settings()
         listeners = [*(self.callbacks or ()), *([lines(print)] if self.verbose else ())]
         told = Callbacks(self, listeners, X, y)
-        with while_compiling(said_once(print)) if self.verbose else contextlib.nullcontext():
+        with saying_that_code_is_made(bool(self.verbose)):
             for event in self.fit_events(X, y, sample_weight, validation=validation, stop=lambda: told.stopped):
                 told(event)
         return self

@@ -57,8 +57,9 @@ class Profile:
     begun: float = field(default_factory=time.perf_counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, about: About, seconds: float, share: float) -> None:
-        """Take note of a strand, which is a share of its segment."""
+    def add(self, about: About, seconds: float, share: float, alone: bool = False) -> None:
+        """Take note of a strand, which is a share of its segment; where it is ``alone``, all threads wait for it."""
+        seconds *= self.threads if alone else 1
         with self.lock:
             self.seconds[about] = self.seconds.get(about, 0.0) + seconds
             self.strands[about] = self.strands.get(about, 0.0) + share
@@ -107,9 +108,9 @@ def about(
 
 def _name(root: Root) -> str:
     value = root.made
-    if value.kind == "elementwise":
+    if value.kind in ("elementwise", "external"):
         assert value.formula is not None
-        return value.formula.__name__.rstrip("_")
+        return value.formula.__name__.rstrip("_") + (" in NumPy" if value.kind == "external" else "")
     kind = ("rounded " if value.settings.get("rounded") else "") + value.kind.replace("_", " ")
     return f"{kind} {'×'.join(map(str, value.shape[1:]))}".strip() if root.how == "write" else kind
 

@@ -71,6 +71,7 @@ class External(NamedTuple):
     """What NumPy computes between two stages."""
 
     value: Value
+    about: About
 
 
 Step = Task | Prepared | External
@@ -182,8 +183,9 @@ class Program:
 
     def _tasks(self, segment: Segment, local: set[int], layout: Layout, known: Sequence[Kernel]) -> list[Step]:
         first = segment.roots[0].value
+        told = about(segment, local, layout.stored, self.inputs, self.updates)
         if first.kind in ("external", "external_part"):
-            return [External(root.value) for root in segment.roots]
+            return [External(root.value, told) for root in segment.roots]
         number = len(self.kernels)
         kernel = known[number] if number < len(known) else None
         call = None if kernel is None else machine.kept(kernel.name)
@@ -191,7 +193,6 @@ class Program:
             text, scratch, calls_blas = self._write(segment, local)
             kernel, call = Kernel(machine.name_of(text), scratch, calls_blas), machine.compile(text)
         self.kernels.append(kernel)
-        told = about(segment, local, layout.stored, self.inputs, self.updates)
         if segment.prepared:
             numbers = {v.serial: number for number, v in enumerate(self.inputs)}
             read = {numbers[serial] for root in segment.roots for serial in root.reads if serial in numbers}

@@ -267,7 +267,10 @@ def make_run(program: Program) -> Run:
                         held[number] = value
                     stored = dict(zip(written, results, strict=True))
                     for step in leg.external:
+                        begun = time.perf_counter()
                         _compute(step, program, here, held, stored, external)
+                        if profile.current is not None:
+                            profile.current.add(step.about, time.perf_counter() - begun, 1, alone=True)
         here.arrays.clear()
         for asks, number in carried.items():
             here.prepared[asks] = [results[number]]
