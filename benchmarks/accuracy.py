@@ -187,7 +187,7 @@ def row(what: str, figures: dict[str, float | None], unit: str = "s") -> suite.R
     if peers and ratio is not None:
         peers[0]["ratio"] = ratio
     return {
-        "workload": "accuracy", "what": f"{DATA}: {what}", "size": 0, "precision": "float32", "unit": unit,
+        "workload": "accuracy", "what": f"{DATA}, {what}", "size": 0, "precision": "float32", "unit": unit,
         "engine": "auto", "threads": THREADS, "ours": None if ours is None else entry("nabi"), "peers": peers,
         "best": peers[0]["name"] if peers else None, "ratio": ratio, "left_out": left_out,
     }  # fmt: skip
@@ -196,9 +196,12 @@ def row(what: str, figures: dict[str, float | None], unit: str = "s") -> suite.R
 def rows(found: dict[str, list[Epoch]], targets: list[float]) -> list[suite.Row]:
     """Seconds to each target and of an epoch, and the accuracy in the end."""
     of_all = lambda figure: {which: figure(epochs) for which, epochs in found.items()}
-    made = [row(f"training to {target:.0%} on test", of_all(partial(reached, target=target))) for target in targets]
-    made.append(row("training for one epoch", of_all(per_epoch)))
-    made.append(row("test accuracy in the end", of_all(lambda epochs: epochs[-1].accuracy), unit=""))
+    whole = f"{next(iter(found.values()))[0].epochs} epochs"
+    made = [
+        row(f"{whole}: training to {target:.0%} on test", of_all(partial(reached, target=target))) for target in targets
+    ]
+    made.append(row(f"{whole}: training for one epoch", of_all(per_epoch)))
+    made.append(row(f"{whole}: test accuracy in the end", of_all(lambda epochs: epochs[-1].accuracy), unit=""))
     return made
 
 

@@ -25,8 +25,8 @@ def merged(results: Iterable[Result]) -> list[Result]:
             f"{processor['name']}, {processor.get('identity')}, {processor['cores']}",
             {"machine": result["machine"], "commands": [], "quick": False, "rows": [], "errors": {}},
         )
-        disturbed = lambda one: one["machine"].get("others") or 0.0
-        whole["machine"] = min(whole, result, key=disturbed)["machine"]
+        disturbed = lambda one: max(BUSY, one["machine"].get("others") or 0.0)
+        whole["machine"] = min(result, whole, key=disturbed)["machine"]  # the later one where both are quiet
         versions = result["machine"]["versions"]
         when = ", ".join(filter(None, [result["machine"]["date"], versions.get("commit")]))
         whole["commands"].append(f"    {result['command']}  # {when}")

@@ -458,10 +458,10 @@ def test_time_to_accuracy() -> None:
         {"nabi": ours, "pytorch": epochs((40, 0.5), (80, 0.7), (120, 0.85), (160, 0.89))}, [0.85, 0.9]
     )
     assert tables.summary(found).splitlines()[2:] == [
-        "| CIFAR-10 (JPEG copy): training to 85% on test | 50 s | PyTorch, channels last | 120 s | 2.40 |",
-        "| CIFAR-10 (JPEG copy): training to 90% on test | 90 s | - | - | - |",
-        "| CIFAR-10 (JPEG copy): training for one epoch | 20 s | PyTorch, channels last | 40 s | 2.00 |",
-        "| CIFAR-10 (JPEG copy): test accuracy in the end | 0.91 | PyTorch, channels last | 0.89 | - |",
+        "| CIFAR-10 (JPEG copy), 4 epochs: training to 85% on test | 50 s | PyTorch, channels last | 120 s | 2.40 |",
+        "| CIFAR-10 (JPEG copy), 4 epochs: training to 90% on test | 90 s | - | - | - |",
+        "| CIFAR-10 (JPEG copy), 4 epochs: training for one epoch | 20 s | PyTorch, channels last | 40 s | 2.00 |",
+        "| CIFAR-10 (JPEG copy), 4 epochs: test accuracy in the end | 0.91 | PyTorch, channels last | 0.89 | - |",
     ]
     assert tables.left_out(found) == "- PyTorch, channels last: never reached (accuracy (float32))"
     (alone, *_) = accuracy.rows({"nabi": ours}, [0.95])

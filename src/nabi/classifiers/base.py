@@ -256,6 +256,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
     def _checked(self, X: ArrayLike) -> NDArray[Any]:
         """Inputs to answer, as arrays of the kind that the classifier was fitted on."""
         given = _as_array(X)
+        pixels = type(given) is np.ndarray and given.dtype == self.input_dtype_ == np.uint8
+        if pixels and given.ndim > 2 and given.shape[1:] == self.input_shape_ and len(given):
+            return given  # in which scikit-learn would find nothing, in half the time that a picture takes
         if given.ndim == len(self.input_shape_) + 1 > 2 and given.shape[1:] != self.input_shape_:
             raise ShapeError(f"pictures of {given.shape[1:]}, but {_name(self)} was fitted on {self.input_shape_}")
         if given.ndim == 2 < len(self.input_shape_):
