@@ -24,8 +24,8 @@ above 1 ours is faster.
 
 ``--memory`` measures that instead, for 12,272 photos if ``--photos`` says nothing else (the same four times over, hard
 links): decoded on demand, with as much address space as the process has when it begins and 512 MiB more, which is less
-than that many decoded pictures take; then from the cache. Of a memory map, what has been read counts as the process's
-memory until the system wants it back, so the peak is given without it, too.
+than 12,272 decoded pictures take (1.7 GiB); then from the cache. Of a memory map, what has been read counts as the
+process's memory until the system wants it back, so the peak is given without it, too.
 """
 
 import argparse

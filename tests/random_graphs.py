@@ -566,7 +566,8 @@ class Noisy(np.ndarray[Any, Any]):
             size, units = np.abs(result), UNITS
         noise = cls.rng.uniform(-1, 1, result.shape).astype(result.dtype)
         tiny = np.finfo(result.dtype).smallest_subnormal * UNITS
-        result = result + noise * np.maximum(size * result.dtype.type(units * unit), tiny * (result != 0))
+        with np.errstate(all="ignore"):  # of the thread that this is in: large products are shared out
+            result = result + noise * np.maximum(size * result.dtype.type(units * unit), tiny * (result != 0))
         return np.asarray(result, dtype=noise.dtype)
 
 

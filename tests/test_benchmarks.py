@@ -421,10 +421,11 @@ def test_rows_of_a_file_of_its_own_are_rows_like_others() -> None:
     timed = {"what": "first epoch", "who": "nabi, on demand", "ours": 300.0, "peer": 100.0, "ratio": 3.1}
     named = {"what": "kNN", "ours": 1.0, "peer": "FAISS", "theirs": 2.0, "ratio": 2.0, "unit": "s"}
     other = named | {"peer": "scikit-learn", "theirs": 3.0, "ratio": 3.0}
+    alone = {"what": "peak memory", "ours": 220.0, "unit": "MiB", "limit MiB": 900}
     rows = elsewhere.together(
-        elsewhere.row(one, "DataLoader", "pictures/s", Settings()) for one in (timed, other, named)
+        elsewhere.row(one, "DataLoader", "pictures/s", Settings()) for one in (timed, other, named, alone)
     )
-    assert [(row["best"], row["ratio"]) for row in rows] == [("DataLoader", 3.1), ("FAISS", 2.0)]
+    assert [(row["best"], row["ratio"]) for row in rows] == [("DataLoader", 3.1), ("FAISS", 2.0), (None, None)]
     text = tables.everything({"workload": "pipeline", **row} for row in rows)
     assert text.splitlines()[2:] == [
         "| first epoch (on demand) | nabi | 300 pictures/s | - |  |  |",
@@ -432,6 +433,7 @@ def test_rows_of_a_file_of_its_own_are_rows_like_others() -> None:
         "| kNN | nabi | 1 s | - |  |  |",
         "|  | scikit-learn | 3 s | - | 3.00 |  |",
         "|  | FAISS | 2 s | - | 2.00 |  |",
+        "| peak memory | nabi | 220 MiB | - |  |  |",
     ]
 
 

@@ -1,6 +1,8 @@
 """Compiled functions: what is recorded, what is refused, when they are recorded again, and that nothing is lost."""
 
 import contextlib
+import copy
+import logging
 import math
 import os
 import signal
@@ -354,7 +356,11 @@ def test_of_calls_from_several_threads_no_update_is_lost(engine: str) -> None:
 
 def test_several_threads_that_call_first_record_once() -> None:
     ready = threading.Barrier(6)
-    double = nabi.compile(lambda x: x * 2)
+
+    @nabi.compile
+    def double(x: Any) -> Any:
+        time.sleep(0.05)
+        return x * 2
 
     def work() -> None:
         ready.wait(60)
@@ -365,13 +371,61 @@ def test_several_threads_that_call_first_record_once() -> None:
     assert len(double.recordings) == 3
 
 
+def test_what_changes_while_a_thread_waits_is_seen() -> None:
+    """It waits until another has recorded the function for another shape."""
+    rate, begun, go_on = [1.0], threading.Event(), threading.Event()
+
+    @nabi.compile
+    def scaled(x: Any) -> Any:
+        if x.shape[0] == 7:
+            begun.set()
+            go_on.wait(60)
+        return x * rate[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(scaled, np.ones(7, np.float32))
+        begun.wait(60)
+        waiting = pool.submit(scaled, np.ones(3, np.float32))
+        time.sleep(0.1)
+        rate[0] = 5.0
+        go_on.set()
+        assert waiting.result(60).numpy().tolist() == [5, 5, 5]
+    rate[0] = 1.0
+    assert scaled(np.ones(3, np.float32)).numpy().tolist() == [1, 1, 1]
+
+
+def test_a_function_may_be_asked_while_it_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    double = nabi.compile(lambda x: x * 2)
+    inner = []
+
+    class Curious(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if not inner:
+                inner.append(None)
+                inner.append(double.plan(np.ones(2, np.float32)))
+
+    log, handler = logging.getLogger("nabi.compile"), Curious()
+    log.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO, "nabi.compile"):
+            assert double(np.ones(3, np.float32)).shape == (3,)
+    finally:
+        log.removeHandler(handler)
+    assert len(inner) == 2
+
+
+def test_a_function_that_was_not_called_can_be_copied() -> None:
+    twice = copy.deepcopy(nabi.compile(scaled))
+    assert float(twice(3.0)) == 6.0
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_fork_in_the_middle_of_a_turn_has_a_turn_of_its_own() -> None:
     total = nabi.tensor(0.0)
     add = nabi.compile(lambda x: total.assign(total + x), state=total)
     add(1.0)
-    with add._my_turn():  # as another thread may have it, which is not there in the child
+    with add._turn("run"):  # as another thread may have it, which is not there in the child
         child = os.fork()
         if not child:
             with contextlib.suppress(BaseException):

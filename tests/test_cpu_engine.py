@@ -767,8 +767,14 @@ def test_what_is_read_before_it_is_made_is_found() -> None:
     for placed in ([late, early], [early, early], [late, segments.Segment(512, 1)]):
         with pytest.raises(AssertionError, match=r"input \(512, 64\) is in a stage before what it reads is made"):
             segments._verify([first, second], placed)
+    with pytest.raises(AssertionError, match="before what it reads"):
+        segments._verify([second, first], [late, early])
     second.reads = {x.serial: True}
     segments._verify([first, second], [early, early])
+    fold, combine = (segments.Root(x, how, made=x) for how in ("fold", "combine"))
+    segments._verify([fold, combine], [early, late])
+    with pytest.raises(AssertionError, match="before what it reads"):
+        segments._verify([fold, combine], [early, early])
 
 
 @pytest.mark.parametrize("rows", [512, 511])
@@ -781,6 +787,13 @@ def test_dropout_goes_along_with_what_it_drops(rows: int) -> None:
     assert [root.value.kind for root in product.roots] == ["matmul", "elementwise"]
     assert any(root.value.kind == "getitem" for root in layout.roots) == (rows % 2 == 1)
     check(function, x, w, key)
+
+
+@pytest.mark.parametrize("shape", [(4, -1), (-1, 4), (2, -1, 3), (2, 2, -1), (3, 8), (5, -1), (1, 24)])
+def test_two_behind_each_other_in_another_shape(shape: tuple[int, ...]) -> None:
+    """Rows of one, then of the other; or rows that have something of both."""
+    parts = np.arange(12, dtype=np.float32), np.arange(13 if shape[0] == 5 else 12, dtype=np.float32)
+    check(lambda a, b: ops.reshape(ops.concat([a, b], axis=0), shape) * 2, *parts)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int8, np.uint16])

@@ -562,6 +562,13 @@ def test_a_loss_that_is_no_number_even_at_the_lowest_rate_is_said() -> None:
         training.find_learning_rate(learner, Examples(*pictures()), batch_size=BATCH)
 
 
+@pytest.mark.parametrize("instead", [None, object()])
+def test_nobody_watches_where_there_is_no_terminal(instead: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", instead)
+    with saying_that_code_is_made(verbose=False):
+        program.progress.info("making", extra={"done": 3, "total": 150})
+
+
 @pytest.mark.parametrize(("verbose", "watched"), [(True, True), (True, False), (False, True), (False, False)])
 def test_making_machine_code_is_said_once(
     verbose: bool, watched: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -37,7 +37,8 @@ def together(rows: Iterable[Row]) -> list[Row]:
     for one in rows:
         whole = found.setdefault(one["what"], {**one, "peers": []})
         whole["peers"].extend(one["peers"])
-        for best in sorted(whole["peers"], key=lambda peer: peer["ratio"])[:1]:
+        if whole["peers"]:
+            best = min(whole["peers"], key=lambda peer: peer["ratio"])
             whole |= {"best": best["name"], "ratio": best["ratio"]}
     return list(found.values())
 
@@ -94,5 +95,5 @@ def pipeline(size: int, settings: Settings) -> Iterator[Row]:
     long="a few minutes",
 )  # fmt: skip
 def streaming(size: int, settings: Settings) -> Iterator[Row]:
-    """Photos that are more than memory holds, decoded on demand or from the cache: `benchmarks.pipeline --memory`"""
+    """Memory and speed of photos decoded on demand, or from the cache, as they become many: `benchmarks.pipeline`"""
     yield from run("benchmarks.pipeline", ["--memory", "--photos", str(size)], "", "MiB", settings, size)

@@ -207,7 +207,7 @@ class Compiled:
     """A function that was, or will be, recorded; made by `compile`.
 
     Called from several threads, it is recorded once, and calls that change state take turns, so that each finds what
-    the one before it left.
+    the one before it left. (Calls of *another* function with the same state do not wait for these.)
 
     Attributes
     ----------
@@ -227,7 +227,7 @@ class Compiled:
         self._around: Around | None = None
         self._last: Recording | None = None
         self._calls = itertools.count()
-        self._turn = threads.forks, threading.Lock()
+        self._turns: dict[tuple[str, int], threading.RLock] = {}
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         if stack.recording or stack.differentiating:  # part of a larger graph
@@ -238,7 +238,7 @@ class Compiled:
         recording = self._lookup(key, arguments, keywords)
         if not recording.updates:
             return self._run(recording, inputs)
-        with self._my_turn():
+        with self._turn("run"):
             return self._run(recording, inputs)
 
     def _run(self, recording: Recording, inputs: list[Any]) -> Any:
@@ -252,30 +252,22 @@ class Compiled:
         ]
         return recording.rebuild(results)
 
-    def _my_turn(self) -> threading.Lock:
+    def _turn(self, at: str) -> threading.RLock:
         """What lets one thread in at a time; another one after a fork, whose threads are not there to leave it."""
-        if self._turn[0] != threads.forks:
-            self._turn = threads.forks, threading.Lock()
-        return self._turn[1]
+        place = at, threads.forks
+        return self._turns.get(place) or self._turns.setdefault(place, threading.RLock())
 
     def plan(self, *arguments: Any, **keywords: Any) -> Plan:
         """The plan for these arguments: recorded where it is not yet, but not run."""
         return self._lookup(_taken_apart(arguments, keywords)[1], arguments, keywords).plan
 
     def _lookup(self, key: Key, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Recording:
-        around = self._around
-        if (
-            around is None
-            or around.function is not self.function
-            or around.nest is not self.state
-            or not around.sight.unchanged()
-        ):
-            around = self._around = self._look()
-        found = around.recordings.get(key)
+        found = self._seen().recordings.get(key)
         if found is None:
-            with self._my_turn():
+            with self._turn("record"):
+                around = self._seen()  # while this thread waited, another may have changed something, or recorded it
                 around = self._around = around._replace(recordings=self._cache.get(around.key, around.recordings))
-                found = around.recordings.get(key)  # another thread may have been quicker
+                found = around.recordings.get(key)
                 if found is None:
                     leaves, rebuild = nest.flatten(arguments)
                     parts = _parts(key, len(leaves), around)
@@ -298,6 +290,18 @@ class Compiled:
                 del self._cache[place]
         around.recordings[key] = new
         self._cache[around.key] = around.recordings
+
+    def _seen(self) -> Around:
+        """What is around; looked at anew where something is not as it was."""
+        around = self._around
+        if (
+            around is None
+            or around.function is not self.function
+            or around.nest is not self.state
+            or not around.sight.unchanged()
+        ):
+            around = self._around = self._look()
+        return around
 
     def _look(self) -> Around:
         """Look around: everything that a recording holds for beside the call, by what it is called."""

@@ -77,7 +77,7 @@ def saying_that_code_is_made(verbose: bool) -> Iterator[None]:
             print(f"{what}: {total} functions", file=sys.stdout if verbose else sys.stderr)
         said = True
 
-    watched = hasattr(sys, "ps1") or sys.stderr.isatty()
+    watched = sys.stderr is not None and (hasattr(sys, "ps1") or getattr(sys.stderr, "isatty", bool)())
     with while_compiling(show) if verbose or watched else nullcontext():
         yield
 

@@ -108,6 +108,9 @@ def narrower(processor: Processor) -> Processor:
     return Processor("x86-64-v3" if processor.vector == 64 else processor.name, ",".join(kept), 32)
 
 
+spent = 0.0
+"""Seconds in which functions were turned into machine code in this process, or what was kept of it was loaded."""
+
 _lock = threading.RLock()
 _state: dict[str, Any] = {}
 

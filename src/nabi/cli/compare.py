@@ -3,9 +3,6 @@
 import csv
 import io
 import itertools
-import math
-import operator
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from sklearn.base import clone
 
-from nabi import figures, nn
+from nabi import figures, machine, nn
 from nabi.classifiers import Classifier, TrainedClassifier
 from nabi.cli import INTERRUPTED
 from nabi.cli.characters import json_text, printable
@@ -37,7 +34,6 @@ from nabi.training import Started, Stepped, answer_bounds, evaluation_batch
 
 TRIAL = 0.1  # of a model's time, at most, to see how long a step takes
 TRIAL_SECONDS = 2.0
-TRIAL_STEPS = 3  # at least, beside the first
 TRIAL_PICTURES = 100  # to see how long an answer takes
 ANSWERING = 0.25  # of a model's time, at most, goes into answers
 
@@ -130,6 +126,11 @@ def compare(
         raise typer.Exit(INTERRUPTED)
 
 
+def clock() -> float:
+    """Seconds, without those in which machine code was made."""
+    return time.monotonic() - machine.spent
+
+
 def _names(models: str | None) -> list[str]:
     if models is None:
         return list(MODELS)
@@ -144,18 +145,16 @@ def _rows(
     classifiers: dict[str, Classifier], dataset: Dataset, folder: RunFolder, asked: dict[str, Any], where: Console
 ) -> tuple[list[Row], bool]:
     """Try one after another, and write down what there is after each; and whether Ctrl-C ended it."""
-    left = 60 * asked["minutes"]
     rows: list[Row] = []
     with interruptible() as pressed:
+        end = clock() + 60 * asked["minutes"]
         for number, (name, classifier) in enumerate(classifiers.items()):
-            share = max(1.0, left / (len(classifiers) - number))
-            begun = time.monotonic()
+            share = max(1.0, (end - clock()) / (len(classifiers) - number))
             try:
                 row = _tried(name, classifier, dataset, share, folder, where, pressed)
             except NabiError as error:
                 note(f"{name}: {error}")
                 continue
-            left -= min(share, time.monotonic() - begun)  # it was longer where machine code had to be made first
             if row is not None:
                 rows.append(row)
                 where.print(_line(row))
@@ -178,22 +177,21 @@ def _tried(
     assert dataset.test is not None
     flip_colours(classifier, dataset.train.images)
     with bar(where) as show, while_compiling(show):
-        training, all_epochs = (1 - ANSWERING) * seconds, None
+        end = clock() + (1 - ANSWERING) * seconds
+        all_epochs = None
         if isinstance(classifier, TrainedClassifier):
-            trial = min(TRIAL * seconds, TRIAL_SECONDS)
-            training -= trial
-            all_epochs = _cut(classifier, dataset, trial, training, pressed)
-        begun = time.monotonic()
-        _fit(name, classifier, dataset, training, show, pressed)
-        fit_seconds = time.monotonic() - begun
+            all_epochs = _cut(classifier, dataset, min(TRIAL * seconds, TRIAL_SECONDS), end, pressed)
+        begun = clock()
+        _fit(name, classifier, dataset, end, show, pressed)
+        fit_seconds = clock() - begun
         if pressed():
             return None
         asked = _askable(classifier, dataset.test, ANSWERING * seconds)
         if isinstance(classifier, TrainedClassifier):
             _warm_up(classifier, asked.images)
-        begun = time.monotonic()
+        begun = clock()
         measured, _ = measure(classifier, dataset, asked, show)
-        answer_seconds = time.monotonic() - begun
+        answer_seconds = clock() - begun
     path = folder.path / f"{name}.safetensors"
     classifier.save(path, {"data": dataset.name})
     return Row(
@@ -212,43 +210,39 @@ def _tried(
     )
 
 
-def _cut(
-    classifier: TrainedClassifier, dataset: Dataset, trial: float, seconds: float, pressed: Callable[[], bool]
-) -> int:
-    """Have a model take only as many epochs as so many seconds are enough for, and give how many it would have taken.
+def _cut(classifier: TrainedClassifier, dataset: Dataset, trial: float, end: float, pressed: Callable[[], bool]) -> int:
+    """Have a model take only as many epochs as there is time for until ``end``, and give how many it would have taken.
 
-    A copy of it tries a few steps, as long as a trial is, to see how long one takes.
+    A copy of it tries a few steps, for so many seconds, to see how long one takes.
     """
-    ends: list[float] = []
+    begun, steps = 0.0, -1  # the first step, which has more to do, is not counted
     events = clone(classifier).fit_events(*labelled(dataset, dataset.train), stop=pressed)
     for event in events:
         match event:
             case Started():
                 started = event
             case Stepped():
-                ends.append(time.monotonic())
-                if len(ends) > TRIAL_STEPS and ends[-1] - ends[0] > trial:
+                steps += 1
+                begun = begun or clock()
+                if steps > 0 and clock() - begun > trial:
                     break
+    now = clock()
     events.close()
-    # The first step, which has more to do, is not counted; nor is the first of another size, which has that, too.
-    a_step = statistics.median(itertools.starmap(operator.sub, zip(ends[1:], ends, strict=False))) if ends[1:] else 0.0
-    classifier.max_iter = max(1, min(started.epochs, int(0.9 * seconds / max(started.steps_per_epoch * a_step, 1e-9))))
+    an_epoch = started.steps_per_epoch * (now - begun) / max(steps, 1)
+    classifier.max_iter = max(1, min(started.epochs, int(0.9 * (end - now) / max(an_epoch, 1e-9))))
     return started.epochs
 
 
 def _fit(
-    name: str, classifier: Classifier, dataset: Dataset, seconds: float, show: Show, pressed: Callable[[], bool]
+    name: str, classifier: Classifier, dataset: Dataset, end: float, show: Show, pressed: Callable[[], bool]
 ) -> None:
-    """Train for so many seconds from the end of the first step, before which machine code may have to be made."""
-    end = math.inf
-    late = lambda: pressed() or time.monotonic() > end
+    late = lambda: pressed() or clock() > end
     images, labels = labelled(dataset, dataset.train)
     for event in classifier.fit_events(images, labels, validation=held_out(dataset), stop=late):
         match event:
             case Started():
                 epochs = event.epochs
             case Stepped():
-                end = min(end, time.monotonic() + seconds)
                 show(f"{name}, epoch {event.epoch}/{epochs}", event.step, event.steps_per_epoch)
 
 
@@ -256,9 +250,9 @@ def _askable(classifier: Classifier, test: Split, seconds: float) -> Split:
     """All test pictures, or as many of them, drawn at random, as can be answered in so many seconds."""
     trial = test.images[:TRIAL_PICTURES]
     classifier.predict(trial)  # the first answer, which has more to do, is not counted
-    begun = time.monotonic()
+    begun = clock()
     classifier.predict(trial)
-    each = (time.monotonic() - begun) / len(trial)
+    each = (clock() - begun) / len(trial)
     most = max(TRIAL_PICTURES, int(seconds / max(each, 1e-9)))
     if most >= len(test):
         return test

@@ -62,7 +62,8 @@ def owned(values: list[Any], inputs: Sequence[Any]) -> list[Any]:
 
 
 def suited(plan: Plan, updates: Sequence[int] = ()) -> str:
-    """The engine for a plan, by what it computes alone: a small one is done before the other is ready."""
+    """The engine for a plan, by what it computes, and which state it updates: a small one is done before the other is
+    ready."""
     enough = ENOUGH_IN_TRAINING if updates else ENOUGH
     return "cpu" if sum(map(forward_cost, plan.nodes)) >= enough else "reference"
 

@@ -103,6 +103,7 @@ class Program:
         updates: Sequence[int] = (),
         name: str | None = None,
     ) -> None:
+        begun = time.monotonic()
         self.kept, self.updates = kept, bool(updates)
         xp, self.inputs, self.outputs = spell(plan, winograd, rounded, machine.processor().matrix_registers)
         self.outputs = strips.cut(xp, self.outputs, walk(self.outputs))
@@ -143,7 +144,7 @@ class Program:
         self.kernels: list[Kernel] = []
         known = recalled(name)
         self.stages: list[list[Step]] = []
-        done, total, begun = 0, sum(map(len, layout.stages)), time.monotonic()
+        done, total = 0, sum(map(len, layout.stages))
         for stage in layout.stages:
             tasks: list[Step] = []
             for segment in stage:
@@ -157,6 +158,7 @@ class Program:
         self.scratch = max((kernel.scratch for kernel in self.kernels), default=0)
         self.calls_blas = any(kernel.calls_blas for kernel in self.kernels)
         self.size, self.offsets = self._memory(layout, local)
+        machine.spent += time.monotonic() - begun
 
     def _leaves(self, layout: Layout) -> list[Value]:
         found = {v.serial: v for v in self.inputs}

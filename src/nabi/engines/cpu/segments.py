@@ -533,20 +533,22 @@ def _place(roots: Sequence[Root], kept: Set[int], serial: bool) -> list[list[Seg
 
 def _verify(roots: Sequence[Root], placed: Sequence[Segment]) -> None:
     """Raise unless all that a root reads is there when it is read: since an earlier stage, or earlier in its rows."""
+    made = {root.value.serial for root in roots}
     ready: dict[int, Segment] = {}
+    folded: dict[int, Segment] = {}
     for root, segment in zip(roots, placed, strict=True):
-        for serial, row in root.reads.items():
-            there = ready.get(serial)
-            if there is None or there.stage < segment.stage:
-                continue
-            if there is not segment or not (row or segment.rows == 0):
+        needed = [(ready.get(serial), row) for serial, row in root.reads.items() if serial in made]
+        if root.how == "combine":
+            needed.append((folded.get(root.value.serial), False))
+        for home, row in needed:
+            within = home is segment and (row or segment.rows == 0)
+            if home is None or not (home.stage < segment.stage or within):
                 raise AssertionError(f"{root.value.kind} {root.value.shape} is in a stage before what it reads is made")
-        if root.how != "fold":
-            ready[root.value.serial] = segment
+        (folded if root.how == "fold" else ready)[root.value.serial] = segment
 
 
 def _wait(roots: Sequence[Root], placed: list[Segment], stages: Sequence[Mapping[int | str, Segment]]) -> None:
-    """Have rows that a later stage is the first to read computed there, if it goes through the same rows.
+    """Move rows to the first stage that reads them, where all its readers go through the same rows in one segment.
 
     They are in the cache then when they are read: so a product waits for the random numbers of what drops some of it.
     """
@@ -555,14 +557,14 @@ def _wait(roots: Sequence[Root], placed: list[Segment], stages: Sequence[Mapping
         root, segment = roots[number], placed[number]
         reading = readers.get(root.value.serial, [])
         first = min((placed[reader].stage for reader in reading), default=segment.stage)
-        there = stages[first].get(root.rows)
+        target = stages[first].get(root.rows)
         by_rows = all(
-            placed[reader] is there and roots[reader].reads[root.value.serial]
+            placed[reader] is target and roots[reader].reads[root.value.serial]
             for reader in reading
             if placed[reader].stage == first
         )
-        if root.how == "write" and segment is stages[segment.stage].get(root.rows) and there is not None and by_rows:
-            placed[number] = there
+        if root.how == "write" and segment is stages[segment.stage].get(root.rows) and target is not None and by_rows:
+            placed[number] = target
         for serial in root.reads:
             readers.setdefault(serial, []).append(number)
 

@@ -223,12 +223,13 @@ class Spelled:
         return self.value(kind, (x, *rest), spec.shape, spec.dtype, settings)
 
     def _reshape(self, x: Value, *, shape: tuple[int, ...]) -> Value:
+        shape = infer(registry["reshape"], [x.spec], {"shape": tuple(shape)}).shape  # without a -1
         row = math.prod(shape[1:])
         if x.kind == "concat" and x.ndim == 1 < len(shape) and row and all(part.size % row == 0 for part in x.inputs):
             # Random numbers are words of two kinds, one behind the other: each is read where it lies, row by row.
             parts = (self._reshape(part, shape=(part.size // row, *shape[1:])) for part in x.inputs)
             return self._concat(*parts)
-        return self._view("reshape", x, shape=tuple(shape))
+        return self._view("reshape", x, shape=shape)
 
     def _broadcast_to(self, x: Value, *, shape: tuple[int, ...]) -> Value:
         return self._view("broadcast_to", x, shape=tuple(shape))
