@@ -186,13 +186,20 @@ def growth(rows: Iterable[Row]) -> str:
         lines = []
         for who in contenders(found):
             costs = [median_of(row, who) for row in found]
-            fitted = exponent([row["size"] for row in found], costs)
+            sizes = [row["size"] for row in found]
+            taken = [cost and size / cost for size, cost in zip(sizes, costs, strict=True)]
+            fitted = exponent(sizes, taken if is_speed(found[0]) else costs)
             lines.append([who, *(quantity(cost, found[0]["unit"]) for cost in costs), times(fitted)])
         lines.append(["times the best peer", *(times(row["ratio"]) for row in found), ""])
         precision = "" if found[0]["precision"] == "float32" else f", {found[0]['precision']}"
         head = [f"{found[0]['what']}{precision}; {workload.size_is if workload else 'size'}"]
         tables.append(table([*head, *(f"#{row['size']:,}" for row in found), "#exponent"], lines))
     return "\n\n".join(tables)
+
+
+def is_speed(row: Row) -> bool:
+    """Whether more of it is better: what is done in a second, and not what it takes."""
+    return str(row["unit"]).endswith("/s")
 
 
 def exponent(sizes: Sequence[int], costs: Sequence[float | None]) -> float | None:
@@ -215,6 +222,7 @@ def scaling(rows: Iterable[Row]) -> str:
             medians = [median_of(by_count[count], who) if count in by_count else None for count in counts]
             known = [one for one in medians if one is not None]
             gain = known[0] / known[-1] if len(known) > 1 else None
+            gain = 1 / gain if gain and is_speed(found[0]) else gain
             lines.append([first, who, *(quantity(one, found[0]["unit"]) for one in medians), times(gain)])
             first = ""
     head = [f"#{count} thread{'s' * (count > 1)}" for count in counts]

@@ -323,6 +323,14 @@ def test_how_cost_grows() -> None:
     )
 
 
+def test_of_a_speed_more_is_better() -> None:
+    """What is done in a second, where its time is in proportion: it does not grow with the size."""
+    rows = [entry(400, 100, unit="pictures/s"), entry(400, 200, unit="pictures/s", size=64)]
+    assert [line.split("|")[-2].strip() for line in tables.growth(rows).splitlines()[2:4]] == ["1.00", "1.50"]
+    rows = [entry(400, 100, unit="pictures/s"), entry(250, 100, unit="pictures/s", threads=1)]
+    assert [line.split("|")[-2].strip() for line in tables.scaling(rows).splitlines()[2:]] == ["1.60", "1.00"]
+
+
 def test_how_contenders_scale() -> None:
     rows = [entry(0.002, 0.004), entry(0.003, 0.004, threads=1), entry(0.001, 0.002, size=128)]
     assert tables.scaling(rows).splitlines() == [

@@ -8,13 +8,14 @@ with each other. And since a cosine of odd frequency changes its sign where a pi
 frequency does not, the fingerprint of the mirrored picture is had without mirroring it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nabi import cache, threads
+from nabi.data.files import Progress
 
 SIDE = 64  # of the thumbnails
 SMALLEST = 32  # pixels of the short side: among smaller pictures, those that are not the same look the same
@@ -35,7 +36,7 @@ def thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def all_thumbnails(
-    parts: Sequence[NDArray[np.uint8]], report: Callable[[int, int], None] = lambda done, total: None
+    parts: Sequence[NDArray[np.uint8]], report: Progress = lambda done, total: None
 ) -> NDArray[np.uint8]:
     """The thumbnails of arrays of pictures (N, H, W, C), one array after another; ``report(done, total)`` hears of it.
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +11,11 @@ from nabi import cache
 from nabi.check.fingerprints import SIDE, all_thumbnails, fingerprints
 from nabi.check.pairs import near_pairs
 from nabi.data.dataset import Dataset, Split
+from nabi.data.files import Progress
 from nabi.data.splits import content_keys, keys_of
 
 FORMAT = 1  # of the thumbnails that are kept
 LOOKED_AT = 16  # pictures, to know whether all are as the files have them
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)

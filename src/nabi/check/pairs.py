@@ -5,7 +5,7 @@ mirrored is E - O. So max(E + O, E - O) = E + |O| tells of both at once. The 63 
 which all 255 are then compared.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from nabi import threads
 from nabi.check.fingerprints import Floats, coarser, mirror
+from nabi.data.files import Progress
 
 NEAR = 0.94  # the least correlation of what counts as a copy; docs/check.md has what it was chosen by
 FIRST = 0.02  # by how much less the lowest frequencies may agree
 COARSE = 8
 ROWS, COLUMNS = 256, 512  # of a block: so that what is computed stays in the processor's cache
-
-Progress = Callable[[int, int], None]
 
 
 class Pair(NamedTuple):

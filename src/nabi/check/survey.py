@@ -19,7 +19,7 @@ from nabi.check.oddities import Oddity, oddities, unreadable
 from nabi.data.cifar import form_of, may_be_cifar
 from nabi.data.dataset import Dataset
 from nabi.data.decode import decode
-from nabi.data.files import Member, composed, expanded, is_archive, members
+from nabi.data.files import Member, Progress, composed, expanded, is_archive, members
 from nabi.data.folders import cache_key
 from nabi.data.idx import is_idx_name
 from nabi.data.layout import layout
@@ -32,7 +32,6 @@ SPLITS = ("train", "validation", "test")
 MANY, GROUP = 32, 1 << 18  # files, and bytes of files, that a thread looks at in one go
 FORMAT = 1  # of what is cached: to be raised when what is found out changes
 
-Progress = Callable[[int, int], None]
 Fetch = Callable[[list[int]], Iterator[tuple[int, NDArray[np.uint8]]]]
 
 

@@ -25,6 +25,9 @@ from typing import IO, Any, Self
 
 from nabi.errors import DataError, FormatError
 
+Progress = Callable[[int, int], None]
+"""What hears how much is done, and of how much."""
+
 MEBIBYTE = 1 << 20
 
 # The caps. A small file can be honest and unpack to 64 MiB; beyond that it must have earned it by its own size.
@@ -92,7 +95,7 @@ def is_archive(path: Path) -> bool:
 def members(
     path: Path,
     wanted: Callable[[str], bool] = lambda name: True,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Progress = lambda done, total: None,
 ) -> Iterator[Member]:
     """Every member of a folder, tar (also .gz, .xz) or zip that is not hidden, one after another.
 

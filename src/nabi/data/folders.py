@@ -22,8 +22,18 @@ from numpy.typing import NDArray
 from nabi import cache, threads
 from nabi.data.dataset import Dataset, Split
 from nabi.data.decode import decode
-from nabi.data.files import CHANGED, LEADS_OUT, TO_A_FOLDER, Member, ReadAgain, composed, members, reading_again
-from nabi.data.gather import OUTSIDE, Gathered, Progress, gather, has_room
+from nabi.data.files import (
+    CHANGED,
+    LEADS_OUT,
+    TO_A_FOLDER,
+    Member,
+    Progress,
+    ReadAgain,
+    composed,
+    members,
+    reading_again,
+)
+from nabi.data.gather import OUTSIDE, Gathered, gather, has_room
 from nabi.data.layout import Layout, Place, layout
 from nabi.data.ondemand import OnDemand
 from nabi.data.resize import Size

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nabi import cache, threads
 from nabi.data.decode import decode_and_fit, is_grey
-from nabi.data.files import Member, members, reading_again, reason
+from nabi.data.files import Member, Progress, members, reading_again, reason
 from nabi.data.resize import Size, fit
 from nabi.data.splits import content_key
 from nabi.errors import DataError
@@ -30,8 +30,6 @@ MAX_AHEAD = 128 << 20  # of decoded pictures that wait for their turn, and of fi
 GROUP = 512 << 10  # of decoded pictures that are handed on together
 
 OUTSIDE = "not in a class folder"
-
-Progress = Callable[[int, int], None]
 
 
 def has_room(path: Path, size: int, written: int = 0) -> bool:

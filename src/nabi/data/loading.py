@@ -1,13 +1,12 @@
 """``load``: from a name or a path to a data set."""
 
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 from nabi.data.cifar import form_of, load_cifar, may_be_cifar
 from nabi.data.dataset import Dataset
 from nabi.data.decode import checked_size
-from nabi.data.files import expanded, is_archive, members, open_regular
+from nabi.data.files import Progress, expanded, is_archive, members, open_regular
 from nabi.data.folders import load_folder
 from nabi.data.idx import is_idx_name, load_idx, partner
 from nabi.data.named import NAMED
@@ -21,7 +20,7 @@ def load(
     name_or_path: str | Path,
     *,
     size: int | tuple[int, int] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Dataset:
     """A data set of pictures in classes, by name or by path.
 
@@ -82,7 +81,7 @@ def load(
     return _load_file(path, wanted, progress)
 
 
-def _load_folder(path: Path, size: Size | None, progress: Callable[[int, int], None] | None) -> Dataset:
+def _load_folder(path: Path, size: Size | None, progress: Progress | None) -> Dataset:
     name = path.resolve().name
     found = [member for member in islice(members(path), 1000) if not member.is_folder]
     here = [member.name for member in found]
@@ -98,7 +97,7 @@ def _load_folder(path: Path, size: Size | None, progress: Callable[[int, int], N
     return load_folder(path, name, size, progress)
 
 
-def _load_file(path: Path, size: Size | None, progress: Callable[[int, int], None] | None) -> Dataset:
+def _load_file(path: Path, size: Size | None, progress: Progress | None) -> Dataset:
     name = path.name
     if is_idx_name(name):
         _refuse_size(size, name)

@@ -3,19 +3,16 @@
 import errno
 import hashlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from nabi import cache
-from nabi.data.files import open_regular, unpacked
+from nabi.data.files import Progress, open_regular, unpacked
 from nabi.errors import ChecksumError, DataError, DownloadError, FormatError
 
 MAX_REPACKED = 64 << 20
 CHUNK = 1 << 18
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
