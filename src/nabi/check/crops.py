@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from nabi import threads
 from nabi.check.fingerprints import KEPT, SIDE, Floats, cosines, mirror, scaled
-from nabi.check.pairs import Pair, Progress
+from nabi.check.pairs import Pair
+from nabi.data.files import Progress
 
 LEAST = 0.96  # the least correlation of a part with what it was cut out from; docs/check.md
 MOST_PICTURES = 10_000  # the time goes with the square of their number

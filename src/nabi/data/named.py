@@ -8,8 +8,9 @@ import numpy as np
 
 from nabi.data.cifar import load_cifar
 from nabi.data.dataset import Dataset, Split
+from nabi.data.files import Progress
 from nabi.data.idx import load_idx
-from nabi.data.official import File, Progress, download, find
+from nabi.data.official import File, download, find
 from nabi.data.splits import complete_splits
 
 
