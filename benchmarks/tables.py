@@ -183,13 +183,12 @@ def growth(rows: Iterable[Row]) -> str:
         if len({row["size"] for row in found}) < 2:
             continue
         workload = WORKLOADS.get(found[0]["workload"])
-        lines = []
+        lines, sizes, speed = [], [row["size"] for row in found], is_speed(found[0])
         for who in contenders(found):
-            costs = [median_of(row, who) for row in found]
-            sizes = [row["size"] for row in found]
-            taken = [cost and size / cost for size, cost in zip(sizes, costs, strict=True)]
-            fitted = exponent(sizes, taken if is_speed(found[0]) else costs)
-            lines.append([who, *(quantity(cost, found[0]["unit"]) for cost in costs), times(fitted)])
+            figures = [median_of(row, who) for row in found]
+            costs = [n / one if one and speed else one for n, one in zip(sizes, figures, strict=True)]
+            fitted = exponent(sizes, costs)
+            lines.append([who, *(quantity(one, found[0]["unit"]) for one in figures), times(fitted)])
         lines.append(["times the best peer", *(times(row["ratio"]) for row in found), ""])
         precision = "" if found[0]["precision"] == "float32" else f", {found[0]['precision']}"
         head = [f"{found[0]['what']}{precision}; {workload.size_is if workload else 'size'}"]

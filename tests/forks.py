@@ -45,6 +45,21 @@ class Ended(NamedTuple):
     err: str
 
 
+def ends_well(child: int) -> None:
+    """Wait for a fork of this process; it must end by itself, with 0."""
+    begun = time.monotonic()
+    while time.monotonic() < begun + 40:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            break
+        time.sleep(0.02)
+    else:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        raise AssertionError("the fork hangs")
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
 class Forks:
     """A process to fork from, for any number of threads; ``with`` ends it."""
 

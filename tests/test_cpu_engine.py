@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import nabi
+from forks import ends_well
 from fuzzing import examples
 from nabi import cache, engines, machine, ops, random, threads
 from nabi.cli import main
@@ -467,20 +468,6 @@ def test_a_fork_while_another_thread_compiles(monkeypatch: pytest.MonkeyPatch) -
             os._exit(code)
     compiling.join()
     ends_well(child)
-
-
-def ends_well(child: int) -> None:
-    begun = time.monotonic()
-    while time.monotonic() < begun + 40:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            break
-        time.sleep(0.02)
-    else:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        pytest.fail("the fork hangs")
-    assert os.waitstatus_to_exitcode(status) == 0
 
 
 # --- what once was wrong ---

@@ -109,7 +109,7 @@ def narrower(processor: Processor) -> Processor:
 
 
 spent = 0.0
-"""Seconds in which functions were turned into machine code in this process, or what was kept of it was loaded."""
+"""Seconds in which plans were turned into machine code in this process, or what was kept of them was loaded."""
 
 _lock = threading.RLock()
 _state: dict[str, Any] = {}

@@ -60,8 +60,7 @@ def bits(xp: Any, key: Any, shape: tuple[int, ...]) -> Any:
     half = (size + 1) // 2
     counter = xp.arange(half, dtype=xp.uint32)
     words = threefry2x32(xp, key, counter, xp.full((half,), DRAWS, dtype=xp.uint32))
-    found = xp.concat(words, axis=0)
-    return xp.reshape(found if size == 2 * half else found[:size], shape)
+    return xp.reshape(xp.concat(words, axis=0)[:size], shape)
 
 
 def uniform(xp: Any, key: Any, shape: tuple[int, ...]) -> Any:

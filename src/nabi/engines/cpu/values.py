@@ -223,13 +223,13 @@ class Spelled:
         return self.value(kind, (x, *rest), spec.shape, spec.dtype, settings)
 
     def _reshape(self, x: Value, *, shape: tuple[int, ...]) -> Value:
-        shape = infer(registry["reshape"], [x.spec], {"shape": tuple(shape)}).shape  # without a -1
-        row = math.prod(shape[1:])
-        if x.kind == "concat" and x.ndim == 1 < len(shape) and row and all(part.size % row == 0 for part in x.inputs):
+        found = self._view("reshape", x, shape=tuple(shape))
+        row = math.prod(found.shape[1:])
+        if x.kind == "concat" and x.ndim == 1 < found.ndim and row and all(part.size % row == 0 for part in x.inputs):
             # Random numbers are words of two kinds, one behind the other: each is read where it lies, row by row.
-            parts = (self._reshape(part, shape=(part.size // row, *shape[1:])) for part in x.inputs)
+            parts = (self._reshape(part, shape=(part.size // row, *found.shape[1:])) for part in x.inputs)
             return self._concat(*parts)
-        return self._view("reshape", x, shape=shape)
+        return found
 
     def _broadcast_to(self, x: Value, *, shape: tuple[int, ...]) -> Value:
         return self._view("broadcast_to", x, shape=tuple(shape))
@@ -241,7 +241,10 @@ class Spelled:
     def _getitem(self, x: Value, *indices: Value, key: tuple[Any, ...]) -> Value:
         if indices:
             raise Unwritten("getitem by arrays")
-        return self._view("getitem", x, key=_plain_key(x.shape, key))
+        plain = _plain_key(x.shape, key)
+        found = self._view("getitem", x, key=plain)
+        forward = all(isinstance(item, Slice) and (item.start, item.step) == (0, 1) for item in plain)
+        return x if forward and found.shape == x.shape else found
 
     def _scatter_add(self, x: Value, updates: Value, *indices: Value, key: tuple[Any, ...]) -> Value:
         plain = _plain_key(x.shape, key)
