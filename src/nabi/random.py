@@ -31,10 +31,9 @@ def key(seed: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
     return np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)
 
 
-def threefry2x32(xp: Any, key: Any, x0: Any, x1: Any) -> tuple[Any, Any]:
-    """Encrypt counters ``x0``, ``x1`` (uint32 arrays of at least one axis) under ``key``: two words for each."""
-    words = [key[0:1], key[1:2]]
-    words.append(xp.bitwise_xor(xp.bitwise_xor(words[0], words[1]), _PARITY))
+def threefry2x32(xp: Any, key: tuple[Any, Any], x0: Any, x1: Any) -> tuple[Any, Any]:
+    """Encrypt counters ``x0``, ``x1`` (uint32 arrays of at least one axis) under a key's two: two words for each."""
+    words = [*key, xp.bitwise_xor(xp.bitwise_xor(*key), _PARITY)]
     x0 = x0 + words[0]
     x1 = x1 + words[1]
     for block in range(5):
@@ -50,7 +49,7 @@ def threefry2x32(xp: Any, key: Any, x0: Any, x1: Any) -> tuple[Any, Any]:
 def fold_in(xp: Any, key: Any, data: Any) -> Any:
     """A new key, uint32 of shape (2,), from a key and one integer (0-d, below 2**32)."""
     counter = xp.reshape(xp.astype(data, xp.uint32), (1,))
-    words = threefry2x32(xp, key, counter, xp.full((1,), KEYS, dtype=xp.uint32))
+    words = threefry2x32(xp, (key[0:1], key[1:2]), counter, xp.full((1,), KEYS, dtype=xp.uint32))
     return xp.concat(words, axis=0)
 
 
@@ -59,7 +58,7 @@ def bits(xp: Any, key: Any, shape: tuple[int, ...]) -> Any:
     size = math.prod(shape)
     half = (size + 1) // 2
     counter = xp.arange(half, dtype=xp.uint32)
-    words = threefry2x32(xp, key, counter, xp.full((half,), DRAWS, dtype=xp.uint32))
+    words = threefry2x32(xp, (key[0:1], key[1:2]), counter, xp.full((half,), DRAWS, dtype=xp.uint32))
     return xp.reshape(xp.concat(words, axis=0)[:size], shape)
 
 

@@ -92,6 +92,7 @@ class Gathered:
 
     def __init__(self, path: Path, size: Size | None, expected: Callable[[], int]) -> None:
         self.path = path
+        self.is_folder = path.is_dir()
         self.fixed = size is not None
         self.expected = expected
         self.names: list[str] = []
@@ -191,9 +192,9 @@ class Gathered:
         """
         rows = self.rows
         end = (rows.count + 1) * rows.size
-        many = end > MAX_IN_MEMORY
+        whole = end if self.read_again is None else max(end, self.expected() * rows.size)
+        many = (whole if self.is_folder and self.fixed else end) > MAX_IN_MEMORY  # where it is known
         if many and (rows.draft is None or end % cache.BLOCK < rows.size):
-            whole = end if self.read_again is None else max(end, self.expected() * rows.size)
             if not has_room(self.path, whole, rows.written):
                 self.wanted = whole + beside
                 return self.give_up(self._not_kept("no room"))

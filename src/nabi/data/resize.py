@@ -113,6 +113,8 @@ class Way(NamedTuple):
     shape: tuple[int, int, int]
     """Height, width and channels before, `SIDE` at least."""
     tables: list[NDArray[Any]]
+    places: list[int]
+    """Where these lie."""
     sizes: list[int]
     room: tuple[int, int]
     """Bytes for pixels on their side, and for what is between the passes."""
@@ -135,7 +137,8 @@ def way(shape: tuple[int, ...], rows: Taps, columns: Taps) -> Way:
     top, bottom, left, right = bounds.T
     sideways = (int((right - left).max(initial=0)) + made_wide) * channels * band
     between = int((bottom - top).max(initial=0)) * made_wide * channels
-    return Way((height, width, channels), tables, sizes, (sideways, between), wide)
+    places = [table.ctypes.data for table in tables]
+    return Way((height, width, channels), tables, places, sizes, (sideways, between), wide)
 
 
 def resize(images: Pictures, way: Way) -> Pictures:
@@ -157,7 +160,7 @@ def resize(images: Pictures, way: Way) -> Pictures:
     sideways, between = way.room
     room = np.empty(sideways + between, np.uint8)
     at = room.ctypes.data
-    bounds, *rest = (table.ctypes.data for table in way.tables)
+    bounds, *rest = way.places
     places = [images.ctypes.data, made.ctypes.data, bounds, at, at + sideways, *rest]
     given = np.array([*places, *way.sizes], np.int64)
     _compiled(machine.processor())(given.ctypes.data, 0, len(images), 0, 0)

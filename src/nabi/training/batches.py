@@ -16,7 +16,7 @@ from nabi.data.augment import batch as varied
 from nabi.errors import DataError
 from nabi.graph import namespace
 
-PIECE = 2**20
+PIECE = 2**21
 """About how many bytes of pictures one thread fetches and varies at a time: few enough that all threads have some."""
 
 AT_HAND = 2**30

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from nabi import threads
 
-BLOCK_BYTES = 2**18
+BLOCK_BYTES = 2**21
 """About how many bytes of pictures one thread takes at once: what its cache holds together with what it computes."""
 
 

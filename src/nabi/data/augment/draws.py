@@ -1,8 +1,17 @@
-"""Keys, and the numbers that are drawn from them: many keys at once, bit by bit what `nabi.random` draws from each."""
+"""Keys, and the numbers that are drawn from them: many keys at once, bit by bit what `nabi.random` draws from each.
+
+There are a few pictures at a time, so that NumPy would take as long for a hundred additions as for the pictures
+themselves: the generator's formula is run on registers instead, which writes machine code.
+"""
+
+import functools
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nabi import machine
+from nabi.engines.cpu.code import ZERO, Code, Index
+from nabi.engines.cpu.lanes import Lane, lanes_xp
 from nabi.random import DRAWS, KEYS, threefry2x32
 
 Keys = NDArray[np.uint32]
@@ -64,16 +73,45 @@ def integers(keys: Keys, count: int, high: ArrayLike) -> NDArray[np.int64]:
 
 def children(keys: Keys, numbers: ArrayLike) -> NDArray[np.uint32]:
     """The key that each key has for each number: (numbers, keys, 2), as `nabi.random.fold_in` makes them."""
-    counters = np.asarray(numbers, np.int64).astype(np.uint32)[:, None]
-    return np.stack(threefry2x32(np, keys.T, counters, np.full_like(counters, KEYS)), axis=-1)
+    return np.stack(_encrypted(keys, np.asarray(numbers, np.int64).astype(np.uint32), KEYS), axis=-1)
 
 
 def words(keys: Keys, count: int) -> NDArray[np.uint32]:
     """``count`` random words for each key: (count, N), as `nabi.random.bits` draws them."""
-    counters = np.arange((count + 1) // 2, dtype=np.uint32)[:, None]
-    return np.concatenate(threefry2x32(np, keys.T, counters, np.full_like(counters, DRAWS)))[:count]
+    made = _encrypted(keys, np.arange((count + 1) // 2, dtype=np.uint32), DRAWS)
+    return made.reshape(2 * made.shape[1], len(keys))[:count]
 
 
 def unit(words: NDArray[np.uint32]) -> NDArray[np.float32]:
     """Numbers in [0, 1) out of random words: the upper 24 bits of each."""
     return (words >> 8).astype(np.float32) * np.float32(2.0**-24)
+
+
+def _encrypted(keys: Keys, counters: NDArray[np.uint32], second: int) -> NDArray[np.uint32]:
+    """Two words for each counter and key, (2, counters, keys); all counters have the same ``second`` word."""
+    made = np.empty((2, len(counters), len(keys)), np.uint32)
+    arrays = [np.ascontiguousarray(keys), counters, made, np.array([second], np.uint32)]
+    machine.run(_text(machine.processor()), arrays, [len(keys), len(counters)], len(keys))
+    return made
+
+
+@functools.cache
+def _text(processor: machine.Processor) -> str:
+    """The kernel: all counters under each key from one to another."""
+    code = Code(processor.vector)
+    keys, counters, made, second = (code.pointer(slot) for slot in range(4))
+    count_of_keys, count = code.word(4), code.word(5)
+
+    def read(array: str, place: Index) -> Lane:
+        return Lane(code, code.load(array, place, np.dtype(np.uint32), 1), np.uint32, 1)
+
+    x1 = read(second, ZERO)
+    with code.loop("%start", "%stop") as number:
+        key = read(keys, number.times(2)), read(keys, number.times(2).plus(1))
+        with code.loop(0, count) as counter:
+            row = code.integer(counter)
+            for word in threefry2x32(lanes_xp, key, read(counters, counter), x1):
+                at = code.at(code.at(made, "i32", code.let(f"mul i64 {row}, {count_of_keys}")), "i32", code.integer(number))
+                code.emit(f"store i32 {word.name}, ptr {at}, align 4")
+                row = code.let(f"add i64 {row}, {count}")
+    return code.text()
