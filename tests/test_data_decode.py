@@ -1,5 +1,6 @@
 """One picture: every kind that Pillow gives comes out as a person sees it."""
 
+import io
 import struct
 import warnings
 import zlib
@@ -13,6 +14,7 @@ from PIL import Image
 from made_files import encoded, pixels
 from nabi.data import decode as decoding
 from nabi.data.decode import checked_size, decode, decode_and_fit, fit, grey
+from nabi.data.jpeg import plain_jpeg
 from nabi.errors import PictureError, SettingError
 
 
@@ -142,6 +144,67 @@ def test_the_cameras_orientation_is_applied(orientation):
         result = shown(np.ascontiguousarray(seen), kind, exif=exif, **options)
         assert result.shape == upright.shape
         assert np.abs(result.astype(int) - upright).max() <= 3, kind
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_may_stand_in_xmp(orientation):
+    picture, exif = pixels(5, 16, 24), Image.Exif()
+    exif[274] = orientation
+    xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="{orientation}"/>'.encode()
+    np.testing.assert_array_equal(shown(picture, "JPEG", xmp=xmp), shown(picture, "JPEG", exif=exif))
+
+
+def by_pillow(content):
+    """A JPEG file's pixels; None where Pillow refuses it."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(image.convert("RGB"))
+    except Exception:
+        return None
+
+
+jpegs = st.builds(
+    lambda picture, grey, options: encoded(picture[..., :1] if grey else picture, "JPEG", **options),
+    st.builds(pixels, st.integers(0, 9), st.integers(1, 70), st.integers(1, 70)),
+    st.booleans(),
+    st.fixed_dictionaries(
+        {"quality": st.integers(1, 100), "subsampling": st.integers(0, 2)},
+        optional={
+            "progressive": st.just(True),
+            "optimize": st.just(True),
+            "restart_marker_blocks": st.integers(1, 9),
+        },
+    ),
+) | st.builds(lambda seed: encoded(pixels(seed), "JPEG", keep_rgb=True, subsampling=0), st.integers(0, 9))
+
+
+@given(jpegs)
+def test_ordinary_jpegs_are_as_pillow_has_them(content):
+    np.testing.assert_array_equal(plain_jpeg(content, 4900), by_pillow(content))
+
+
+@given(jpegs, st.data())
+def test_damaged_jpegs_are_as_pillow_has_them_or_left_to_it(content, data):
+    changed = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 3))):
+        changed[data.draw(st.integers(3, len(content) - 1))] = data.draw(st.integers(0, 255))
+    quick, expected = plain_jpeg(bytes(changed), 1 << 20), by_pillow(bytes(changed))
+    if quick is not None and expected is not None:
+        np.testing.assert_array_equal(quick, expected)
+
+
+@given(jpegs, st.data())
+def test_jpegs_that_were_cut_short_are_left_to_pillow(content, data):
+    cut = content[: data.draw(st.integers(0, len(content) - 3))]  # libjpeg-turbo supplies the last marker itself
+    assert plain_jpeg(cut, 4900) is None
+
+
+def test_what_is_no_ordinary_jpeg_is_left_to_pillow():
+    picture = pixels(6, 8, 9)
+    assert plain_jpeg(encoded(picture, "JPEG"), 72) is not None
+    assert plain_jpeg(encoded(picture, "JPEG"), 71) is None
+    assert plain_jpeg(encoded(picture, "PNG"), 72) is None
+    assert plain_jpeg(encoded(Image.fromarray(picture).convert("CMYK"), "JPEG"), 72) is None
 
 
 def test_damaged_exif_leaves_the_pixels():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nabi.data.jpeg import ABOUT_IT, plain_jpeg
 from nabi.data.resize import Size, fit
 from nabi.errors import PictureError, SettingError
 
@@ -66,8 +67,7 @@ def decode(content: bytes, name: str, size: Size | None = None) -> NDArray[np.ui
     PictureError
         If it is no picture, damaged, or has more than 100 million pixels (or 16 million, and 1000 a byte of the file).
     """
-    with _decoded(content, name) as image:
-        whole = np.asarray(image)
+    with _decoded(content, name) as whole:
         return whole if size is None else fit(whole, size)
 
 
@@ -83,23 +83,30 @@ def decode_and_fit(
     size : callable
         Height and width that a picture of this height and width is brought to.
     """
-    with _decoded(content, name) as image:
-        whole = np.asarray(image)
-        return whole, fit(whole, size((image.height, image.width)))
+    with _decoded(content, name) as whole:
+        return whole, fit(whole, size((whole.shape[0], whole.shape[1])))
 
 
 @contextmanager
-def _decoded(content: bytes, name: str) -> Iterator[Any]:
-    """A picture as Pillow has it, upright and in three channels; what goes wrong with it inside is told of ``name``."""
+def _decoded(content: bytes, name: str) -> Iterator[NDArray[np.uint8]]:
+    """A picture's pixels, upright and in three channels; what goes wrong with them inside is told of ``name``."""
     from PIL import Image, UnidentifiedImageError
 
     silence_pillow()
     try:
+        plain = plain_jpeg(content, _most_pixels(len(content)))
+        if plain is not None and ABOUT_IT not in content:
+            yield plain
+            return
         with Image.open(io.BytesIO(content), formats=formats()) as image:
             if image.width * image.height > _most_pixels(len(content)):
                 raise PictureError(f"{image.width}x{image.height} is too large for a file of {len(content)} bytes")
-            image.load()
-            yield _upright(_over_white(_eight_bits(image)), _orientation(image))
+            if plain is None:
+                image.load()
+                yield np.asarray(_upright(_over_white(_eight_bits(image)), _orientation(image)))
+            else:
+                orientation = _orientation(image)
+                yield plain if orientation == 1 else np.asarray(_upright(Image.fromarray(plain), orientation))
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
     except UnidentifiedImageError:

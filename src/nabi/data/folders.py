@@ -269,6 +269,7 @@ def _in_memory(path: Path, shape: tuple[int, ...], blocks: Iterable[NDArray[np.u
 
 def cache_key(path: Path, listing: list[Member] | None, *made: Any) -> str:
     """The name in the cache of what is ``made`` of all files of a folder, listed, or of an archive as they are now."""
+    import simplejpeg
     from PIL import __version__ as pillow
 
     real = path.resolve()
@@ -277,4 +278,4 @@ def cache_key(path: Path, listing: list[Member] | None, *made: Any) -> str:
         files: list[Any] = [status.st_size, status.st_mtime_ns]
     else:
         files = [[member.name, member.size, member.mark, member.problem] for member in listing]
-    return cache.key(*made, pillow, str(real), files)
+    return cache.key(*made, pillow, simplejpeg.__version__, str(real), files)

@@ -194,10 +194,10 @@ class Gathered:
         end = (rows.count + 1) * rows.size
         whole = end if self.read_again is None else max(end, self.expected() * rows.size)
         many = (whole if self.is_folder and self.fixed else end) > MAX_IN_MEMORY  # where it is known
-        if many and (rows.draft is None or end % cache.BLOCK < rows.size):
-            if not has_room(self.path, whole, rows.written):
-                self.wanted = whole + beside
-                return self.give_up(self._not_kept("no room"))
+        looks = many and (rows.draft is None or end % cache.BLOCK < rows.size)
+        if looks and not has_room(self.path, whole, rows.written):
+            self.wanted = whole + beside
+            return self.give_up(self._not_kept("no room"))
         try:
             with self._on_disk():
                 if many and rows.draft is None:

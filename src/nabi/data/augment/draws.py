@@ -73,7 +73,8 @@ def integers(keys: Keys, count: int, high: ArrayLike) -> NDArray[np.int64]:
 
 def children(keys: Keys, numbers: ArrayLike) -> NDArray[np.uint32]:
     """The key that each key has for each number: (numbers, keys, 2), as `nabi.random.fold_in` makes them."""
-    return np.stack(_encrypted(keys, np.asarray(numbers, np.int64).astype(np.uint32), KEYS), axis=-1)
+    first, second = _encrypted(keys, np.asarray(numbers, np.int64).astype(np.uint32), KEYS)
+    return np.stack([first, second], axis=-1)
 
 
 def words(keys: Keys, count: int) -> NDArray[np.uint32]:
@@ -111,7 +112,7 @@ def _text(processor: machine.Processor) -> str:
         with code.loop(0, count) as counter:
             row = code.integer(counter)
             for word in threefry2x32(lanes_xp, key, read(counters, counter), x1):
-                at = code.at(code.at(made, "i32", code.let(f"mul i64 {row}, {count_of_keys}")), "i32", code.integer(number))
-                code.emit(f"store i32 {word.name}, ptr {at}, align 4")
+                line = code.at(made, "i32", code.let(f"mul i64 {row}, {count_of_keys}"))
+                code.emit(f"store i32 {word.name}, ptr {code.at(line, 'i32', code.integer(number))}, align 4")
                 row = code.let(f"add i64 {row}, {count}")
     return code.text()
