@@ -161,7 +161,7 @@ def _read_part(path: Path, before: tuple[int, int], name: str, size: int, mark: 
 
 
 def _read_unchanged(root: Path, top: Path, name: str, size: int, mark: int) -> bytes:
-    member = _file_member(top / name, name, top)
+    member = _file_member(str(top / name), name, top)
     if member.problem:
         raise DataError(f"{root / name}: {member.problem}")
     if (member.size, member.mark) != (size, mark):
@@ -196,10 +196,10 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return Path(path)
 
 
-def open_regular(path: Path, called: str = "", follow: bool = True) -> IO[bytes]:
+def open_regular(path: str | Path, called: str = "", follow: bool = True, buffering: int = -1) -> IO[bytes]:
     """Open a regular file to read, ``called`` so in messages. A FIFO or a device is refused, without waiting for it.
 
-    Without ``follow``, so is a link, which it may have become since somebody looked.
+    Without ``follow``, so is a link, which it may have become since somebody looked. ``buffering`` is as for `open`.
 
     Raises
     ------
@@ -216,15 +216,15 @@ def open_regular(path: Path, called: str = "", follow: bool = True) -> IO[bytes]
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise DataError(f"{called or path}: not a regular file")
-    return os.fdopen(descriptor, "rb")
+    return os.fdopen(descriptor, "rb", buffering)
 
 
-def read_regular(path: Path, called: str = "", follow: bool = True) -> bytes:
+def read_regular(path: str | Path, called: str = "", follow: bool = True) -> bytes:
     """The content of a regular file of at most 256 MiB; raises as :func:`open_regular` does."""
-    with open_regular(path, called, follow) as file:
+    with open_regular(path, called, follow, buffering=0) as file:
         try:
             size = os.fstat(file.fileno()).st_size
-            content = b"" if size > MAX_FILE else _read_up_to(file, MAX_FILE + 1)
+            content = b"" if size > MAX_FILE else _read_up_to(file, MAX_FILE + 1, size + 1)
         except OSError as error:
             raise DataError(f"{called or path}: {reason(error)}") from None
     if max(size, len(content)) > MAX_FILE:
@@ -247,10 +247,13 @@ def unpacked(path: Path, limit: int) -> bytes:
     return content
 
 
-def _read_up_to(stream: IO[bytes], limit: int) -> bytes:
-    """At most ``limit`` bytes. Asked for all of them at once, a stream would make room for them before it has any."""
+def _read_up_to(stream: IO[bytes], limit: int, some: int = MEBIBYTE) -> bytes:
+    """At most ``limit`` bytes. Asked for all of them at once, a stream would make room for them before it has any.
+
+    It is asked for ``some`` at a time, which is dear where it has only a few: there is room to be made for them, too.
+    """
     content = io.BytesIO()  # whose value is had without a copy
-    while limit > 0 and (piece := stream.read(min(limit, MEBIBYTE))):
+    while limit > 0 and (piece := stream.read(min(limit, some, MEBIBYTE))):
         limit -= content.write(piece)
     return content.getvalue()
 
@@ -280,23 +283,26 @@ def _folder_members(root: Path) -> Iterator[Member]:
                 below.append((Path(entry.path), name + "/"))
                 yield Member(name + "/")
             else:
-                yield _file_member(Path(entry.path), name, top)
+                yield _file_member(entry.path, name, top)
         waiting.extend(reversed(below))
 
 
-def _file_member(path: Path, name: str, top: Path) -> Member:
+def _file_member(path: str, name: str, top: Path) -> Member:
+    """What lies at a path, of which all but the last part is known to lie within ``top``."""
     try:
-        real = path.resolve(strict=True) if path.is_symlink() else path
-        status = real.lstat()
+        status = os.lstat(path)
+        if stat.S_ISLNK(status.st_mode):
+            real = Path(path).resolve(strict=True)
+            if not real.is_relative_to(top):
+                return Member(name, problem=LEADS_OUT)
+            path, status = str(real), real.lstat()
     except (OSError, RuntimeError) as error:
         return Member(name, problem=reason(error))
-    if not real.is_relative_to(top):
-        return Member(name, problem=LEADS_OUT)
     if stat.S_ISDIR(status.st_mode):
         return Member(name, problem=TO_A_FOLDER)
     if not stat.S_ISREG(status.st_mode):
         return Member(name, problem="not a regular file")
-    return Member(name, status.st_size, status.st_mtime_ns, read=lambda: read_regular(real, name, follow=False))
+    return Member(name, status.st_size, status.st_mtime_ns, read=partial(read_regular, path, name, follow=False))
 
 
 # --- archives

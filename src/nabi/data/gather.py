@@ -6,6 +6,7 @@ that are all grey have one channel.
 
 import contextlib
 import io
+import itertools
 import math
 import threading
 from collections import deque
@@ -28,6 +29,7 @@ DEFAULT_SIZE: Size = (32, 32)
 MAX_IN_MEMORY = 128 << 20  # of decoded pictures, before they go to the disk
 MAX_AHEAD = 128 << 20  # of decoded pictures that wait for their turn, and of files that wait to be decoded
 GROUP = 512 << 10  # of decoded pictures that are handed on together
+SMALL = 4 << 10  # of files: below, most of the time is Python's, and threads only take its lock from each other
 
 OUTSIDE = "not in a class folder"
 
@@ -321,12 +323,16 @@ def gather(
             for member in group
         ]
 
-    pictures, done, before = Gathered(path, size, expected), 0, -1
+    pictures, done, before, small = Gathered(path, size, expected), 0, -1, True
     try:
         while done > before:
             before = done
+            groups = _grouped(found, common)
             ahead = min(4 * threads.get_num_threads(), max(1, MAX_AHEAD // max(GROUP, common.cost())))
-            for results in threads.map_in_order(look_at_all, _grouped(found, common), ahead=ahead):
+            here = map(look_at_all, itertools.islice(groups, 1))
+            for results in here if small else threads.map_in_order(look_at_all, groups, ahead=ahead):
+                sizes = [result.size for result in results if result.picture is not None]
+                small = sum(sizes) < SMALL * len(sizes) if sizes else small
                 for result in results:
                     reached = ends.popleft() if ends else 1.0
                     pictures.add(result)
