@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 import unicodedata
@@ -14,6 +15,7 @@ from made_files import encoded, hash_of, pets, pixels, tar, write_tree, zipped
 from nabi import cache, data, threads
 from nabi.data import gather
 from nabi.data.decode import decode
+from nabi.data.files import Member
 from nabi.data.layout import layout
 from nabi.data.resize import fit
 from nabi.errors import DataError, FormatError, PictureError, SettingError
@@ -220,7 +222,8 @@ def test_the_side_of_a_picture_does_not_depend_on_the_size(written):
     assert len(sides[0].test) == 6
 
 
-def test_more_threads_give_the_same(tmp_path):
+def test_more_threads_give_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(gather, "SMALL", 0)
     path = write_tree(tmp_path, {f"a/{n}.png": encoded(pixels(n, 9 + n % 3, 12)) for n in range(150)})
     results = []
     for count in (1, 4):
@@ -231,6 +234,18 @@ def test_more_threads_give_the_same(tmp_path):
             threads.set_num_threads(None)
         assert cache.clear() > 0
     np.testing.assert_array_equal(results[0].train.images, results[1].train.images)
+
+
+def test_files_that_are_large_go_to_the_threads():
+    def where(group):
+        return sum(member.size for member in group), threading.current_thread() is threading.main_thread()
+
+    large, small = Member("large", gather.SMALL + 1), Member("small", gather.SMALL)
+    groups = [[small, Member("folder/")], [large], [large, small], [large, small, small], [], [large]]
+    found = gather.side_by_side(where, iter(groups))
+    sizes, here = zip(*found, strict=True)
+    assert sizes == tuple(sum(member.size for member in group) for group in groups)
+    assert here == (True, False, False, False, True, False)
 
 
 def test_progress_is_told(written):
@@ -416,6 +431,7 @@ def test_importing_is_light():
 def peak_of_loading(path, monkeypatch, **options) -> int:
     """Without the pictures that are ready, which are in a file."""
     monkeypatch.setattr(gather, "MAX_IN_MEMORY", 1)
+    monkeypatch.setattr(gather, "SMALL", 0)
     tracemalloc.start()
     try:
         data.load(path, **options)
@@ -447,6 +463,7 @@ def test_large_files_in_an_archive_do_not_wait_all_at_once(tmp_path, monkeypatch
 def test_mixed_sizes_become_the_same_in_whatever_order_they_are_decoded(written, monkeypatch, first):
     tree = {"a/0.png": encoded(pixels(0, *first))}
     tree |= {f"a/{number}.png": encoded(pixels(number, 30 + number % 5, 40)) for number in range(1, 40)}
+    monkeypatch.setattr(gather, "SMALL", 0)
     found = data.load(written(tree))
     assert found.train.images.shape == (40, 32, 32, 3)
     for name, image in zip(found.train.names, found.train.images, strict=True):

@@ -5,6 +5,7 @@ that are all grey have one channel.
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import math
@@ -13,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from nabi.data.files import Member, Progress, members, reading_again, reason
 from nabi.data.resize import Size, fit
 from nabi.data.splits import content_key
 from nabi.errors import DataError
+
+Result = TypeVar("Result")
 
 DEFAULT_SIZE: Size = (32, 32)
 MAX_IN_MEMORY = 128 << 20  # of decoded pictures, before they go to the disk
@@ -323,16 +326,12 @@ def gather(
             for member in group
         ]
 
-    pictures, done, before, small = Gathered(path, size, expected), 0, -1, True
+    pictures, done, before = Gathered(path, size, expected), 0, -1
     try:
         while done > before:
             before = done
-            groups = _grouped(found, common)
             ahead = min(4 * threads.get_num_threads(), max(1, MAX_AHEAD // max(GROUP, common.cost())))
-            here = map(look_at_all, itertools.islice(groups, 1))
-            for results in here if small else threads.map_in_order(look_at_all, groups, ahead=ahead):
-                sizes = [result.size for result in results if result.picture is not None]
-                small = sum(sizes) < SMALL * len(sizes) if sizes else small
+            for results in side_by_side(look_at_all, _grouped(found, common), ahead=ahead):
                 for result in results:
                     reached = ends.popleft() if ends else 1.0
                     pictures.add(result)
@@ -343,6 +342,20 @@ def gather(
         pictures.rows.close()
         raise
     return pictures
+
+
+def side_by_side(
+    function: Callable[[list[Member]], Result], groups: Iterator[list[Member]], ahead: int | None = None
+) -> Iterator[Result]:
+    """What a function gives of each group of files, in order; by the threads where they are not too small for that."""
+    for small, run in itertools.groupby(groups, _are_small):
+        each = map if small else functools.partial(threads.map_in_order, ahead=ahead)
+        yield from each(function, run)
+
+
+def _are_small(group: list[Member]) -> bool:
+    sizes = [member.size for member in group if member.size]
+    return sum(sizes) <= SMALL * len(sizes)
 
 
 def _grouped(found: Iterator[Member], common: _Common) -> Iterator[list[Member]]:
