@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 FLAGS = "avx2 avx512f avx512_vnni avx512_bf16 amx_tile amx_bf16 amx_int8".split()
-PACKAGES = "numpy scipy llvmlite scikit-learn pillow torch jax faiss-cpu onnxruntime numkong micrograd".split()
+PACKAGES = (
+    "numpy scipy llvmlite scikit-learn pillow simplejpeg torch jax faiss-cpu onnxruntime numkong micrograd".split()
+)
 
 
 def flags() -> list[str]:

@@ -435,6 +435,31 @@ def written(path, form):
     return path / "pets.tar"
 
 
+def test_room_for_files_that_are_no_pictures_is_not_needed(tmp_path, monkeypatch):
+    """All files are counted on until they are seen; but pictures that fit into memory are kept as many as there are."""
+    monkeypatch.setattr(gather, "MAX_IN_MEMORY", 64 << 10)
+    monkeypatch.setattr(cache, "has_room", lambda size: size <= 100 << 10)
+    tree = {f"a/{number}.png": encoded(pixels(number, 32, 32)) for number in range(20)}
+    tree |= {f"a/{number}.txt": b"of number" for number in range(80)}
+    path = write_tree(tmp_path / "set", tree)
+    assert isinstance(data.load(path, size=32).train.images, np.memmap)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_is_known_to_be_much_goes_to_the_disk_at_once(tmp_path, monkeypatch, many):
+    monkeypatch.setattr(gather, "MAX_IN_MEMORY", 20 * 32 * 32 * 3 - many)
+    held = []
+    write = cache.Draft.write
+    monkeypatch.setattr(cache.Draft, "write", lambda self, some: held.append(np.size(some)) or write(self, some))
+    tree = {f"a/{number}.png": encoded(pixels(number, 32, 32)) for number in range(20)}
+    found = data.load(write_tree(tmp_path / "set", tree), size=32)
+    assert max(held) == (32 * 32 * 3 if many else found.train.images.size)
+    for number in range(20):
+        np.testing.assert_array_equal(
+            found.train.images[found.train.names.index(f"a/{number}.png")], pixels(number, 32, 32)
+        )
+
+
 @pytest.mark.parametrize("form", ["folder", "tar"])
 def test_without_room_pictures_are_decoded_when_they_are_asked_for(tmp_path, no_room, decoded, monkeypatch, form):
     path = written(tmp_path, form)

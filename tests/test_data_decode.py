@@ -14,7 +14,7 @@ from PIL import Image
 from made_files import encoded, pixels
 from nabi.data import decode as decoding
 from nabi.data.decode import checked_size, decode, decode_and_fit, fit, grey
-from nabi.data.jpeg import plain_jpeg
+from nabi.data.jpeg import has_pixels_only, plain_jpeg
 from nabi.errors import PictureError, SettingError
 
 
@@ -205,6 +205,52 @@ def test_what_is_no_ordinary_jpeg_is_left_to_pillow():
     assert plain_jpeg(encoded(picture, "JPEG"), 71) is None
     assert plain_jpeg(encoded(picture, "PNG"), 72) is None
     assert plain_jpeg(encoded(Image.fromarray(picture).convert("CMYK"), "JPEG"), 72) is None
+
+
+JFIF = 2, 20
+"""From where to where the first segment of what Pillow writes goes."""
+
+
+def segment(marker, content):
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        segment(0xE0, b"JFIF\0"),
+        segment(0xE2, b"ICC_PROFILE\0"),
+        segment(0xEE, b"Adobe"),
+        b"\xff" + segment(0xE2, b"ICC_PROFILE\0"),  # with a byte that fills up
+    ],
+)
+def test_what_pillow_refuses_for_its_header_is_refused(segments):
+    content = encoded(pixels(7, 16, 16), "JPEG")
+    content = content[: JFIF[0]] + segments + content[JFIF[1] :]
+    assert plain_jpeg(content, 256) is not None
+    assert by_pillow(content) is None
+    with pytest.raises(PictureError, match=r"^odd: "):
+        decode(content, "odd")
+
+
+def test_pixels_of_fewer_bits_are_refused():
+    """A white pixel of 4 bits, coded without loss (T.81, annex H), comes out of libjpeg-turbo as 15 of 255."""
+    content = bytes.fromhex(
+        "ffd8 ffee000e41646f626500640000000000 ffc30011040001000103521100471100421100"
+        "ffc40014000100000000000000000000000000000003 ffda000c03520047004200010000 777f ffd9"
+    )
+    assert plain_jpeg(content, 1).tolist() == [[[15, 15, 15]]]
+    with pytest.raises(PictureError, match="not a picture"):
+        decode(content, "of four bits")
+
+
+@given(jpegs)
+def test_a_plain_header_has_nothing_that_pillow_would_look_at(content):
+    assert has_pixels_only(content) == content.startswith(b"JFIF\0", 6)
+    for extra in (segment(0xE1, b"Exif\0\0"), segment(0xE2, b"MPF\0"), segment(0xEE, bytes(12)), b"\xff"):
+        assert not has_pixels_only(content[:2] + extra + content[2:])
+    for end in range(2, content.index(b"\xff\xda") + 2):
+        assert not has_pixels_only(content[:end])
 
 
 def test_damaged_exif_leaves_the_pixels():

@@ -89,6 +89,32 @@ def test_a_member_that_is_another_is_not_read_again(tmp_path, now):
         read_again(member.name, member.size, member.mark)
 
 
+def test_no_member_outside_is_read_again(tmp_path):
+    write_tree(tmp_path / "set", TREE)
+    (tmp_path / "secret").write_bytes(b"two")
+    status = (tmp_path / "secret").stat()
+    with pytest.raises(DataError, match="leads outside"):
+        reading_again(tmp_path / "set")(str(tmp_path / "secret"), status.st_size, status.st_mtime_ns)
+
+
+@pytest.mark.parametrize("said", [0, 1, 5000, 100_000])
+def test_a_file_that_is_longer_than_it_said_is_read_in_few_pieces(tmp_path, monkeypatch, said):
+    content = bytes(range(250)) * 20
+    (tmp_path / "file").write_bytes(content)
+    asked = []
+
+    class Watched(io.FileIO):
+        def read(self, size=-1):
+            asked.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr(files, "open_regular", lambda path, *_, **__: Watched(path))
+    monkeypatch.setattr(files.os, "fstat", lambda _: os.stat_result((0, 0, 0, 0, 0, 0, said, 0, 0, 0)))
+    assert files.read_regular(tmp_path / "file") == content
+    assert asked[0] == said + 1
+    assert len(asked) <= 15
+
+
 def test_members_that_are_not_wanted_are_named_but_not_read(archive):
     assert found(archive, wanted=lambda name: name == "top.txt")["a/1.txt"] == b""
     assert found(archive, wanted=lambda name: name == "top.txt")["top.txt"] == b"top"

@@ -242,8 +242,11 @@ def test_files_that_are_large_go_to_the_threads():
 
     large, small = Member("large", gather.SMALL + 1), Member("small", gather.SMALL)
     groups = [[small, Member("folder/")], [large], [large, small], [large, small, small], [], [large]]
-    found = gather.side_by_side(where, iter(groups))
-    sizes, here = zip(*found, strict=True)
+    threads.set_num_threads(2)
+    try:
+        sizes, here = zip(*gather.side_by_side(where, iter(groups)), strict=True)
+    finally:
+        threads.set_num_threads(None)
     assert sizes == tuple(sum(member.size for member in group) for group in groups)
     assert here == (True, False, False, False, True, False)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi.data.jpeg import ABOUT_IT, plain_jpeg
+from nabi.data.jpeg import has_pixels_only, plain_jpeg
 from nabi.data.resize import Size, fit
 from nabi.errors import PictureError, SettingError
 
@@ -95,7 +95,7 @@ def _decoded(content: bytes, name: str) -> Iterator[NDArray[np.uint8]]:
     silence_pillow()
     try:
         plain = plain_jpeg(content, _most_pixels(len(content)))
-        if plain is not None and ABOUT_IT not in content:
+        if plain is not None and has_pixels_only(content):
             yield plain
             return
         with Image.open(io.BytesIO(content), formats=formats()) as image:

@@ -161,7 +161,8 @@ def _read_part(path: Path, before: tuple[int, int], name: str, size: int, mark: 
 
 
 def _read_unchanged(root: Path, top: Path, name: str, size: int, mark: int) -> bytes:
-    member = _file_member(str(top / name), name, top)
+    path = top / name
+    member = _file_member(str(path), name, top) if path.is_relative_to(top) else Member(name, problem=LEADS_OUT)
     if member.problem:
         raise DataError(f"{root / name}: {member.problem}")
     if (member.size, member.mark) != (size, mark):
@@ -250,11 +251,12 @@ def unpacked(path: Path, limit: int) -> bytes:
 def _read_up_to(stream: IO[bytes], limit: int, some: int = MEBIBYTE) -> bytes:
     """At most ``limit`` bytes. Asked for all of them at once, a stream would make room for them before it has any.
 
-    It is asked for ``some`` at a time, which is dear where it has only a few: there is room to be made for them, too.
+    It is asked for ``some`` first, and for twice as many each time: room that is made for more takes time, too.
     """
     content = io.BytesIO()  # whose value is had without a copy
     while limit > 0 and (piece := stream.read(min(limit, some, MEBIBYTE))):
         limit -= content.write(piece)
+        some *= 2
     return content.getvalue()
 
 

@@ -198,14 +198,16 @@ class Gathered:
         rows = self.rows
         end = (rows.count + 1) * rows.size
         whole = end if self.read_again is None else max(end, self.expected() * rows.size)
-        many = (whole if self.is_folder and self.fixed else end) > MAX_IN_MEMORY  # where it is known
-        looks = many and (rows.draft is None or end % cache.BLOCK < rows.size)
-        if looks and not has_room(self.path, whole, rows.written):
-            self.wanted = whole + beside
-            return self.give_up(self._not_kept("no room"))
+        to_disk = rows.draft is None and end > MAX_IN_MEMORY
+        if to_disk or (end > MAX_IN_MEMORY and end % cache.BLOCK < rows.size):
+            if not has_room(self.path, whole, rows.written):
+                self.wanted = whole + beside
+                return self.give_up(self._not_kept("no room"))
+        elif not rows.count and self.is_folder and self.fixed and whole > MAX_IN_MEMORY:  # which is known then
+            to_disk = has_room(self.path, whole)
         try:
             with self._on_disk():
-                if many and rows.draft is None:
+                if to_disk:
                     rows.to_disk()
                 rows.write(np.broadcast_to(fit(picture, rows.shape[:2])[..., : rows.shape[2]], rows.shape))
         except DataError as error:

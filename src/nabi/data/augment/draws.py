@@ -1,17 +1,16 @@
 """Keys, and the numbers that are drawn from them: many keys at once, bit by bit what `nabi.random` draws from each.
 
 There are a few pictures at a time, so that NumPy would take as long for a hundred additions as for the pictures
-themselves: the generator's formula is run on registers instead, which writes machine code.
+themselves: so the generator's formula is run on the names of registers, which writes machine code.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nabi import machine
-from nabi.engines.cpu.code import ZERO, Code, Index
-from nabi.engines.cpu.lanes import Lane, lanes_xp
 from nabi.random import DRAWS, KEYS, threefry2x32
 
 Keys = NDArray[np.uint32]
@@ -91,28 +90,92 @@ def unit(words: NDArray[np.uint32]) -> NDArray[np.float32]:
 def _encrypted(keys: Keys, counters: NDArray[np.uint32], second: int) -> NDArray[np.uint32]:
     """Two words for each counter and key, (2, counters, keys); all counters have the same ``second`` word."""
     made = np.empty((2, len(counters), len(keys)), np.uint32)
-    arrays = [np.ascontiguousarray(keys), counters, made, np.array([second], np.uint32)]
-    machine.run(_text(machine.processor()), arrays, [len(keys), len(counters)], len(keys))
+    arrays = [np.ascontiguousarray(keys, np.uint32), counters, made]
+    machine.run(_text(), arrays, [second, len(keys), len(counters)], len(keys))
     return made
 
 
+# --- the kernel ---
+
+GIVEN = "ptr keys/ptr counters/ptr made/i64 second_word/i64 keys_there/i64 counters_there".split("/")
+
+KERNEL = """
+define void @kernel(ptr %given, i64 %start, i64 %stop, i64 %unused, ptr %nothing) {
+entry:
+GIVEN
+  %second = trunc i64 %second_word to i32
+  br label %next_key
+next_key:
+  %key = phi i64 [ %start, %entry ], [ %after_key, %done ]
+  %more_keys = icmp slt i64 %key, %stop
+  br i1 %more_keys, label %begin, label %exit
+begin:
+  %key_at = getelementptr <2 x i32>, ptr %keys, i64 %key
+  %key_0 = load i32, ptr %key_at
+  %other_at = getelementptr i32, ptr %key_at, i64 1
+  %key_1 = load i32, ptr %other_at
+  br label %next
+next:
+  %i = phi i64 [ 0, %begin ], [ %after, %one ]
+  %more = icmp slt i64 %i, %counters_there
+  br i1 %more, label %one, label %done
+one:
+  %counter_at = getelementptr i32, ptr %counters, i64 %i
+  %counter = load i32, ptr %counter_at
+FORMULA
+  %line = mul i64 %i, %keys_there
+  %place = add i64 %line, %key
+  %to_0 = getelementptr i32, ptr %made, i64 %place
+  store i32 MADE_0, ptr %to_0
+  %all = mul i64 %counters_there, %keys_there
+  %to_1 = getelementptr i32, ptr %to_0, i64 %all
+  store i32 MADE_1, ptr %to_1
+  %after = add i64 %i, 1
+  br label %next
+done:
+  %after_key = add i64 %key, 1
+  br label %next_key
+exit:
+  ret void
+}
+"""
+
+
+class _Writing:
+    """Registers as ``xp``: a formula run over their names writes the lines that compute it."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def let(self, what: str, x: Any, y: Any) -> "_Word":
+        name = f"%w{len(self.lines)}"
+        self.lines.append(f"  {name} = {what} i32 {x}, {y}")
+        return _Word(self, name)
+
+    bitwise_xor = functools.partialmethod(let, "xor")
+    bitwise_or = functools.partialmethod(let, "or")
+    bitwise_left_shift = functools.partialmethod(let, "shl")
+    bitwise_right_shift = functools.partialmethod(let, "lshr")
+
+
+class _Word:
+    """A word in a register."""
+
+    def __init__(self, writing: _Writing, name: str) -> None:
+        self.writing, self.name = writing, name
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __add__(self, other: Any) -> "_Word":
+        return self.writing.let("add", self, other)
+
+
 @functools.cache
-def _text(processor: machine.Processor) -> str:
+def _text() -> str:
     """The kernel: all counters under each key from one to another."""
-    code = Code(processor.vector)
-    keys, counters, made, second = (code.pointer(slot) for slot in range(4))
-    count_of_keys, count = code.word(4), code.word(5)
-
-    def read(array: str, place: Index) -> Lane:
-        return Lane(code, code.load(array, place, np.dtype(np.uint32), 1), np.uint32, 1)
-
-    x1 = read(second, ZERO)
-    with code.loop("%start", "%stop") as number:
-        key = read(keys, number.times(2)), read(keys, number.times(2).plus(1))
-        with code.loop(0, count) as counter:
-            row = code.integer(counter)
-            for word in threefry2x32(lanes_xp, key, read(counters, counter), x1):
-                line = code.at(made, "i32", code.let(f"mul i64 {row}, {count_of_keys}"))
-                code.emit(f"store i32 {word.name}, ptr {code.at(line, 'i32', code.integer(number))}, align 4")
-                row = code.let(f"add i64 {row}, {count}")
-    return code.text()
+    writing = _Writing()
+    key_0, key_1, counter, second = (_Word(writing, f"%{name}") for name in ("key_0", "key_1", "counter", "second"))
+    made = threefry2x32(writing, (key_0, key_1), counter, second)
+    text = KERNEL.replace("GIVEN", machine.words("%given", GIVEN)).replace("FORMULA", "\n".join(writing.lines))
+    return text.replace("MADE_0", str(made[0])).replace("MADE_1", str(made[1]))
