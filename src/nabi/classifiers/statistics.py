@@ -28,9 +28,10 @@ def statistics(images: NDArray[Any], axes: tuple[int, ...] | None) -> tuple[NDAr
     axes : tuple of int, or None
         The first among them; None for all.
     """
-    some = max(1, min(1000, 2**20 // max(1, math.prod(images.shape[1:]))))
+    pixels = images.dtype == np.uint8
+    some = max(1, min(1000, 2 ** (22 if pixels else 20) // max(1, math.prod(images.shape[1:]))))
     blocks = [slice(start, start + some) for start in range(0, len(images), some)]
-    mean, deviation = (_of_pixels if images.dtype == np.uint8 else _of_numbers)(images, axes, blocks)
+    mean, deviation = (_of_pixels if pixels else _of_numbers)(images, axes, blocks)
     # What varies less than float32 can say does not vary.
     return mean, np.where(deviation > np.finfo(np.float32).tiny, deviation, 1.0)
 
