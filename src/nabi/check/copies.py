@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nabi.check.crops import MOST_PICTURES, cropped_pairs
 from nabi.check.fingerprints import SIDE, SMALLEST, fingerprints
 from nabi.check.pairs import NEAR, Pair, near_pairs
+from nabi.data.files import Progress
 
 HOW = ("bytes", "pixels", "near", "mirrored", "part")  # the closest first
 
@@ -92,7 +93,7 @@ def copies(
     return _grouped(edges)
 
 
-def _named(show: Show, what: str) -> Callable[[int, int], None]:
+def _named(show: Show, what: str) -> Progress:
     return lambda done, total: show(what, done, total)
 
 

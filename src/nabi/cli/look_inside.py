@@ -1,6 +1,6 @@
 """``nabi look MODEL IMAGE...`` for nets: what each layer makes of a picture, and where the net looked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from nabi import figures, nn
 from nabi.cli.characters import printable
 from nabi.cli.look_table import aligned
+from nabi.data.files import Progress
 from nabi.look.activations import Activation, activations
 from nabi.look.grad_cam import GradCAM, grad_cam
 from nabi.look.occlusion import Occlusion, occlusion
@@ -91,7 +92,7 @@ def look_inside(
     prediction: str,
     bars: Sequence[tuple[str, float]],
     figure: Path,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> Inside:
     """Explain why a picture is taken for a class, by its place and name, and draw the explanation.
 

@@ -103,10 +103,8 @@ def _decoded(content: bytes, name: str) -> Iterator[NDArray[np.uint8]]:
                 raise PictureError(f"{image.width}x{image.height} is too large for a file of {len(content)} bytes")
             if plain is None:
                 image.load()
-                yield np.asarray(_upright(_over_white(_eight_bits(image)), _orientation(image)))
-            else:
-                orientation = _orientation(image)
-                yield plain if orientation == 1 else np.asarray(_upright(Image.fromarray(plain), orientation))
+                plain = np.asarray(_over_white(_eight_bits(image)))
+            yield _upright(plain, _orientation(image))
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
     except UnidentifiedImageError:
@@ -168,19 +166,14 @@ def _orientation(image: Any) -> int:
         return 1
 
 
-def _upright(image: Any, orientation: int) -> Any:
-    from PIL.Image import Transpose
-
-    turn = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }.get(orientation)
-    return image if turn is None else image.transpose(turn)
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    if 5 <= orientation <= 8:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 @cache

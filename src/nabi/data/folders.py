@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 from nabi import cache, threads
@@ -269,7 +270,6 @@ def _in_memory(path: Path, shape: tuple[int, ...], blocks: Iterable[NDArray[np.u
 
 def cache_key(path: Path, listing: list[Member] | None, *made: Any) -> str:
     """The name in the cache of what is ``made`` of all files of a folder, listed, or of an archive as they are now."""
-    import simplejpeg
     from PIL import __version__ as pillow
 
     real = path.resolve()

@@ -97,7 +97,6 @@ class Gathered:
 
     def __init__(self, path: Path, size: Size | None, expected: Callable[[], int]) -> None:
         self.path = path
-        self.is_folder = path.is_dir()
         self.fixed = size is not None
         self.expected = expected
         self.names: list[str] = []
@@ -203,7 +202,7 @@ class Gathered:
             if not has_room(self.path, whole, rows.written):
                 self.wanted = whole + beside
                 return self.give_up(self._not_kept("no room"))
-        elif not rows.count and self.is_folder and self.fixed and whole > MAX_IN_MEMORY:  # which is known then
+        elif not rows.count and self.fixed and whole > MAX_IN_MEMORY and self.path.is_dir():  # where that is known
             to_disk = has_room(self.path, whole)
         try:
             with self._on_disk():

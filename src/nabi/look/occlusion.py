@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nabi.data.files import Progress
 from nabi.errors import SettingError
 
 Scores = Callable[[NDArray[Any]], NDArray[Any]]
@@ -50,7 +51,7 @@ def occlusion(
     patch: int | None = None,
     stride: int | None = None,
     fill: float = 128,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> Occlusion:
     """Slide a patch over a picture and see how the score of a class changes.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from nabi import threads
 
 BLOCK_BYTES = 2**21
-"""About how many bytes of pictures one thread takes at once: what its cache holds together with what it computes."""
+"""About how many bytes of pictures one thread takes at once: so many that what Python does for them is little."""
 
 
 def in_blocks(work: Callable[[slice], None], count: int, bytes_each: int) -> None:

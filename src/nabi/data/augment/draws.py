@@ -1,7 +1,7 @@
 """Keys, and the numbers that are drawn from them: many keys at once, bit by bit what `nabi.random` draws from each.
 
-There are a few pictures at a time, so that NumPy would take as long for a hundred additions as for the pictures
-themselves: so the generator's formula is run on the names of registers, which writes machine code.
+There are a few pictures at a time, and for a hundred additions NumPy would take as long as for the pictures themselves.
+So the generator's formula is run on the names of registers, which writes machine code.
 """
 
 import functools
