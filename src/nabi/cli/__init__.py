@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _collecting_nothing() -> Iterator[None]:
-    """While modules are imported hardly anything becomes garbage: looking for it takes a seventh of a short command."""
+    """While modules are imported hardly anything becomes garbage: looking for it takes a sixth of a short command."""
     collects = gc.isenabled()
     gc.disable()
     try:
