@@ -13,7 +13,7 @@ import pytest
 
 from made_files import encoded, hash_of, pets, pixels, tar, write_tree, zipped
 from nabi import cache, data, threads
-from nabi.data import gather
+from nabi.data import gather, stream
 from nabi.data.decode import decode
 from nabi.data.files import Member
 from nabi.data.layout import layout
@@ -244,11 +244,11 @@ def test_files_that_are_large_go_to_the_threads():
     groups = [[small, Member("folder/")], [large], [large, small], [large, small, small], [], [large]]
     threads.set_num_threads(2)
     try:
-        sizes, here = zip(*gather.side_by_side(where, iter(groups)), strict=True)
+        sizes, here = zip(*gather.side_by_side(where, iter(groups), gather.are_small), strict=True)
     finally:
         threads.set_num_threads(None)
     assert sizes == tuple(sum(member.size for member in group) for group in groups)
-    assert here == (True, False, False, False, True, False)
+    assert here == (True, False, False, False, False, False)  # of no files nothing is known
 
 
 def test_progress_is_told(written):
@@ -386,6 +386,28 @@ def test_a_picture_to_predict_is_as_it_was_in_training(tmp_path):
     trained = data.load(tmp_path, size=24).train
     for (_, picture), image in zip(data.pictures(tmp_path, size=24), trained.images, strict=True):
         np.testing.assert_array_equal(picture, image)
+
+
+def test_pictures_keep_their_order_whoever_decodes_them(tmp_path, monkeypatch):
+    """Small files are decoded in the thread that asks, the others in those of the pool."""
+    monkeypatch.setattr(gather, "SMALL", 300)
+    sides = [4, 40, 4, 4, 40, 40, 4]
+    write_tree(tmp_path, {f"{number}.png": encoded(pixels(number, side, side)) for number, side in enumerate(sides)})
+    assert {path.stat().st_size <= 300 for path in tmp_path.iterdir()} == {True, False}
+    seen = []
+    decoded = stream._picture
+    monkeypatch.setattr(
+        stream, "_picture", lambda *given: (seen.append(threading.current_thread().name), decoded(*given))[1]
+    )
+    threads.set_num_threads(2)
+    try:
+        found = list(data.pictures(tmp_path))
+    finally:
+        threads.set_num_threads(None)
+    assert [name for name, _ in found] == [str(tmp_path / f"{number}.png") for number in range(len(sides))]
+    for number, (_, picture) in enumerate(found):
+        np.testing.assert_array_equal(picture, pixels(number, sides[number], sides[number]))
+    assert seen.count(threading.current_thread().name) == sides.count(4)
 
 
 def test_pictures_are_decoded_lazily(tmp_path):

@@ -21,7 +21,7 @@ from nabi.data.dataset import Dataset
 from nabi.data.decode import decode
 from nabi.data.files import Member, Progress, composed, expanded, is_archive, members
 from nabi.data.folders import cache_key
-from nabi.data.gather import side_by_side
+from nabi.data.gather import are_small, side_by_side
 from nabi.data.idx import is_idx_name
 from nabi.data.layout import layout
 from nabi.data.loading import ARCHIVE_ENDINGS, load
@@ -147,7 +147,7 @@ def _found_out(path: Path, listing: list[Member] | None, report: Progress) -> tu
     seen: dict[str, _Seen] = {}  # of a name that stands in an archive twice the last, as unpacking would leave it
     found = members(path, report=report) if listing is None else iter(listing)
     done = 0
-    for results in side_by_side(lambda group: [_look_at(member) for member in group], _together(found)):
+    for results in side_by_side(lambda group: [_look_at(member) for member in group], _together(found), are_small):
         for one in results:
             seen.pop(one.name, None)
             seen[one.name] = one

@@ -11,7 +11,7 @@ import itertools
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from nabi.data.resize import Size, fit
 from nabi.data.splits import content_key
 from nabi.errors import DataError
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 DEFAULT_SIZE: Size = (32, 32)
@@ -332,7 +333,7 @@ def gather(
         while done > before:
             before = done
             ahead = min(4 * threads.get_num_threads(), max(1, MAX_AHEAD // max(GROUP, common.cost())))
-            for results in side_by_side(look_at_all, _grouped(found, common), ahead=ahead):
+            for results in side_by_side(look_at_all, _grouped(found, common), are_small, ahead=ahead):
                 for result in results:
                     reached = ends.popleft() if ends else 1.0
                     pictures.add(result)
@@ -346,17 +347,18 @@ def gather(
 
 
 def side_by_side(
-    function: Callable[[list[Member]], Result], groups: Iterator[list[Member]], ahead: int | None = None
+    function: Callable[[Item], Result], files: Iterable[Item], small: Callable[[Item], bool], ahead: int | None = None
 ) -> Iterator[Result]:
-    """What a function gives of each group of files, in order; by the threads where they are not too small for that."""
-    for small, run in itertools.groupby(groups, _are_small):
-        each = map if small else functools.partial(threads.map_in_order, ahead=ahead)
+    """What a function gives of each file, or group of files, in order; by the threads where they are not ``small``."""
+    for are_small, run in itertools.groupby(files, small):
+        each = map if are_small else functools.partial(threads.map_in_order, ahead=ahead)
         yield from each(function, run)
 
 
-def _are_small(group: list[Member]) -> bool:
+def are_small(group: Sequence[Member]) -> bool:
+    """Whether files are so small that threads would not be quicker; of none that is not known."""
     sizes = [member.size for member in group if member.size]
-    return sum(sizes) <= SMALL * len(sizes)
+    return bool(sizes) and sum(sizes) <= SMALL * len(sizes)
 
 
 def _grouped(found: Iterator[Member], common: _Common) -> Iterator[list[Member]]:

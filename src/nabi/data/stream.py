@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nabi import threads
 from nabi.data.decode import checked_size, decode, grey
 from nabi.data.files import Member, members, read_regular
+from nabi.data.gather import are_small, side_by_side
 from nabi.data.resize import Size
 from nabi.errors import DataError, PictureError, SettingError
 
@@ -20,7 +20,7 @@ Paths = str | PathLike[str] | Iterable[str | PathLike[str]]
 def pictures(
     paths: Paths, *, size: int | tuple[int, int] | None = None, channels: Literal[1, 3] = 3
 ) -> Iterator[tuple[str, NDArray[np.uint8] | PictureError]]:
-    """Decode pictures lazily, a few ahead in parallel.
+    """Decode pictures lazily, a few ahead in parallel where their files are not small.
 
     Parameters
     ----------
@@ -45,7 +45,9 @@ def pictures(
     if channels not in (1, 3):
         raise SettingError(f"channels is {channels!r}: it must be 1 or 3")
     given = [paths] if isinstance(paths, (str, PathLike)) else paths
-    return threads.map_in_order(lambda found: _picture(*found, wanted, channels), _found(given))
+    return side_by_side(
+        lambda found: _picture(*found, wanted, channels), _found(given), small=lambda found: are_small([found[1]])
+    )
 
 
 def _found(paths: Iterable[str | PathLike[str]]) -> Iterator[tuple[str, Member]]:
