@@ -18,11 +18,11 @@ from nabi.check import Report, examine, leaks, page, without_leaks
 from nabi.check.copies import Looked, copies, to_look_for
 from nabi.check.crops import cropped_pairs
 from nabi.check.fingerprints import SIDE, fingerprints, mirror, thumbnail
-from nabi.check.oddities import ODD, UNREADABLE, oddities, unreadable
+from nabi.check.oddities import ODD, UNREADABLE, oddities
 from nabi.check.pairs import near_pairs
 from nabi.check.survey import SPLITS, survey
 from nabi.data import Dataset, Split
-from nabi.errors import DataError, SettingError
+from nabi.errors import DataError, PictureError, SettingError
 
 # --- pictures, and what is done to them
 
@@ -396,6 +396,7 @@ def test_every_mutation_of_a_file_is_a_picture_or_has_a_reason() -> None:
         *(content for content, *_ in BROKEN.values()),
         *(content for content, *_ in QUEER.values()),
     ]
+    refused = []
     for number in range(300):
         content = bytearray(contents[number % len(contents)])
         for _ in range(random.integers(1, 4)):
@@ -404,12 +405,12 @@ def test_every_mutation_of_a_file_is_a_picture_or_has_a_reason() -> None:
         content = bytes(content[: random.integers(0, len(content) + 1)] if number % 3 == 0 else content)
         try:
             picture = data.decode.decode(content, "file.png")
-        except DataError as error:
-            found = unreadable(content, str(error))
-            assert found.kind in UNREADABLE
-            assert found.words
+        except PictureError as error:
+            refused.append((error.kind, str(error).removeprefix("file.png: ")))
         else:
             assert all(one.kind in ODD for one in oddities(content, "file.png", picture)[0])
+    assert refused
+    assert all(kind in UNREADABLE and words for kind, words in refused)
 
 
 # --- sources

@@ -123,7 +123,7 @@ QUICKLY = {
 def test_every_model_trains_on_a_folder(model: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(folder), "--model", model, *QUICKLY[model].split()]) == 0
     out, err = capsys.readouterr()
-    assert "shades: 28 pictures of 3 classes to train on, 6 for validation, 6 for the test" in out
+    assert "shades: 28 pictures of 2 classes to train on, 6 for validation, 6 for the test" in out
     skipped, without = err.splitlines()
     assert skipped.startswith("nabi: skipped dark/broken.png: ")
     assert without == "nabi: classes without pictures: empty"
@@ -350,7 +350,7 @@ def test_a_name_comes_before_a_folder_of_that_name(folder: Path, capsys) -> None
     assert capsys.readouterr().out.startswith("digits: 1,")
     assert json.loads(Path("run/run.json").read_text())["data"] == "digits"
     assert main(["train", "./digits", "--epochs", "1", "--out", "other"]) == 0
-    assert capsys.readouterr().out.startswith("digits: 28 pictures of 3 classes")
+    assert capsys.readouterr().out.startswith("digits: 28 pictures of 2 classes")
 
 
 # --- predict ---

@@ -240,7 +240,7 @@ def test_pixels_of_fewer_bits_are_refused():
         "ffc40014000100000000000000000000000000000003 ffda000c03520047004200010000 777f ffd9"
     )
     assert plain_jpeg(content, 1).tolist() == [[[15, 15, 15]]]
-    with pytest.raises(PictureError, match="not a picture"):
+    with pytest.raises(PictureError, match="a JPEG, but is damaged or of a kind that is not read"):
         decode(content, "of four bits")
 
 

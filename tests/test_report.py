@@ -146,7 +146,8 @@ def test_rejection_refuses(scores, rate, error) -> None:
 
 
 def by_the_paper(probabilities, labels):
-    """Confident learning word for word (Northcutt and others, equations 1 to 3), picture by picture."""
+    """Confident learning word for word (Northcutt and others, equations 1 to 3), picture by picture; off the diagonal,
+    but for those of which the label is the likeliest."""
     n, m = len(labels), len(probabilities[0])
     t = []
     for j in range(m):
@@ -159,7 +160,7 @@ def by_the_paper(probabilities, labels):
         if reached:
             likeliest = max(reached, key=lambda j: (probabilities[x][j], -j))
             joint[labels[x]][likeliest] += 1
-            if likeliest != labels[x]:
+            if likeliest != labels[x] and max(probabilities[x]) > probabilities[x][labels[x]]:
                 off.append(x)
     estimated = [[0.0] * m for _ in range(m)]
     for i in range(m):
@@ -207,6 +208,14 @@ def test_confident_joint_golden() -> None:
     assert confident_class(shares, labels).tolist() == [0, 1, 1, 0, 2]
     assert confident_joint(shares, labels).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
     assert suspicion(shares, labels).order.tolist() == [3, 1, 2, 4, 0]
+
+
+def test_a_label_that_is_the_likeliest_is_not_suspected() -> None:
+    """Of a class of two pictures nobody is sure, and a tenth reaches its threshold."""
+    shares = [[0.9, 0.1], [0.95, 0.05], [0.7, 0.3], [0.9, 0.1], [0.92, 0.08], [0.4, 0.6]]
+    labels = [0, 0, 0, 1, 1, 0]
+    assert confident_class(shares, labels).tolist() == [0, 0, 1, 0, 0, 1]
+    assert suspicion(shares, labels).suspected.tolist() == [False, False, False, True, True, True]
 
 
 def noisy(share: float, seed: int = 0):

@@ -59,7 +59,17 @@ class DataError(NabiError, ValueError):
 
 
 class PictureError(DataError):
-    """One picture that cannot be decoded; the message says which and why."""
+    """One picture that cannot be decoded; the message says which and why.
+
+    Attributes
+    ----------
+    kind : str
+        What is wrong, as `nabi.data.damage` has it.
+    """
+
+    def __init__(self, message: str, kind: str = "damaged") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class FormatError(DataError):

@@ -82,6 +82,15 @@ def saying_that_code_is_made(verbose: bool) -> Iterator[None]:
         yield
 
 
+def tensorboard_writers() -> Any:
+    """The package that writes event files; SettingError where it is not installed."""
+    try:
+        import tensorboardX
+    except ImportError:
+        raise SettingError("--tensorboard needs the package tensorboardX: pip install 'nabi[tensorboard]'") from None
+    return tensorboardX
+
+
 def events_for_tensorboard(folder: str | os.PathLike[str]) -> Listener:
     """Write event files that TensorBoard shows: the loss of each step, and what is known of each epoch.
 
@@ -94,10 +103,7 @@ def events_for_tensorboard(folder: str | os.PathLike[str]) -> Listener:
     SettingError
         The package tensorboardX is not installed.
     """
-    try:
-        import tensorboardX
-    except ImportError:
-        raise SettingError("--tensorboard needs the package tensorboardX: pip install tensorboardX") from None
+    tensorboardX = tensorboard_writers()
     writer: Any = None
     done = 0  # steps
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nabi import cache, threads
 from nabi.check.fingerprints import SIDE, SMALLEST, all_thumbnails, thumbnail
-from nabi.check.oddities import Oddity, oddities, unreadable
+from nabi.check.oddities import Oddity, oddities
 from nabi.data.cifar import form_of, may_be_cifar
 from nabi.data.dataset import Dataset
 from nabi.data.decode import decode
@@ -27,7 +27,7 @@ from nabi.data.layout import layout
 from nabi.data.loading import ARCHIVE_ENDINGS, load
 from nabi.data.named import NAMED
 from nabi.data.splits import content_key, keys_of, split_by_content, usual_fraction
-from nabi.errors import DataError
+from nabi.errors import DataError, PictureError
 
 SPLITS = ("train", "validation", "test")
 MANY, GROUP = 32, 1 << 18  # files, and bytes of files, that a thread looks at in one go
@@ -114,14 +114,12 @@ def _look_at(member: Member) -> _Seen:
         return _Seen(member.name, Oddity("refused", member.problem))
     if member.is_folder:
         return _Seen(member.name)
-    content, read = b"", False
     try:
         content = member.read()
-        read = True
         picture = decode(content, member.name)
     except DataError as error:
-        reason = str(error).removeprefix(f"{member.name}: ")
-        return _Seen(member.name, unreadable(content, reason) if read else Oddity("refused", reason))
+        kind = error.kind if isinstance(error, PictureError) else "refused"
+        return _Seen(member.name, Oddity(kind, str(error).removeprefix(f"{member.name}: ")))
     odd, orientation = oddities(content, member.name, picture)
     digest = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
     size = (picture.shape[0], picture.shape[1])

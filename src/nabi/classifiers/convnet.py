@@ -79,7 +79,7 @@ class ConvNetClassifier(NetworkClassifier):
             model = self._copy(shape)
         elif self.architecture == "alexnet":
             if shape != (ALEXNET_SIDE, ALEXNET_SIDE, 3):
-                raise ShapeError(f"alexnet takes pictures of (224, 224, 3), these are {shape}")
+                raise ShapeError(f"alexnet takes pictures of (224, 224, 3), these are {shape}: bring them to size 224")
             model = models.alexnet(len(self.classes_), form="single-tower", seed=seed)
         else:
             model = models.convnet(

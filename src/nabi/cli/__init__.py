@@ -81,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wrong_use = getattr(error, "format_message", None)  # an option that is unknown, or has a value it cannot have
         if wrong_use is None:
             raise
-        return _say(f"{wrong_use()} (nabi --help says more)")
+        command = next((f"{argument} " for argument in given if argument in COMMANDS), "")
+        return _say(f"{wrong_use()} (nabi {command}--help says more)")
 
 
 @contextlib.contextmanager

@@ -89,7 +89,8 @@ def _print(where: Console, report: Report) -> None:
         f"{split} {about['splits'][split]['pictures']:,}{' (made)' if about['splits'][split]['made'] else ''}"
         for split in SPLITS
     )
-    where.print(f"{printable(here.name)}: {len(here.files):,} pictures of {len(here.classes)} classes; {splits}")
+    classes = f"{len(here.classes)} class{'es' if len(here.classes) != 1 else ''}"
+    where.print(f"{printable(here.name)}: {len(here.files):,} pictures of {classes}; {splits}")
     urgent = [group for group in report.groups if group.must_be_seen_to]
     if report.must_be_seen_to:
         where.print("must be seen to:")
@@ -149,9 +150,14 @@ def _distribution(about: dict[str, Any]) -> list[str]:
     short, long = about["sizes"]["short_side"], about["sizes"]["long_side"]
     turned = sum(many for tag, many in about["orientations"].items() if tag != "1")
     looked = f"near copies (correlation {about['near']:g} or more)" if about["near"] else "exact copies only"
-    return [
+    balance = (
         f"balance: {printable(most[1])} has {most[0]:,} pictures, {printable(least[1])} {least[0]:,}"
-        + (f": {about['imbalance']:.3g} times as many" if most[0] > least[0] else ""),
+        + (f": {about['imbalance']:.3g} times as many" if most[0] > least[0] else "")
+        if most[1] != least[1]
+        else f"pictures of one class only, {printable(most[1])}: there is nothing to tell apart, and nothing to train"
+    )
+    return [
+        balance,
         f"sizes: short side {short['least']:,} to {short['most']:,} pixels (median {short['median']:g}), "
         f"long side {long['least']:,} to {long['most']:,}; "
         + (f"{turned:,} turned by their EXIF orientation" if turned else "none turned by its EXIF orientation"),

@@ -66,6 +66,8 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 
 def as_typed(option: str, value: Any = None) -> str:
     """An option as it is typed; where its value is False, as it is typed for that."""
+    if option == "data":
+        return "DATA"
     return ("--no-" if value is False else "--") + option.replace("_", "-")
 
 

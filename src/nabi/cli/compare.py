@@ -103,8 +103,8 @@ def compare(
         asked = {"data": data, "models": names, "minutes": minutes, "seed": seed, "size": size}
         folder.start(asked)
         where.print(
-            f"{printable(dataset.name)}: {len(dataset.train):,} pictures of {len(dataset.classes)} classes to train "
-            f"on, {len(dataset.test):,} for the test; {minutes:g} minutes for {', '.join(names)}; "
+            f"{printable(dataset.name)}: {len(dataset.train):,} pictures of {len(np.unique(dataset.train.labels))} "
+            f"classes to train on, {len(dataset.test):,} for the test; {minutes:g} minutes for {', '.join(names)}; "
             f"writing to {printable(str(folder.path))}"
         )
         try:

@@ -41,6 +41,10 @@ def evaluate(
     dataset = loaded_for(source, classifier)
     for name, reason in dataset.skipped:
         note(f"skipped {name}: {reason}")
+    known = {composed(str(name)) for name in classifier.classes_}
+    if strangers := [name for name in dataset.classes if composed(name) not in known]:
+        many = "1 class that is" if len(strangers) == 1 else f"{len(strangers)} classes that are"
+        note(f"{many} none of the model's, so that every answer is wrong: {_few(strangers)}")
     with bar(console(stderr=True)) as show, while_compiling(show):
         measured, _ = measure(classifier, dataset, _chosen(dataset, split, source, model), show)
     if as_json:

@@ -37,8 +37,11 @@ class Answer(NamedTuple):
         The right class's place; None where it is not known.
     source : str
         Where that is known from, or why it is not.
-    scores, shares : ndarray, (K,)
+    scores, softmax : ndarray, (K,)
         As the model gives them, and their softmax.
+    probabilities : ndarray, (K,), or None
+        As the model gives them, which may be something else: of a model of photos the softmax at its temperature, of
+        nearest neighbours shares of votes. None where it gives none.
     terms : list of HingeTerm
         Empty where the right class is not known.
     """
@@ -48,8 +51,14 @@ class Answer(NamedTuple):
     right: int | None
     source: str
     scores: NDArray[np.float64]
-    shares: NDArray[np.float64]
+    softmax: NDArray[np.float64]
+    probabilities: NDArray[np.float64] | None
     terms: list[HingeTerm]
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """How likely each class is, as the model says if it does."""
+        return self.softmax if self.probabilities is None else self.probabilities
 
     @property
     def loss(self) -> float | None:
@@ -81,12 +90,14 @@ def look_at_answers(
         return
     if neighbors is not None:
         raise SettingError(f"--neighbors: {type(classifier).__name__} has none")
-    scores = classifier.scores(images).astype(np.float64)
+    said = classifier.answers(images)
+    scores = said.scores.astype(np.float64)
     answers = []
     for number, (file, row) in enumerate(zip(paths, scores, strict=True)):
         right, source = _right_class(file, number, len(paths), labels, classes)
         terms = [] if right is None else hinge_terms(row, right)
-        answers.append(Answer(file, names[number], right, source, row, softmax(row), terms))
+        likely = None if said.probabilities is None else said.probabilities[number].astype(np.float64)
+        answers.append(Answer(file, names[number], right, source, row, softmax(row), likely, terms))
     shown = _shown_classes(answers, top)
     figures.scores(
         list(images),
@@ -196,7 +207,11 @@ def _print(
     known = [loss for loss in losses if loss is not None]
     where.print(table("scores", heads, names, cells, right, last if known else [], width))
     shares = [[f"{answer.shares[p]:z.3f}" for p in shown] for answer in answers]
-    where.print(table("softmax", heads, names, shares, right, [], width))
+    alike = all(np.allclose(answer.shares, answer.softmax, rtol=0, atol=1e-5) for answer in answers)
+    where.print(table("softmax" if alike else "probability", heads, names, shares, right, [], width))
+    temperature = getattr(classifier, "temperature_", 1.0)
+    if not alike and temperature != 1:
+        where.print(f"probability: the softmax of the scores divided by {temperature:.3f}, the temperature")
     if known:
         where.print("* the right class\n\nhinge loss: Lᵢ = Σ max(0, sⱼ - s_y + 1), over the wrong classes j")
     else:
@@ -270,7 +285,8 @@ def _as_data(
                 "known_from": answer.source if answer.right is not None else None,
                 "why_no_hinge": answer.source if answer.right is None else None,
                 "scores": _by_class(classes, answer.scores),
-                "softmax": _by_class(classes, answer.shares),
+                "softmax": _by_class(classes, answer.softmax),
+                "probability": None if answer.probabilities is None else _by_class(classes, answer.probabilities),
                 "hinge_terms": {classes[term.place]: _rounded(term.loss) for term in answer.terms},
                 "hinge_loss": None if answer.loss is None else _rounded(answer.loss),
                 "inside": None if inside is None else inside.as_data(),

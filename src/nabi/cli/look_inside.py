@@ -53,10 +53,10 @@ class Inside(NamedTuple):
         high, wide = self.occlusion.patch
         top, left = self.occlusion.corners[self.occlusion.falls.argmax()]
         fall = self.occlusion.falls.max()
-        lines.append(
-            f"  hidden by a grey patch of {wide}x{high}: at x={left}, y={top} the score "
-            f"{'falls' if fall > 0 else 'changes'} most, to {score - fall:z.2f}"
-        )
+        hidden = f"at x={left}, y={top} the score falls most, to {score - fall:z.2f}"
+        if fall <= 0:
+            hidden = f"the score {'falls' if (self.occlusion.falls < 0).any() else 'changes'} nowhere"
+        lines.append(f"  hidden by a grey patch of {wide}x{high}: {hidden}")
         if self.grad_cam is not None:
             where = "nothing there speaks for the class"
             if self.grad_cam.map.any():

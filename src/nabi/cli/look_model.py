@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nabi import container, figures, nn
-from nabi.classifiers import load, pretrained
+from nabi.classifiers import PhotoClassifier, load, pretrained
 from nabi.cli.characters import json_text, printable
 from nabi.cli.look_files import figure_file
 from nabi.cli.run_folder import is_backbone, model_file
@@ -71,10 +71,12 @@ def look_at_model(path: Path, out: Path | None, as_json: bool) -> None:
             where.print(f"{printable(name)}  {array.dtype}  {' × '.join(map(str, array.shape)) or '1'}")
     where.print()
     if drawn is None:
-        pictures = len(classifier.input_shape_) == 3
-        where.print(
-            f"no figure: it {'has no weights of pixels' if pictures else 'takes rows of numbers, not pictures'}"
-        )
+        why = "it has no weights of pixels"
+        if len(classifier.input_shape_) != 3:
+            why = "it takes rows of numbers, not pictures"
+        elif isinstance(classifier, PhotoClassifier):
+            why = "its weights are not of pixels, but of what its backbone makes of them"
+        where.print(f"no figure: {why}")
     else:
         where.print(f"{drawn}: {printable(str(figure))}")
 

@@ -29,7 +29,7 @@ from nabi.data.augment import AUGMENTATIONS
 from nabi.data.named import NAMED
 from nabi.engines.cpu.profile import profiling
 from nabi.errors import DataError, NonFiniteError, SettingError
-from nabi.listeners import Listener, events_for_tensorboard, lines, while_compiling
+from nabi.listeners import Listener, events_for_tensorboard, lines, tensorboard_writers, while_compiling
 from nabi.losses import LOSSES
 from nabi.models import BACKBONES
 from nabi.optim import OPTIMIZERS
@@ -141,6 +141,8 @@ def train(
         raise SettingError(f"--checkpoint-minutes {checkpoint_minutes}: it must be 0 or more")
     if mlflow:
         tracker()
+    if tensorboard:
+        tensorboard_writers()
     if "data" in asked:
         asked["data"] = whole_path(asked["data"])
     if asked.get("backbone", NONE) not in (NONE, *BACKBONES):
@@ -223,7 +225,7 @@ def _run(
     images, labels = labelled(dataset, dataset.train)
     folder.start(asked)
     where.print(
-        f"{printable(dataset.name)}: {len(dataset.train):,} pictures of {len(dataset.classes)} classes to train on, "
+        f"{printable(dataset.name)}: {len(dataset.train):,} pictures of {len(np.unique(labels))} classes to train on, "
         f"{len(dataset.validation or ()):,} for validation, {len(dataset.test or ()):,} for the test; "
         f"writing to {printable(str(folder.path))}"
     )
@@ -261,17 +263,21 @@ def _run(
             raise
     calibrate(classifier, dataset)
     write_model(classifier, dataset, folder, asked)
+    again = f"to go on: nabi train --resume --out {shlex.quote(str(folder.path))}"
     if finished.stopped:
-        again = f"nabi train --resume --out {shlex.quote(str(folder.path))}"
         whose = f"the weights of epoch {finished.best_epoch}" if finished.best_epoch else "the weights as they were"
-        note(f"stopped; {folder.path / MODEL} has {whose}; to go on: {again}")
+        note(f"stopped; {folder.path / MODEL} has {whose}; {again}")
         raise typer.Exit(INTERRUPTED)
     if finished.best_epoch:
         where.print(_kept(finished))
     if getattr(classifier, "tried_", None):
         where.print(_decay(classifier))
-    with bar(where) as show:
-        said = write_measures(classifier, dataset, folder, asked, show)
+    try:
+        with bar(where) as show:
+            said = write_measures(classifier, dataset, folder, asked, show)
+    except KeyboardInterrupt:
+        note(f"stopped while it was tested; {again}")
+        raise typer.Exit(INTERRUPTED) from None
     where.print(said)
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
     if process is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nabi.data.damage import damage
 from nabi.data.jpeg import has_pixels_only, plain_jpeg
 from nabi.data.resize import Size, fit
 from nabi.errors import PictureError, SettingError
@@ -107,11 +108,12 @@ def _decoded(content: bytes, name: str) -> Iterator[NDArray[np.uint8]]:
             yield _upright(plain, _orientation(image))
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
-    except UnidentifiedImageError:
-        raise PictureError(f"{name}: not a picture of a known format") from None
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise PictureError(f"{name}: cannot be decoded ({reason})") from None
+        reason = f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})"
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not a picture of a known format"
+        kind, words = damage(content, reason)
+        raise PictureError(f"{name}: {words}", kind) from None
 
 
 def is_grey(picture: NDArray[np.uint8]) -> bool:

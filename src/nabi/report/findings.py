@@ -69,7 +69,7 @@ class Suspects:
 
     pictures: list[Picture]
     suspected: int
-    """How many lie off the diagonal of the confident joint; most of them are among the first."""
+    """How many surely are of another class; most of them are among the first."""
     found: Suspicion
     accuracy: float
     """Of the cross-validated classifiers, by these labels."""
@@ -80,6 +80,11 @@ class Suspects:
         """Those that another class is likelier for than the label, in their order."""
         rows = zip(self.pictures, self.found.order.tolist(), strict=True)
         return [picture for picture, place in rows if self.found.margin[place] < 0]
+
+    def surely(self) -> set[tuple[str, int]]:
+        """Split and row of each that is suspected."""
+        rows = zip(self.pictures, self.found.order.tolist(), strict=True)
+        return {(picture.split, picture.row) for picture, place in rows if self.found.suspected[place]}
 
 
 @dataclass(eq=False)

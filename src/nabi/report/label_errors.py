@@ -37,7 +37,7 @@ class Suspicion(NamedTuple):
     instead: NDArray[np.int64]
     """The most likely other class, (N,)."""
     suspected: NDArray[np.bool_]
-    """Whether the label lies off the diagonal of the confident joint, (N,)."""
+    """Whether the label lies off the diagonal of the confident joint, and another class is likelier, (N,)."""
     joint: NDArray[np.float64]
     """The share of pictures with label i that are of class j, as estimated, (K, K)."""
 
@@ -137,8 +137,10 @@ def estimated_joint(joint: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
 def suspicion(probabilities: ArrayLike, labels: ArrayLike) -> Suspicion:
     """Which labels are likely wrong.
 
-    Suspected are those off the diagonal of the confident joint ([1]_, section 3.1, the method C of its section 4); the
-    order is that of the self-confidence p(label; x), the margin deciding between equals.
+    Suspected are those off the diagonal of the confident joint ([1]_, section 3.1, the method C of its section 4), but
+    none that is likelier than every other class: of a class with a handful of pictures, no classifier is sure, and what
+    reaches its threshold may be next to nothing. The order is that of the self-confidence p(label; x), the margin
+    deciding between equals.
 
     Parameters
     ----------
@@ -169,7 +171,8 @@ def suspicion(probabilities: ArrayLike, labels: ArrayLike) -> Suspicion:
     surely = confident_class(probabilities, labels)
     joint = estimated_joint(confident_joint(probabilities, labels), labels)
     order = np.lexsort((margin, own))
-    return Suspicion(order, own, margin, instead, (surely >= 0) & (surely != labels), joint)
+    suspected = (surely >= 0) & (surely != labels) & (margin < 0)
+    return Suspicion(order, own, margin, instead, suspected, joint)
 
 
 def cross_validated(
