@@ -146,6 +146,28 @@ def test_runs_of_a_name_are_numbered(folder: Path) -> None:
     assert sorted(path.name for path in Path("runs").iterdir()) == [f"shades-{n}" for n in (1, 2, 3)]
 
 
+def test_without_what_writes_event_files_nothing_begins(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    assert main(["train", *QUICK, "--out", "run", "--tensorboard"]) == 2
+    assert "pip install 'nabi[tensorboard]'" in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+def test_ctrl_c_while_the_model_is_tested(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = nabi.cli.train.write_measures
+
+    def pressed(*given: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nabi.cli.train.write_measures", pressed)
+    assert main(["train", *QUICK, "--out", "run"]) == 130
+    err = capsys.readouterr().err
+    assert err.endswith("nabi: stopped while it was tested; to go on: nabi train --resume --out run\n")
+    monkeypatch.setattr("nabi.cli.train.write_measures", measured)
+    assert main(["train", "--resume", "--out", "run"]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+
+
 def test_event_files_for_tensorboard(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tensorboardX")
     from tensorboardX.event_file_writer import EventFileWriter  # noqa: F401
@@ -446,7 +468,9 @@ def test_evaluate_matches_classes_by_name_and_channels_by_need(
     (tmp_path / "copies" / "zebra").mkdir()
     Image.fromarray(np.full((8, 8, 3), (255, 0, 0), np.uint8)).save(tmp_path / "copies" / "zebra" / "red.png")
     assert main(["evaluate", str(trained / "model.safetensors"), "copies", "--split", "all", "--json"]) == 0
-    measured = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    assert "nabi: 1 class that is none of the model's, so that every answer is wrong: zebra\n" in err
+    measured = json.loads(out)
     chosen = np.isin(test.labels, (7, 3, 0))
     model = nabi.load(trained / "model.safetensors")
     right = (model.predict(test.images[chosen]) == test.labels[chosen].astype(str)).sum()
@@ -492,6 +516,14 @@ def test_help_names_every_command_and_imports_none(capsys: pytest.CaptureFixture
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"Usage: nabi {command} ")
+
+
+@pytest.mark.parametrize(
+    ("given", "command"), [(["train", "--modell", "knn"], "nabi train"), (["predict"], "nabi predict")]
+)
+def test_wrong_use_names_the_help_that_helps(given: list[str], command: str, capsys) -> None:
+    assert main(given) == 2
+    assert capsys.readouterr().err.endswith(f" ({command} --help says more)\n")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -553,6 +553,20 @@ def test_train_looks_at_photos_with_a_backbone(folder: Path, tmp_path: Path, cap
     assert main(["predict", str(out), str(folder / "cat"), "--top", "1"]) == 0
     answers = capsys.readouterr().out.splitlines()
     assert sum("cat" in line.split("  ")[1] for line in answers) > 0.8 * len(answers)
+    # Who looks closer is told the same probabilities.
+    photo, cooled = str(next((folder / "cat").iterdir())), str(tmp_path / "cooled.safetensors")
+    model.temperature_ = 0.5
+    model.save(cooled)
+    assert main(["predict", cooled, photo, "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert main(["look", cooled, photo, "--json", "--out", str(tmp_path / "look.png")]) == 0
+    (inside,) = json.loads(capsys.readouterr().out)["pictures"]
+    says = {best["class"]: best["score"] for best in answer["predictions"]}
+    assert {name: inside["probability"][name] for name in says} == pytest.approx(says, abs=2e-6)
+    assert inside["softmax"] != pytest.approx(inside["probability"], abs=1e-4)
+    assert main(["look", cooled, photo, "--out", str(tmp_path / "look.png")]) == 0
+    shown = capsys.readouterr().out
+    assert "probability: the softmax of the scores divided by 0.500, the temperature" in shown
     assert main(["evaluate", str(out), str(folder)]) == 0
 
 

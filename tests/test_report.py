@@ -614,17 +614,19 @@ def folder_of(root: Path, n: int = 110) -> Path:
     return root / "photos"
 
 
+COST = {
+    "milliseconds": 1.5, "milliseconds_in_batches": 0.5, "batch": 8, "repeats": 3, "peak_mib": 100.0,
+    "file_mib": 0.1, "machine": "<a machine>", "threads": 2,
+}  # fmt: skip
+
+
 @pytest.fixture
 def quick_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that measures knows nothing of the quick backbone, and starts slowly."""
-    found = {
-        "milliseconds": 1.5, "milliseconds_in_batches": 0.5, "batch": 8, "repeats": 3, "peak_mib": 100.0,
-        "file_mib": 0.1, "machine": "<a machine>", "threads": 2,
-    }  # fmt: skip
     monkeypatch.setattr(Measuring, "__enter__", lambda self: self)
     monkeypatch.setattr(Measuring, "__exit__", lambda self, *what: None)
     monkeypatch.setattr(Measuring, "prepare", lambda self, model, pictures: None)
-    monkeypatch.setattr(Measuring, "measured", lambda self: found)
+    monkeypatch.setattr(Measuring, "measured", lambda self: COST)
 
 
 RUN = ["--epochs", "2", "--weight-decay", "0.1"]
@@ -640,6 +642,9 @@ def test_a_run_on_photos_ends_with_a_report(tmp_path: Path, capsys, monkeypatch:
     assert "<b>cat" in " ".join(seen.texts)
     about = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     said = about["report"]
+    stands = (out / "README.md").read_text(encoding="utf-8").splitlines()
+    assert sum(bool(re.fullmatch(r"Asked to, it says .* wrongly says so of \d+\.\d%\.", line)) for line in stands) == 1
+    assert sum(line.startswith("A picture takes 1.5 ms on ") for line in stands) == 1
     assert set(said) == {
         "format", "data", "pictures", "imbalance", "class_weight", "mistakes", "label_errors", "calibration",
         "none_of_these", "cost", "missing",
