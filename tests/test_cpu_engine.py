@@ -1044,6 +1044,28 @@ def test_processes_at_once_and_one_after_them(tmp_path: Path) -> None:
     assert not [path for path in folder.iterdir() if path.suffix != ".o" and path.name != cache.TAG]
 
 
+BESIDE_LARGE_ARRAYS = """
+import mmap
+import numpy as np, nabi
+images = np.random.default_rng(0).integers(0, 256, (128, 16, 16, 3)).astype(np.uint8)
+labels = np.arange(128) % 10
+large = [mmap.mmap(-1, 3 << 30, prot=mmap.PROT_READ) for _ in range(8)]  # which nobody looks at
+for n in range(12):
+    large.append(mmap.mmap(-1, 3 << 30, prot=mmap.PROT_READ))
+    model = nabi.MLPClassifier((64 + n,), max_iter=1, random_state=0, batch_size=64 + n, engine="cpu")
+    model.fit(images, labels).predict(images[: 100 + n])
+"""
+
+
+@pytest.mark.skipif(sys.maxsize < 2**62 or os.name != "posix", reason="needs addresses for arrays that are not there")
+@pytest.mark.parametrize("number", range(2))  # where things lie differs from run to run
+def test_kernels_are_loaded_beside_large_arrays(tmp_path: Path, number: int) -> None:
+    """Code may be far from what was loaded before, but not from its own constants: that ended the process."""
+    environment = os.environ | {"NABI_CACHE": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", BESIDE_LARGE_ARRAYS], env=environment, check=False, timeout=120)
+    assert done.returncode == 0
+
+
 # --- numbers at the edge ---
 
 EDGES = [

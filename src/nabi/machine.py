@@ -120,8 +120,10 @@ def _prepare() -> Any:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         llvm.initialize_native_asmparser()
-        # Nothing links what is loaded here against the rest of the process but the C library's mathematics.
-        _state["jit"] = llvm.create_lljit_compiler()
+        # Nothing links what is loaded here against the rest of the process but the C library's mathematics. The older
+        # of LLVM's linkers lays code and constants wherever there is room, and ends the process where that is 2 GiB
+        # apart, as it may be beside large arrays; this one lays them side by side.
+        _state["jit"] = llvm.create_lljit_compiler(use_jit_link=True)
         _state["made"] = {}
     return _state["jit"]
 
