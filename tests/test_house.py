@@ -15,7 +15,7 @@ SOURCE = Path(nabi.__file__).parent
 # folder may import each other as long as that makes no circle, and siblings on one line do not import each other.
 FLOORS = [
     ["errors"],
-    ["random", "threads", "container", "metrics"],
+    ["random", "threads", "container", "metrics", "waiting"],
     ["cache"],
     ["machine"],
     ["graph", "data", "figures", "pages"],

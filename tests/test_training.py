@@ -2,18 +2,20 @@
 
 import itertools
 import sys
+import types
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nabi import container, losses, models, nn, ops, optim, training
+import nabi
+from nabi import container, losses, models, nn, ops, optim, training, waiting
 from nabi.data import augment
 from nabi.engines.cpu import program
 from nabi.errors import DataError, ModelFileError, NonFiniteError, SettingError
-from nabi.listeners import saying_that_code_is_made
 from nabi.training import EpochEnded, Examples, Finished, GradientDescent, Started, Stepped, checkpoint
+from nabi.waiting import saying_that_code_is_made
 
 EPOCHS, BATCH, N, K = 4, 16, 70, 3  # 70 pictures: five steps of 14
 
@@ -566,21 +568,37 @@ def test_a_loss_that_is_no_number_even_at_the_lowest_rate_is_said() -> None:
 def test_nobody_watches_where_there_is_no_terminal(instead: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", instead)
     with saying_that_code_is_made(verbose=False):
-        program.progress.info("making", extra={"done": 3, "total": 150})
+        waiting.tell(3, 150)
 
 
 @pytest.mark.parametrize(("verbose", "watched"), [(True, True), (True, False), (False, True), (False, False)])
 def test_making_machine_code_is_said_once(
     verbose: bool, watched: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = program.progress
-    before = [*log.handlers]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: watched)
     with saying_that_code_is_made(verbose):
-        log.info("something else")
         for done in (3, 4):
-            log.info("making", extra={"done": done, "total": 150})
-    log.info("making", extra={"done": 5, "total": 150})
+            waiting.tell(done, 150)
+    waiting.tell(5, 150)
     line = "making machine code, once for this processor: 150 functions\n"
     assert capsys.readouterr() == (line * verbose, line * (watched and not verbose))
-    assert log.handlers == before
+    assert waiting._shown == []
+
+
+@pytest.mark.parametrize(("each", "says"), [(1.1, True), (1e-4, False)])
+def test_whoever_waits_for_machine_code_is_told_so(
+    each: float, says: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal, after a second: on standard error, or of a `fit` that is to talk with what it says."""
+    clock = itertools.count(0, each)
+    monkeypatch.setattr(program, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    nabi.compile(lambda x: (nabi.ops.sum(x, axis=0), x @ x), engine="cpu")(np.ones((8, 8), np.float32))
+    out, err = capsys.readouterr()
+    assert (out, err.startswith("making machine code, once for this processor: ")) == ("", says)
+    assert err.count("making") == says
+    images, labels = np.zeros((20, 4, 4, 1), np.uint8), np.arange(20) % 2
+    for verbose in (False, True):
+        nabi.MLPClassifier((4,), max_iter=1, engine="cpu", verbose=verbose).fit(images, labels)
+        out, err = capsys.readouterr()
+        assert (out.count("making"), err.count("making")) == ((says, 0) if verbose else (0, says))

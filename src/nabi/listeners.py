@@ -1,18 +1,13 @@
 """Who listens to a training: functions of an event that show it or write it down."""
 
-import logging
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 from nabi.errors import SettingError
 from nabi.training import EpochEnded, Finished, Started, Stepped
 
 Listener = Callable[[Any], Any]
-
-MAKING_CODE = "making machine code, once for this processor"
 
 
 def lines(write: Callable[[str], Any]) -> Listener:
@@ -43,43 +38,6 @@ def lines(write: Callable[[str], Any]) -> Listener:
                 write(f"{line}  {event.seconds:.1f} s")
 
     return listen
-
-
-@contextmanager
-def while_compiling(show: Callable[[str, int, int], Any]) -> Iterator[None]:
-    """Call ``show(what, done, total)`` inside a ``with`` block while machine code is made that takes over a second."""
-
-    class _Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if hasattr(record, "done") and hasattr(record, "total"):
-                show(MAKING_CODE, record.done, record.total)
-
-    log, handler = logging.getLogger("nabi.compile.progress"), _Handler()
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-
-
-@contextmanager
-def saying_that_code_is_made(verbose: bool) -> Iterator[None]:
-    """Write a line, once, inside a ``with`` block in which making machine code takes over a second.
-
-    To standard output if ``verbose``; else to standard error, if it is a terminal or Python is used interactively, as
-    in a notebook: somebody waits there.
-    """
-    said = False
-
-    def show(what: str, done: int, total: int) -> None:
-        nonlocal said
-        if not said:
-            print(f"{what}: {total} functions", file=sys.stdout if verbose else sys.stderr)
-        said = True
-
-    watched = sys.stderr is not None and (hasattr(sys, "ps1") or getattr(sys.stderr, "isatty", bool)())
-    with while_compiling(show) if verbose or watched else nullcontext():
-        yield
 
 
 def tensorboard_writers() -> Any:

@@ -22,8 +22,9 @@ from nabi.classifiers.weighting import example_weights, held_out_fraction, of_me
 from nabi.data import OnDemand, augment
 from nabi.errors import DataError, SettingError
 from nabi.graph import nest
-from nabi.listeners import lines, saying_that_code_is_made
+from nabi.listeners import lines
 from nabi.training import EpochEnded, Event, Examples, Finished, Learner, evaluation_batch, filled, run
+from nabi.waiting import saying_that_code_is_made
 
 # They do not decide on what a run ends with, or are said elsewhere (the seed).
 _DECIDING_NOTHING = ("random_state", "callbacks", "verbose", "warm_start")

@@ -29,8 +29,8 @@ from nabi.cli.run_folder import RUNS, RunFolder, new_folder
 from nabi.cli.terminal import Show, bar, console, interruptible, note
 from nabi.data import Dataset, Split
 from nabi.errors import DataError, NabiError, SettingError
-from nabi.listeners import while_compiling
 from nabi.training import Started, Stepped, answer_bounds, evaluation_batch
+from nabi.waiting import while_compiling
 
 TRIAL = 0.1  # of a model's time, at most, to see how long a step takes
 TRIAL_SECONDS = 2.0

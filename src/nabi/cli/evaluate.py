@@ -19,7 +19,7 @@ from nabi.data import Dataset, Split
 from nabi.data.files import composed
 from nabi.data.ondemand import joined
 from nabi.errors import DataError, SettingError
-from nabi.listeners import while_compiling
+from nabi.waiting import while_compiling
 
 SPLITS = ("test", "validation", "train", "all")
 

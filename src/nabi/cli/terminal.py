@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from nabi.cli.characters import printable
-from nabi.listeners import while_compiling
+from nabi.waiting import while_compiling
 
 SECONDS_BETWEEN_LINES = 10.0
 

@@ -29,7 +29,7 @@ from nabi.data.augment import AUGMENTATIONS
 from nabi.data.named import NAMED
 from nabi.engines.cpu.profile import profiling
 from nabi.errors import DataError, NonFiniteError, SettingError
-from nabi.listeners import Listener, events_for_tensorboard, lines, tensorboard_writers, while_compiling
+from nabi.listeners import Listener, events_for_tensorboard, lines, tensorboard_writers
 from nabi.losses import LOSSES
 from nabi.models import BACKBONES
 from nabi.optim import OPTIMIZERS
@@ -37,6 +37,7 @@ from nabi.report import Measuring
 from nabi.report.tracking import tracker
 from nabi.training import EpochEnded, Event, Finished, Looked, Started, Stepped, Tried
 from nabi.training.loop import CHECKPOINT_SECONDS
+from nabi.waiting import while_compiling
 
 DEFAULTS: dict[str, Any] = {"data": "digits", "seed": 0}
 MODEL_OF_PIXELS = "mlp"

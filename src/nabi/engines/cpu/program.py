@@ -1,6 +1,5 @@
 """A plan as segments of machine code in memory that is laid out beforehand, and how a run goes through them."""
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,13 +29,10 @@ from nabi.engines.cpu.recall import Kernel, recalled, remember
 from nabi.engines.cpu.segments import Layout, Root, Segment, bounds, folds_rows, lay_out, partial_size, walk
 from nabi.engines.cpu.values import Value, is_by_panels, is_in_panels, spell
 from nabi.graph.plan import Plan
+from nabi.waiting import saying_that_code_is_made, tell
 
 ELSEWHERE = ("input", "constant", "array", "external", "external_part")
 """Kinds of values that no kernel writes."""
-
-progress = logging.getLogger("nabi.compile.progress")
-progress.setLevel(logging.INFO)
-progress.propagate = False  # it is for those who show it (`nabi.listeners.while_compiling`)
 
 
 class Task(NamedTuple):
@@ -145,14 +141,15 @@ class Program:
         known = recalled(name)
         self.stages: list[list[Step]] = []
         done, total = 0, sum(map(len, layout.stages))
-        for stage in layout.stages:
-            tasks: list[Step] = []
-            for segment in stage:
-                tasks += self._tasks(segment, local, layout, known)
-                done += 1
-                if time.monotonic() - begun > 1:
-                    progress.info("making machine code: %d of %d", done, total, extra={"done": done, "total": total})
-            self.stages.append(tasks)
+        with saying_that_code_is_made():
+            for stage in layout.stages:
+                tasks: list[Step] = []
+                for segment in stage:
+                    tasks += self._tasks(segment, local, layout, known)
+                    done += 1
+                    if time.monotonic() - begun > 1:
+                        tell(done, total)
+                self.stages.append(tasks)
         if self.kernels != known:
             remember(name, self.kernels)
         self.scratch = max((kernel.scratch for kernel in self.kernels), default=0)
