@@ -264,6 +264,15 @@ def interrupt(out: str, *arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_ctrl_c_leaves_the_profile_of_what_was_done() -> None:
+    code, out, err = interrupt("profiled", "--hidden", "64", "--epochs", "60", "--batch-size", "16", "--profile")
+    assert code == 130
+    assert err.startswith("nabi: stopped; ")
+    assert "GFLOP/s" in out
+    assert " kernels of steps took " in out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 def test_ctrl_c_keeps_the_best_and_resume_ends_with_the_same_bits(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--hidden", "16", "--epochs", "40", "--batch-size", "16"]
     code, out, err = interrupt("stopped", *options)

@@ -1044,6 +1044,22 @@ def test_processes_at_once_and_one_after_them(tmp_path: Path) -> None:
     assert not [path for path in folder.iterdir() if path.suffix != ".o" and path.name != cache.TAG]
 
 
+def test_who_is_to_use_one_thread_asks_for_no_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And who has two asks, or the bits of one and of two threads would be those of one."""
+    asked, offer = [], threads.offer
+    monkeypatch.setattr(threads, "offer", lambda *given: asked.append(given) or offer(*given))
+    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3)).astype(np.uint8)
+    net = nabi.models.convnet((32, 32, 3), 10, channels=(16, 16))
+    run = nabi.compile(lambda x: net(x, training=False), state=net, engine="cpu")
+    for number in (1, 2):
+        threads.set_num_threads(number)
+        try:
+            run(images)
+        finally:
+            threads.set_num_threads(None)
+        assert bool(asked) == (number > 1)
+
+
 BESIDE_LARGE_ARRAYS = """
 import mmap
 import numpy as np, nabi

@@ -7,6 +7,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from threadpoolctl import threadpool_info
 
 import nabi
@@ -179,6 +180,7 @@ def _threads_of_both(_: int) -> tuple[int, set[int]]:
 def test_workers_of_joblib_use_each_core_once(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     """Whatever the environment gives a process that has the cores to itself."""
     monkeypatch.setenv("NABI_NUM_THREADS", given)
+    get_reusable_executor().shutdown(wait=True)  # workers of before have the environment of before
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
         found = joblib.Parallel(n_jobs=2)(joblib.delayed(_threads_of_both)(number) for number in range(4))
     assert {number for number, _ in found} == {1}

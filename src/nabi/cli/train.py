@@ -188,10 +188,16 @@ def train(
         if asked.get("learning_rate") == "find":
             listeners.append(_say_learning_rate(classifier, where))
         process = held.enter_context(Measuring()) if isinstance(classifier, PhotoClassifier) else None
+        stopped: typer.Exit | None = None
         with profiling() if profile else nullcontext() as noted:
-            _run(classifier, dataset, folder, asked, where, listeners, checkpoint_minutes * 60, process)
+            try:
+                _run(classifier, dataset, folder, asked, where, listeners, checkpoint_minutes * 60, process)
+            except typer.Exit as exit_:  # where its time went until then can be said all the same
+                stopped = exit_
         if noted is not None:
             where.print("\n".join(where_time_went(noted)))
+        if stopped is not None:
+            raise stopped
         if mlflow:
             log_in_mlflow(folder, classifier, asked, where)
 
