@@ -1,4 +1,4 @@
-"""What somebody is shown who waits for machine code, which takes seconds once for each processor."""
+"""What somebody is shown who waits; above all for machine code, which takes seconds once for each processor."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +8,8 @@ from typing import Any
 MAKING_CODE = "making machine code, once for this processor"
 
 Show = Callable[[str, int, int], Any]
+"""Called as ``show(what, done, total)``."""
+
 _shown: list[Show] = []
 
 

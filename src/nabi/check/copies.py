@@ -2,7 +2,7 @@
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,10 +13,9 @@ from nabi.check.crops import MOST_PICTURES, cropped_pairs
 from nabi.check.fingerprints import SIDE, SMALLEST, fingerprints
 from nabi.check.pairs import NEAR, Pair, near_pairs
 from nabi.data.files import Progress
+from nabi.waiting import Show
 
 HOW = ("bytes", "pixels", "near", "mirrored", "part")  # the closest first
-
-Show = Callable[[str, int, int], None]
 
 
 class Copy(NamedTuple):

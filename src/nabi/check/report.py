@@ -1,7 +1,7 @@
 """What is to be said about a source of pictures before anything is trained on it: in words, and for scripts."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ from nabi.check.copies import Copy, Looked, copies, to_look_for
 from nabi.check.oddities import ODD, UNREADABLE, Oddity
 from nabi.check.survey import SPLITS, Survey, survey
 from nabi.errors import SettingError
+from nabi.waiting import Show
 
 FORMAT = 1  # of the JSON: raised when something in it changes its meaning or goes
 TINY = 32  # pixels of the short side, where most others have at least twice as many
 FEW = 10  # training pictures of a class
-
-Show = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from nabi.errors import DataError, PictureError
 
 SPLITS = ("train", "validation", "test")
 MANY, GROUP = 32, 1 << 18  # files, and bytes of files, that a thread looks at in one go
-FORMAT = 1  # of what is cached: to be raised when what is found out changes
+FORMAT = 2  # of what is cached: to be raised when what is found out changes
 
 Fetch = Callable[[list[int]], Iterator[tuple[int, NDArray[np.uint8]]]]
 

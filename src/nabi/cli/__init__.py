@@ -81,8 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wrong_use = getattr(error, "format_message", None)  # an option that is unknown, or has a value it cannot have
         if wrong_use is None:
             raise
-        command = next((f"{argument} " for argument in given if argument in COMMANDS), "")
-        return _say(f"{wrong_use()} (nabi {command}--help says more)")
+        wanted = _wanted(given)
+        helpful = f"nabi {wanted} --help" if wanted in COMMANDS else "nabi --help"
+        return _say(f"{wrong_use()} ({helpful} says more)")
 
 
 @contextlib.contextmanager
@@ -102,7 +103,7 @@ def _application(given: list[str]) -> typer.Typer:
     """All commands by name and summary, but only the one that was asked for in earnest."""
     application = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     application.callback()(_options)
-    wanted = next((argument for argument in given if not argument.startswith("-")), None)
+    wanted = _wanted(given)
     for name, summary in COMMANDS.items():
         function: Callable[..., Any] = _not_asked_for
         if name == wanted:
@@ -110,6 +111,11 @@ def _application(given: list[str]) -> typer.Typer:
             function = getattr(importlib.import_module(f"nabi.cli.{called}"), called)
         application.command(name, short_help=summary)(_interruptible(function))
     return application
+
+
+def _wanted(given: list[str]) -> str | None:
+    """The name of the command that was asked for, whether there is one or not."""
+    return next((argument for argument in given if not argument.startswith("-")), None)
 
 
 def _interruptible(function: Callable[..., Any]) -> Callable[..., Any]:

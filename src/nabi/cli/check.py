@@ -150,12 +150,12 @@ def _distribution(about: dict[str, Any]) -> list[str]:
     short, long = about["sizes"]["short_side"], about["sizes"]["long_side"]
     turned = sum(many for tag, many in about["orientations"].items() if tag != "1")
     looked = f"near copies (correlation {about['near']:g} or more)" if about["near"] else "exact copies only"
-    balance = (
-        f"balance: {printable(most[1])} has {most[0]:,} pictures, {printable(least[1])} {least[0]:,}"
-        + (f": {about['imbalance']:.3g} times as many" if most[0] > least[0] else "")
-        if most[1] != least[1]
-        else f"pictures of one class only, {printable(most[1])}: there is nothing to tell apart, and nothing to train"
-    )
+    if most[1] == least[1]:
+        balance = f"pictures of one class only, {printable(most[1])}: "
+        balance += "there is nothing to tell apart, and nothing to train"
+    else:
+        balance = f"balance: {printable(most[1])} has {most[0]:,} pictures, {printable(least[1])} {least[0]:,}"
+        balance += f": {about['imbalance']:.3g} times as many" if most[0] > least[0] else ""
     return [
         balance,
         f"sizes: short side {short['least']:,} to {short['most']:,} pixels (median {short['median']:g}), "

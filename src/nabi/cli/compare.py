@@ -26,11 +26,11 @@ from nabi.cli.look_table import aligned
 from nabi.cli.pictures import held_out, labelled, loaded, refuse_inside, whole_path
 from nabi.cli.results import BATCH, measure, versions
 from nabi.cli.run_folder import RUNS, RunFolder, new_folder
-from nabi.cli.terminal import Show, bar, console, interruptible, note
+from nabi.cli.terminal import bar, console, interruptible, note
 from nabi.data import Dataset, Split
 from nabi.errors import DataError, NabiError, SettingError
 from nabi.training import Started, Stepped, answer_bounds, evaluation_batch
-from nabi.waiting import while_compiling
+from nabi.waiting import Show, while_compiling
 
 TRIAL = 0.1  # of a model's time, at most, to see how long a step takes
 TRIAL_SECONDS = 2.0

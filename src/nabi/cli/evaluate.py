@@ -41,8 +41,7 @@ def evaluate(
     dataset = loaded_for(source, classifier)
     for name, reason in dataset.skipped:
         note(f"skipped {name}: {reason}")
-    known = {composed(str(name)) for name in classifier.classes_}
-    if strangers := [name for name in dataset.classes if composed(name) not in known]:
+    if strangers := _unknown(dataset, classifier):
         many = "1 class that is" if len(strangers) == 1 else f"{len(strangers)} classes that are"
         note(f"{many} none of the model's, so that every answer is wrong: {_few(strangers)}")
     with bar(console(stderr=True)) as show, while_compiling(show):
@@ -77,10 +76,16 @@ def loaded_for(source: str, classifier: Classifier) -> Dataset:
                     raise
                 there = "x".join(map(str, dataset.train.images.shape[1:3]))
                 raise DataError(f"{source}: pictures of {there}, and the model takes {height}x{width}") from None
-    if not set(map(composed, dataset.classes)) & {composed(str(name)) for name in classifier.classes_}:
+    if len(_unknown(dataset, classifier)) == len(dataset.classes):
         theirs, ours = _few(dataset.classes), _few(classifier.classes_)
         raise DataError(f"{source}: none of its classes ({theirs}) is among the model's ({ours})")
     return with_channels(dataset, channels)
+
+
+def _unknown(dataset: Dataset, classifier: Classifier) -> list[str]:
+    """The classes that are none of the model's."""
+    known = {composed(str(name)) for name in classifier.classes_}
+    return [name for name in dataset.classes if composed(name) not in known]
 
 
 def _chosen(dataset: Dataset, split: str, source: str, model: Path) -> Split:

@@ -20,13 +20,14 @@ from nabi.cli.picture_model import picture_model
 from nabi.cli.pictures import held_out, whole_path
 from nabi.cli.results import versions, write_measures
 from nabi.cli.run_folder import CHECKPOINT, METRICS, MODEL, RunFolder
-from nabi.cli.terminal import Show, bar, console, note
+from nabi.cli.terminal import bar, console, note
 from nabi.cli.trained_on import set_seen_aside
 from nabi.container import replace_file
 from nabi.data import Dataset, complete_splits
 from nabi.errors import DataError, NabiError, SettingError
 from nabi.report import CostError, Findings, Measuring, card, examine, page
 from nabi.report.tracking import log_run, tracker
+from nabi.waiting import Show
 
 REPORT, CARD, SUSPECTS = "report.html", "README.md", "label-errors.csv"
 

@@ -13,12 +13,12 @@ from nabi.classifiers import Classifier
 from nabi.classifiers.base import plain
 from nabi.cli.characters import printable
 from nabi.cli.run_folder import METRICS, MODEL, RunFolder
-from nabi.cli.terminal import Show
 from nabi.cli.trained_on import write_trained_on
 from nabi.data import Dataset, Split
 from nabi.listeners import Listener
 from nabi.report.findings import matched, why_no_test
 from nabi.training import EpochEnded, RangeTest, Started
+from nabi.waiting import Show
 
 BATCH = 1000  # pictures between two signs of progress
 

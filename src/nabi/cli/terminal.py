@@ -11,11 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from nabi.cli.characters import printable
-from nabi.waiting import while_compiling
+from nabi.waiting import Show, while_compiling
 
 SECONDS_BETWEEN_LINES = 10.0
-
-Show = Callable[[str, int, int], None]
 
 
 class _Console(Console):

@@ -2,7 +2,6 @@
 
 import re
 import struct
-from typing import NamedTuple
 
 # How files begin that people mistake for pictures, or that are pictures of a kind that is not read.
 _BEGINNINGS = (
@@ -25,47 +24,39 @@ _SIGNATURES = {
 }
 
 
-class Damage(NamedTuple):
-    """What is wrong with a file.
+def damage(content: bytes, reason: str) -> tuple[str, str]:
+    """Why a file could not be decoded, where the decoder said ``reason``.
 
-    Attributes
-    ----------
+    Returns
+    -------
     kind : str
         "empty", "zero-area", "not-an-image", "truncated" or "damaged".
     words : str
-    """
-
-    kind: str
-    words: str
-
-
-def damage(content: bytes, reason: str) -> Damage:
-    """Why a file could not be decoded, where the decoder said ``reason``.
 
     Examples
     --------
-    >>> damage(b"", "not a picture of a known format").kind
-    'empty'
-    >>> damage(b"<!DOCTYPE html><html>", "not a picture of a known format").words
-    'not a picture but a web page'
+    >>> damage(b"", "not a picture of a known format")
+    ('empty', 'an empty file')
+    >>> damage(b"<!DOCTYPE html><html>", "not a picture of a known format")
+    ('not-an-image', 'not a picture but a web page')
     """
     if not content:
-        return Damage("empty", "an empty file")
+        return "empty", "an empty file"
     format_ = _signature(content)
     if _without_area(content):
-        return Damage("zero-area", f"a {format_ or 'picture'} without pixels: its width or height is 0")
+        return "zero-area", f"a {format_ or 'picture'} without pixels: its width or height is 0"
     if not format_:
         for beginning, name in _BEGINNINGS:
             if re.match(beginning, content[:1000], re.DOTALL | re.IGNORECASE):
-                return Damage("not-an-image", f"not a picture but {name}")
+                return "not-an-image", f"not a picture but {name}"
         if "known format" in reason:
-            return Damage("not-an-image", reason)
+            return "not-an-image", reason
     what = with_article(format_ or "picture")
     if _cut_short(content) or "truncated" in reason:
-        return Damage("truncated", f"cut short: begins as {what}, but its end is missing")
+        return "truncated", f"cut short: begins as {what}, but its end is missing"
     if "known format" in reason:
-        return Damage("damaged", f"begins as {what}, but is damaged or of a kind that is not read")
-    return Damage("damaged", reason)
+        return "damaged", f"begins as {what}, but is damaged or of a kind that is not read"
+    return "damaged", reason
 
 
 def with_article(name: str) -> str:

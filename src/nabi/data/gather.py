@@ -24,7 +24,7 @@ from nabi.data.decode import decode_and_fit, is_grey
 from nabi.data.files import Member, Progress, members, reading_again, reason
 from nabi.data.resize import Size, fit
 from nabi.data.splits import content_key
-from nabi.errors import DataError
+from nabi.errors import DataError, PictureError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -280,13 +280,11 @@ class _Common:
 def _look_at(member: Member, common: _Common) -> _Found:
     if member.is_folder or member.problem:
         return _Found(member.name, member.problem)
-    read = False
     try:
-        content = member.read()
-        read = True
-        picture, fitted = decode_and_fit(content, member.name, common.of)
+        picture, fitted = decode_and_fit(member.read(), member.name, common.of)
     except DataError as error:
-        return _Found(member.name, str(error).removeprefix(f"{member.name}: "), read=read)
+        problem = str(error).removeprefix(f"{member.name}: ")
+        return _Found(member.name, problem, read=isinstance(error, PictureError))
     native = (picture.shape[0], picture.shape[1])
     key, grey = content_key(picture), is_grey(picture)
     return _Found(member.name, "", True, fitted, native, key, grey, member.size, member.mark)

@@ -1,6 +1,6 @@
 """What is to be said about a trained classifier, as numbers and as rows of pictures to look at."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +14,12 @@ from nabi.data import Dataset, Split
 from nabi.data.files import composed
 from nabi.errors import NabiError
 from nabi.report.label_errors import FOLDS, Suspicion, cross_validated, suspicion
+from nabi.waiting import Show
 
 FORMAT = 1  # of what `as_dict` gives: raised when something in it changes its meaning or goes
 BATCH = 256  # pictures between two signs of progress
 MOST_MISTAKES, MOST_SUSPECTS = 24, 60  # that are named in metrics.json, and shown
 SPLITS = ("train", "validation", "test")
-
-Show = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -78,13 +77,14 @@ class Suspects:
 
     def doubtful(self) -> list[Picture]:
         """Those that another class is likelier for than the label, in their order."""
-        rows = zip(self.pictures, self.found.order.tolist(), strict=True)
-        return [picture for picture, place in rows if self.found.margin[place] < 0]
+        return self._of(self.found.margin < 0)
 
-    def surely(self) -> set[tuple[str, int]]:
-        """Split and row of each that is suspected."""
-        rows = zip(self.pictures, self.found.order.tolist(), strict=True)
-        return {(picture.split, picture.row) for picture, place in rows if self.found.suspected[place]}
+    def surely(self) -> list[Picture]:
+        """Those that are suspected, in their order."""
+        return self._of(self.found.suspected)
+
+    def _of(self, chosen: NDArray[np.bool_]) -> list[Picture]:
+        return [picture for picture, there in zip(self.pictures, chosen[self.found.order], strict=True) if there]
 
 
 @dataclass(eq=False)

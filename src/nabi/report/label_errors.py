@@ -10,7 +10,6 @@ References
 """
 
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nabi import threads
 from nabi.errors import DataError, ShapeError
+from nabi.waiting import Show
 
 FOLDS = 5
 WEIGHT = 1e-3  # of the data against the penalty, as scikit-learn's C
@@ -179,7 +179,7 @@ def cross_validated(
     features: NDArray[np.float32],
     labels: NDArray[np.int64],
     n_classes: int,
-    show: Callable[[str, int, int], None] = lambda what, done, total: None,
+    show: Show = lambda what, done, total: None,
 ) -> NDArray[np.float64]:
     """Of each picture the probability of each class, by a linear classifier that was trained on others.
 

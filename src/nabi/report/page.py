@@ -34,14 +34,16 @@ def page(found: Findings, title: str, said: str, command: str, versions: Mapping
     about = found.as_dict()
     cells = _chosen(found)
     mistakes, suspects = found.mistakes(), [] if found.suspects is None else found.suspects.doubtful()
-    surely = set() if found.suspects is None else found.suspects.surely()
+    surely = {(one.split, one.row) for one in ([] if found.suspects is None else found.suspects.surely())}
     wanted = [picture for _, pictures, most in cells for picture in pictures[:most]]
     addresses = _addresses(found, [*wanted, *mistakes[:MOST_MISTAKES], *suspects[:MOST_SUSPECTS]])
 
     def some(pictures: Sequence[Picture], most: int) -> dict[str, Any]:
-        places = [(one.split, one.row) for one in pictures[:most]]
-        more = [{"picture": addresses.get(place), "surely": place in surely} for place in places]
-        shown = [vars(one) | facts for one, facts in zip(pictures, more, strict=False)]
+        shown = [
+            vars(one) | {"picture": addresses.get(place), "surely": place in surely}
+            for one in pictures[:most]
+            for place in [(one.split, one.row)]
+        ]
         return {"some": shown, "more": len(pictures) - len(shown)}
 
     return rendered(
